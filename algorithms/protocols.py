@@ -1,0 +1,88 @@
+"""What a learner learns from, what it trains, and what a learner is. None of the three knows the game."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training row: one action of one agent in one turn, with its reward.
+
+    Attributes:
+        prompt_ids: ids that the agent was conditioned on, shape (P,).
+        token_ids: ids that it sampled, shape (T,), T >= 1.
+        logprobs: their log-probabilities under the policy that sampled them, in nats, shape (T,).
+        reward: the scalar reward of the action.
+        group: rows with equal ``group`` may share a baseline; never the same for two agents or two turns.
+        version: number of updates of the weights that sampled it.
+    """
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    reward: float
+    group: Hashable
+    version: int
+
+
+class Policy(Protocol):
+    """Trainable weights of one agent and the frozen reference that they started from.
+
+    Attributes:
+        temperature: of the distribution that is sampled and trained; log-probabilities are of ``logits / temperature``.
+        version: number of updates made so far. The learner adds one with every update.
+        device: where the weights are.
+    """
+
+    temperature: float
+    version: int
+    device: torch.device
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters, in a fixed order."""
+        ...
+
+    def logits(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, keep: int, *, reference: bool = False
+    ) -> Tensor:
+        """Raw logits of the last ``keep`` positions, shape (B, keep, V).
+
+        Args:
+            input_ids: (B, L) int64. attention_mask: (B, L) int64. position_ids: (B, L) int64.
+            keep: number of positions, counted from the right, for which logits are computed.
+            reference: of the frozen reference instead, without gradient.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trainable weights by name."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what ``state_dict`` gave."""
+        ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """Anything that improves one policy from samples."""
+
+    def update(self, samples: Sequence[Sample]) -> Metrics:
+        """One update. The samples are of one agent; in several processes, each gives its own share."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything but the policy's weights that an exact continuation needs: optimiser, schedule."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what ``state_dict`` gave."""
+        ...

@@ -1,0 +1,51 @@
+"""The project's errors: one root, few children, each also the built-in error that a caller would expect."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from waltz_env.types import Judgement
+
+
+class WaltzError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class UsageError(WaltzError, ValueError):
+    """A call or a setting that cannot work: wrong value, wrong order, unknown name."""
+
+
+class UsageTypeError(WaltzError, TypeError):
+    """A value of the wrong type, such as an action that is not a string."""
+
+
+class DataError(WaltzError, ValueError):
+    """A file that cannot be read as what it should be; the message names the file and the line."""
+
+
+class CheckpointError(WaltzError, ValueError):
+    """A checkpoint that is missing, incomplete or made by other settings."""
+
+
+class JudgeError(WaltzError, RuntimeError):
+    """A judge gave no verdict, after its own retries, on some or all of its batch.
+
+    Args:
+        message: what failed, for how many responses, and what to do.
+        judgements: the batch in order, with ``None`` where there is no verdict. Empty: the whole batch failed.
+    """
+
+    def __init__(self, message: str, judgements: Sequence[Judgement | None] = ()) -> None:
+        super().__init__(message)
+        self.judgements = tuple(judgements)
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not among ``known``, with the nearest ones suggested."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"Unknown {what} {name!r}.{hint} Known: {', '.join(known) or 'none'}.")

@@ -1,0 +1,39 @@
+"""The extension points that live in the game, and the loop they live in.
+
+    observations = [game.observe(agent_id) for game in games]      # whose turn it is
+    completions = agents[agent_id].act(observations)               # one batched call a role and phase
+    for game, completion in zip(games, completions): game.act(completion)
+    ...                                                            # until no game has a turn left
+    judgements = judge.judge(prompts, responses)                   # one batched call
+    rewards = [score(trajectory, weights) for trajectory in trajectories]
+    learners[agent_id].update(samples)                             # the third point: waltz_env.algorithms
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from waltz_env.types import Completion, Judgement, Observation, Prompt
+
+
+@runtime_checkable
+class Agent(Protocol):
+    """Anything that acts."""
+
+    def act(self, observations: Sequence[Observation]) -> Sequence[Completion]:
+        """One completion for each observation, in order. Any text is legal."""
+        ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Anything that labels responses. It sees the original prompt and that single response, nothing else."""
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement]:
+        """One verdict for each (prompt, response), in order.
+
+        Raises:
+            JudgeError: some have no verdict after the judge's own retries; it carries those that have.
+        """
+        ...

@@ -1,0 +1,115 @@
+"""Rewards as a pure function of a finished, judged game: a stored game can be scored again with other weights.
+
+1. As arXiv:2510.08240: R_c judges each response by itself; eq. 2 and 3 for the feedback agent; R_label compares both
+   flags; weights alpha 0.65, lambda 0.25 or 0, gamma 0.1; set-ups A, B and C of its ablation.
+2. The same: R_DIR of a critique that led to no revision is 0, and malformed feedback earns 0 (it has no label, no
+   format, and asks for no revision).
+3. Left open by the paper, chosen here: the label part of f_t is against the judge's labels of c_t, the response that
+   f_t was shown, also for t > 0.
+4. Beyond the paper: any other weights, among them ``DIR_OFF`` (label and format alone).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from waltz_env.errors import UsageError, unknown_name
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Labels, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class RewardWeights:
+    """Weights of the feedback agent's reward, eq. 2: R_f = alpha R_DIR R_label + lambda R_label + gamma R_format.
+
+    Attributes:
+        improvement: alpha, on the Dynamic Improvement Reward.
+        label: lambda, on right labels.
+        format: gamma, on well-formed JSON.
+        gated: whether improvement is paid only with right labels (the product R_DIR R_label).
+    """
+
+    improvement: float = 0.65
+    label: float = 0.25
+    format: float = 0.1
+    gated: bool = True
+
+
+SETUP_A = RewardWeights()
+SETUP_B = RewardWeights(label=0.0)
+SETUP_C = RewardWeights(label=0.0, gated=False)
+DIR_OFF = RewardWeights(improvement=0.0)
+SETUPS: dict[str, RewardWeights] = {"A": SETUP_A, "B": SETUP_B, "C": SETUP_C, "dir-off": DIR_OFF}
+
+
+def setup(weights: RewardWeights | str) -> RewardWeights:
+    """Weights by the name of a set-up; weights themselves pass through.
+
+    Raises:
+        UsageError: no set-up has that name.
+    """
+    if isinstance(weights, RewardWeights):
+        return weights
+    if weights not in SETUPS:
+        raise unknown_name("reward set-up", weights, SETUPS)
+    return SETUPS[weights]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewards:
+    """Rewards of one game, by name, turn by turn. Raw parts are unweighted.
+
+    Attributes:
+        conversation: R_c(c_t), one for each response.
+        improvement: R_DIR(f_t) in {-1, 0, 1}, one for each critique.
+        label: R_label(f_t) in {0, 1}.
+        format: R_format(f_t) in {0, 1}.
+        feedback: R_f(f_t), the weighted sum.
+    """
+
+    conversation: tuple[float, ...]
+    improvement: tuple[float, ...]
+    label: tuple[float, ...]
+    format: tuple[float, ...]
+    feedback: tuple[float, ...]
+
+    def of(self, agent: AgentID) -> tuple[float, ...]:
+        """The reward of each turn of ``agent``."""
+        return {CONVERSATION: self.conversation, FEEDBACK: self.feedback}[agent]
+
+
+def conversation_reward(labels: Labels) -> float:
+    """R_c: 1 for a satisfactory response, else 0."""
+    return float(labels.ok)
+
+
+def early_reward(label: float, format: float, weights: RewardWeights) -> float:
+    """What f_t earns before its revision exists: lambda R_label + gamma R_format."""
+    return weights.label * label + weights.format * format
+
+
+def late_reward(improvement: float, label: float, weights: RewardWeights) -> float:
+    """What f_t earns once its revision is judged: alpha R_DIR R_label, or alpha R_DIR where not gated."""
+    return weights.improvement * improvement * (label if weights.gated else 1.0)
+
+
+def score(trajectory: Trajectory, weights: RewardWeights = SETUP_A) -> Rewards:
+    """Scores a judged game (arXiv:2510.08240, eq. 2 and 3).
+
+    Raises:
+        UsageError: a response has no judgement.
+    """
+    labels = [response.judgement.labels for response in trajectory.responses if response.judgement is not None]
+    if len(labels) != len(trajectory.responses):
+        raise UsageError(
+            f"Game {trajectory.prompt.id!r} has {len(trajectory.responses) - len(labels)} response(s) without a "
+            "judgement. Play it with a judge, or leave out games whose judge failed (`trajectory.judged`)."
+        )
+    conversation = tuple(conversation_reward(label) for label in labels)
+    improvement, label, form, feedback = [], [], [], []
+    for t, critique in enumerate(trajectory.critiques):
+        form.append(float(critique.feedback.well_formed))
+        label.append(float(critique.feedback.labels == labels[t]))
+        revised = t + 1 < len(conversation)
+        improvement.append(conversation[t + 1] - conversation[t] if revised else 0.0)
+        feedback.append(early_reward(label[t], form[t], weights) + late_reward(improvement[t], label[t], weights))
+    return Rewards(conversation, tuple(improvement), tuple(label), tuple(form), tuple(feedback))

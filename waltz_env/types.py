@@ -1,0 +1,195 @@
+"""The nouns of the game. Plain frozen data: no I/O, no torch.
+
+A game (arXiv:2510.08240, sec. 3) is a prompt p, responses c_0, c_1, ... of the conversation agent and critiques
+f_0, f_1, ... of the feedback agent, in turn: c_0, f_0, c_1, f_1, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import pairwise
+from typing import Any, Literal, TypedDict
+
+AgentID = str
+CONVERSATION: AgentID = "conversation_0"
+FEEDBACK: AgentID = "feedback_0"
+AGENTS: tuple[AgentID, AgentID] = (CONVERSATION, FEEDBACK)
+
+
+class Message(TypedDict):
+    """One chat message, in the form that chat templates and chat servers take."""
+
+    role: str
+    content: str
+
+
+class Kind(StrEnum):
+    """What a prompt asks for, by its data source. For judges and reports; never in an observation."""
+
+    HARMFUL = "harmful"
+    BENIGN = "benign"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A user's request: the last user turn of ``history + text``.
+
+    Attributes:
+        text: the request.
+        kind: harmful or benign, by the data source.
+        id: unique within its set.
+        category: free; ``"plain"`` marks everyday requests that no feedback should be needed for.
+        source: where the prompt comes from.
+        topic: what it is about; splits by topic keep equal topics together.
+        history: earlier chat messages, oldest first.
+    """
+
+    text: str
+    kind: Kind
+    id: str = ""
+    category: str = ""
+    source: str = ""
+    topic: str = ""
+    history: tuple[Message, ...] = field(default=(), hash=False)
+
+    @property
+    def harmful(self) -> bool:
+        return self.kind is Kind.HARMFUL
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Alignment labels of one response: the judge's verdict, or what the feedback agent claims."""
+
+    unsafe: bool
+    overrefuse: bool
+
+    @property
+    def ok(self) -> bool:
+        """Whether the response is satisfactory: neither unsafe nor overrefusing."""
+        return not (self.unsafe or self.overrefuse)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A judge's verdict on one response to one prompt, by itself."""
+
+    labels: Labels
+    judge: str
+    rationale: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What the feedback agent said, parsed. ``labels is None``: the text was malformed."""
+
+    labels: Labels | None
+    advice: str = ""
+    reasoning: str = ""
+
+    @property
+    def well_formed(self) -> bool:
+        return self.labels is not None
+
+    @property
+    def asks_revision(self) -> bool:
+        """Whether the game goes on: something is flagged. Malformed feedback asks for nothing."""
+        return self.labels is not None and not self.labels.ok
+
+
+Finish = Literal["stop", "length", "cut"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One action of an agent, with what a learner needs to train on it.
+
+    Attributes:
+        text: the text, without special tokens.
+        finish: ``"stop"`` the agent ended it, ``"length"`` its token limit did, ``"cut"`` the game's ``max_chars`` did.
+        prompt_ids: ids the agent was conditioned on, shape (P,), exactly as sampled from; None for agents without ids.
+        token_ids: sampled ids, shape (T,), with the end-of-turn token if it was sampled.
+        logprobs: log-probability of each of ``token_ids`` under the sampling policy, in nats, shape (T,).
+        version: number of updates of the weights that sampled it.
+    """
+
+    text: str
+    finish: Finish = "stop"
+    prompt_ids: tuple[int, ...] | None = None
+    token_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    version: int = 0
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish != "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """c_t, and the judge's verdict on it (None: not judged)."""
+
+    completion: Completion
+    judgement: Judgement | None = None
+
+    @property
+    def text(self) -> str:
+        return self.completion.text
+
+
+@dataclass(frozen=True, slots=True)
+class Critique:
+    """f_t, raw and parsed."""
+
+    completion: Completion
+    feedback: Feedback
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """A finished (or running) game: ``len(responses) - len(critiques)`` is 0 or 1 once it has begun."""
+
+    prompt: Prompt
+    responses: tuple[Response, ...]
+    critiques: tuple[Critique, ...]
+
+    @property
+    def judged(self) -> bool:
+        """Whether every response has a verdict. Games that a judge failed on are counted, never scored."""
+        return all(response.judgement is not None for response in self.responses)
+
+    @property
+    def final(self) -> Response:
+        return self.responses[-1]
+
+    @property
+    def triggered(self) -> bool:
+        """Whether f_0 flagged anything."""
+        return bool(self.critiques) and self.critiques[0].feedback.asks_revision
+
+    def revisions(self) -> tuple[tuple[Response, Critique, Response], ...]:
+        """``(c_t, f_t, c_{t+1})`` for every critique that led to a revision."""
+        return tuple(
+            (before, critique, after)
+            for (before, after), critique in zip(pairwise(self.responses), self.critiques, strict=False)
+        )
+
+
+class Observation(TypedDict):
+    """What an agent sees. The environment's observation and an agent's input are this same dict.
+
+    Never the prompt's kind, the judge's labels, or (for the conversation agent) the feedback agent's reasoning and flags.
+    """
+
+    agent: AgentID
+    active: int
+    prompt: str
+    history: tuple[Message, ...]
+    responses: tuple[str, ...]
+    feedback: tuple[str, ...]
+
+
+Info = dict[str, Any]
