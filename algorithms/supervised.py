@@ -1,0 +1,194 @@
+"""Supervised fine-tuning: the warm start that gives a policy the format before reinforcement learning begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from waltz_env.algorithms.protocols import Policy
+from waltz_env.errors import UsageError
+
+Example = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a prompt and of the target that should follow it; the target ends with its end-of-turn token."""
+
+_BATCHES_PER_BUCKET = 16
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedConfig:
+    """Settings of ``fit``.
+
+    Attributes:
+        steps: AdamW steps. Steps and not seconds, so that a seed reproduces the result.
+        batch_size: examples in a step.
+        learning_rate: of the first step; it falls linearly to 0 after the last.
+        warmup_steps: over which the learning rate first rises linearly.
+        prompt_weight: weight of the loss on prompt tokens; target tokens have 1.
+        betas: AdamW's moment decays.
+        weight_decay: AdamW's decoupled weight decay.
+        max_grad_norm: gradients are clipped to this global norm.
+        tokens_per_microbatch: padded tokens in one forward pass at most (a longer example goes alone); it bounds memory
+            and leaves the result as it is.
+        bf16: whether the forward pass runs under bfloat16 autocast.
+        seed: of the order of the examples.
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 5e-3
+    warmup_steps: int = 0
+    prompt_weight: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    tokens_per_microbatch: int = 16_384
+    bf16: bool = False
+    seed: int = 0
+
+
+def fit(
+    policy: Policy | nn.Module,
+    examples: Sequence[Example],
+    config: SupervisedConfig | None = None,
+    *,
+    on_step: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """Trains on (prompt, target) pairs by weighted next-token cross-entropy.
+
+    Args:
+        policy: a policy, or a bare causal language model of the Hugging Face kind
+            (``model(input_ids=, attention_mask=, position_ids=).logits``), whose trainable parameters are fitted.
+        examples: pairs of token ids; they are gone through in a seeded order as often as the steps need.
+        config: defaults to ``SupervisedConfig()``.
+        on_step: called after each step with the number of steps done and the loss; for a progress bar.
+
+    Returns:
+        The loss of each step, in nats per weighted token, before that step's change.
+
+    Raises:
+        UsageError: there are no examples, an example has nothing to learn from, or a setting cannot work.
+    """
+    config = config or SupervisedConfig()
+    _check(examples, config)
+    forward, parameters, device = _parts(policy)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+    )
+    losses: list[float] = []
+    for step, batch in zip(range(config.steps), _batches(examples, config), strict=False):
+        optimizer.param_groups[0]["lr"] = config.learning_rate * _decay(step, config)
+        optimizer.zero_grad()
+        total = sum(len(target) + config.prompt_weight * (len(prompt) - 1) for prompt, target in batch)
+        loss = 0.0
+        for rows in _microbatches(batch, config.tokens_per_microbatch):
+            ids, weights = _collate(rows, config.prompt_weight, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+                logits = forward(ids)
+            part = _weighted_loss(logits, ids, weights) / total
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.item()
+        nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        optimizer.step()
+        losses.append(loss)
+        if on_step is not None:
+            on_step(step + 1, loss)
+    return losses
+
+
+def _check(examples: Sequence[Example], config: SupervisedConfig) -> None:
+    if not examples:
+        raise UsageError("Supervised fitting needs at least one (prompt_ids, target_ids) example; got none.")
+    for i, (prompt, target) in enumerate(examples):
+        if not prompt or not target:
+            raise UsageError(
+                f"Example {i} has {len(prompt)} prompt and {len(target)} target ids; each needs at least one "
+                "(start a prompt with the beginning-of-text token)."
+            )
+    if config.steps < 0 or config.batch_size < 1 or config.prompt_weight < 0:
+        raise UsageError(
+            f"steps must be 0 or more, batch_size 1 or more, prompt_weight 0 or more; got steps={config.steps}, "
+            f"batch_size={config.batch_size}, prompt_weight={config.prompt_weight}."
+        )
+
+
+def _parts(policy: Policy | nn.Module) -> tuple[Callable[[Tensor], Tensor], list[nn.Parameter], torch.device]:
+    """How to get all logits (B, L, V) of ids (B, L), what to train, and where it is."""
+    if isinstance(policy, nn.Module):
+        model = policy
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+        def forward(ids: Tensor) -> Tensor:
+            mask, positions = _layout(ids)
+            logits: Tensor = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+            return logits
+
+        return forward, parameters, parameters[0].device
+
+    return lambda ids: policy.logits(ids, *_layout(ids), ids.shape[1]), policy.parameters(), policy.device
+
+
+def _layout(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention mask and position ids of right-padded rows.
+
+    The mask is all ones: in a causal model no real token sees the padding behind it, and attention without a mask has
+    faster kernels.
+    """
+    return torch.ones_like(ids), torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+
+
+def _decay(step: int, config: SupervisedConfig) -> float:
+    """Share of the learning rate at ``step``: linear warm-up, then linear to 0."""
+    warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    return warmup * (1.0 - step / config.steps)
+
+
+def _batches(examples: Sequence[Example], config: SupervisedConfig) -> Iterator[list[Example]]:
+    """Batches without end, each of examples of about equal length, in a seeded order."""
+    rng = np.random.default_rng(config.seed)
+    lengths = np.array([len(prompt) + len(target) for prompt, target in examples])
+    while True:
+        order = rng.permutation(len(examples))
+        bucket = config.batch_size * _BATCHES_PER_BUCKET
+        chunks = [order[i : i + bucket] for i in range(0, len(order), bucket)]
+        epoch = [
+            indices[i : i + config.batch_size]
+            for chunk in chunks
+            for indices in [chunk[np.argsort(lengths[chunk], kind="stable")]]
+            for i in range(0, len(indices), config.batch_size)
+        ]
+        for k in rng.permutation(len(epoch)):
+            yield [examples[i] for i in epoch[k]]
+
+
+def _microbatches(rows: list[Example], budget: int) -> Iterator[list[Example]]:
+    """Cuts a batch into runs of at most ``budget`` padded tokens, shortest rows first."""
+    rows = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
+    start = 0
+    for end, (prompt, target) in enumerate(rows):
+        if end > start and (end + 1 - start) * (len(prompt) + len(target)) > budget:
+            yield rows[start:end]
+            start = end
+    yield rows[start:]
+
+
+def _collate(rows: list[Example], prompt_weight: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Right-padded ids (B, L) int64 and the weight (B, L) float32 of the loss on each."""
+    length = max(len(prompt) + len(target) for prompt, target in rows)
+    ids = np.zeros((len(rows), length), dtype=np.int64)
+    weights = np.zeros((len(rows), length), dtype=np.float32)
+    for i, (prompt, target) in enumerate(rows):
+        p, t = len(prompt), len(prompt) + len(target)
+        ids[i, :p], ids[i, p:t] = prompt, target
+        weights[i, 1:p], weights[i, p:t] = prompt_weight, 1.0
+    return torch.from_numpy(ids).to(device), torch.from_numpy(weights).to(device)
+
+
+def _weighted_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """Sum over tokens of weight times negative log-likelihood, float32."""
+    nll = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    return (nll * weights[:, 1:].flatten()).sum()
