@@ -86,3 +86,16 @@ class Learner(Protocol):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Puts back what ``state_dict`` gave."""
         ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An agent with a random state of its own, which an exact continuation needs."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state of its random generators."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what ``state_dict`` gave."""
+        ...

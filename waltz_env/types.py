@@ -181,7 +181,8 @@ class Trajectory:
 class Observation(TypedDict):
     """What an agent sees. The environment's observation and an agent's input are this same dict.
 
-    Never the prompt's kind, the judge's labels, or (for the conversation agent) the feedback agent's reasoning and flags.
+    Never the prompt's kind, the judge's labels, or, for the conversation agent, the feedback agent's reasoning and
+    flags.
     """
 
     agent: AgentID

@@ -79,12 +79,6 @@ def first_only(games: Sequence[Trajectory]) -> list[Trajectory]:
     return [Trajectory(game.prompt, game.responses[:1], ()) for game in games]
 
 
-def token_count(games: Sequence[Trajectory]) -> int:
-    """Sampled tokens in all turns; 0 for agents that give no ids."""
-    turns = [turn.completion for game in games for turn in (*game.responses, *game.critiques)]
-    return sum(len(completion.token_ids or ()) for completion in turns)
-
-
 def _labels(response: Response) -> Labels:
     assert response.judgement is not None  # callers pass judged games
     return response.judgement.labels

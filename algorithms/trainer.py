@@ -1,0 +1,300 @@
+"""The training loop: prompts, play, samples, update, evaluate, save.
+
+1. As arXiv:2510.08240, algorithm 1: each step plays a batch of games with the current agents; each agent that learns in
+   this stage then makes one update on its own samples of those games. Both are drawn before either is updated.
+2. Left open by the paper, chosen here: a stage begins with a fresh optimiser; prompts are walked in a seeded order,
+   reshuffled every epoch.
+3. Beyond the paper: several games a prompt (for learners with a group baseline), held-out games during training,
+   exact continuation after an interruption, several processes.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from waltz_env.algorithms.protocols import Learner, Metrics, Policy, Sample, Stateful
+from waltz_env.algorithms.run_log import RunLog
+from waltz_env.algorithms.samples import samples
+from waltz_env.algorithms.saved_state import Parts, Progress, describe, load, save
+from waltz_env.algorithms.stages import Stage
+from waltz_env.errors import JudgeError, UsageError
+from waltz_env.evaluation.metrics import rates
+from waltz_env.prompts import PromptCursor, PromptSet
+from waltz_env.protocols import Agent, Judge
+from waltz_env.rewards import RewardWeights, score
+from waltz_env.rollout import play
+from waltz_env.types import AgentID, Completion, Observation, Prompt, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Settings of the loop; those of an algorithm stand in its own config.
+
+    Attributes:
+        games: games a step, over all processes; 32 in the paper.
+        games_per_prompt: games on the same prompt in one step; more than 1 for learners with a group baseline.
+        rows: ``"one"`` random row an agent and game, as in the paper, or ``"all"`` its turns.
+        draft_probability: of the draft c_0 as the conversation agent's row, where there is a revision to choose.
+        group: what rows must share to have one baseline, see ``samples``.
+        save_every: steps between checkpoints; one is always made at the end of a stage and on Ctrl-C.
+        keep_checkpoints: how many of them stay.
+        evaluate_every: steps between evaluations on the validation prompts; 0 for never.
+    """
+
+    games: int = 32
+    games_per_prompt: int = 1
+    rows: Literal["one", "all"] = "one"
+    draft_probability: float = 0.5
+    group: Literal["prompt", "verdict"] = "prompt"
+    save_every: int = 10
+    keep_checkpoints: int = 2
+    evaluate_every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.games < 1 or self.games_per_prompt < 1 or self.games % self.games_per_prompt:
+            raise UsageError(
+                f"games ({self.games}) must be a positive multiple of games_per_prompt ({self.games_per_prompt})."
+            )
+
+
+def train(
+    policies: Mapping[AgentID, Policy],
+    agents: Mapping[AgentID, Agent],
+    *,
+    judge: Judge,
+    prompts: PromptSet | Sequence[PromptSet],
+    stages: Sequence[Stage],
+    folder: Path,
+    config: TrainConfig | None = None,
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    validation: PromptSet | None = None,
+    resume: bool = False,
+) -> bool:
+    """Trains the policies that ``stages`` name and leaves metrics, games and checkpoints in ``folder``.
+
+    Args:
+        policies: the weights to train; agents that never learn need none.
+        agents: who plays; the agents of trained policies act with those policies' weights.
+        judge: labels every response.
+        prompts: one set for all stages, or one for each stage.
+        stages: the recipe.
+        folder: gets ``metrics.jsonl``, TensorBoard files, ``games-STEP.jsonl`` and ``checkpoints/``.
+        config: settings of the loop.
+        seed: of the order of prompts and of the choice of rows.
+        accelerator: device, precision and processes; a default one otherwise.
+        validation: held-out prompts for the evaluations during training.
+        resume: continue from the newest checkpoint in ``folder``, exactly as if there had been no interruption.
+
+    Returns:
+        True when all stages are done; False after Ctrl-C or SIGTERM, with a checkpoint to resume from.
+
+    Raises:
+        UsageError: a stage trains an agent that has no policy, or there is not one prompt set for each stage.
+        CheckpointError: ``resume`` without a checkpoint, or with one of another recipe.
+        JudgeError: the judge failed on every game of a step.
+    """
+    config = config or TrainConfig()
+    accelerator = accelerator or Accelerator()
+    sets = [prompts] * len(stages) if isinstance(prompts, PromptSet) else list(prompts)
+    _check(policies, agents, stages, sets)
+    recipe = describe(stages=stages, loop=config, seed=seed, processes=accelerator.num_processes)
+    saved = load(folder, recipe) if resume else None
+    progress = saved.progress if saved else Progress()
+    rng = np.random.default_rng([seed, accelerator.process_index])
+    clocked = {agent: Clocked(actor) for agent, actor in agents.items()}
+    is_main = accelerator.is_main_process
+
+    with RunLog(folder, first_step=progress.step, enabled=is_main) as log, stop_signal() as stopped:
+        for number, stage in list(enumerate(stages))[progress.stage :]:
+            learners = {agent: learner.build(policies[agent], accelerator) for agent, learner in stage.learners.items()}
+            cursor = PromptCursor(sets[number], seed=seed + number)
+            parts = Parts(policies, learners, agents, rng, cursor)
+            if saved and number == saved.progress.stage:
+                saved.restore(parts, accelerator.process_index)
+            else:
+                progress = Progress(number, 0, progress.step)
+
+            bar = tqdm(total=stage.steps, initial=progress.step_in_stage, desc=stage.name, disable=not is_main)
+            while progress.step_in_stage < stage.steps:
+                progress = Progress(number, progress.step_in_stage + 1, progress.step + 1)
+                batch = _share(cursor.next(config.games // config.games_per_prompt), config, accelerator)
+                games = play(batch, clocked, judge, stage.max_rounds)
+                rows = {agent: _rows(games, stage, agent, rng, config) for agent in learners}
+                updates = {agent: _timed_update(learner, rows[agent]) for agent, learner in learners.items()}
+
+                games = gather_object(games)
+                if not any(game.judged for game in games):
+                    raise JudgeError(f"The judge failed on all {len(games)} games of step {progress.step}.")
+                log.games(progress.step, games)
+                log.metrics(progress.step, stage.name, step_metrics(games, stage.weights, updates, clocked))
+                if validation and config.evaluate_every and progress.step % config.evaluate_every == 0:
+                    held_out = play_held_out(agents, judge, validation, stage.max_rounds, accelerator)
+                    log.metrics(progress.step, stage.name, _validation(held_out))
+                bar.set_postfix(_summary(games), refresh=False)
+                bar.update()
+
+                stop = _agreed(bool(stopped), accelerator)
+                done = progress.step_in_stage == stage.steps
+                if stop or done or progress.step % config.save_every == 0:
+                    save(folder, progress, parts, recipe, accelerator=accelerator, keep=config.keep_checkpoints)
+                if stop and not (done and number + 1 == len(stages)):
+                    bar.close()
+                    return False
+            bar.close()
+    return True
+
+
+def _check(
+    policies: Mapping[AgentID, Policy],
+    agents: Mapping[AgentID, Agent],
+    stages: Sequence[Stage],
+    sets: Sequence[PromptSet],
+) -> None:
+    if len(sets) != len(stages):
+        raise UsageError(f"There are {len(stages)} stages and {len(sets)} prompt sets; give one set, or one a stage.")
+    for stage in stages:
+        missing = sorted(stage.learners.keys() - (policies.keys() & agents.keys()))
+        if missing or not stage.learners:
+            raise UsageError(
+                f"Stage {stage.name!r} trains {', '.join(missing) or 'no agent'}; every stage trains one agent or "
+                f"more, each with a policy and an agent. Policies: {sorted(policies)}; agents: {sorted(agents)}."
+            )
+
+
+def _share(prompts: Sequence[Prompt], config: TrainConfig, accelerator: Accelerator) -> list[Prompt]:
+    """This process's part of a step's games."""
+    games = [prompt for prompt in prompts for _ in range(config.games_per_prompt)]
+    return games[accelerator.process_index :: accelerator.num_processes]
+
+
+def _rows(
+    games: Sequence[Trajectory], stage: Stage, agent: AgentID, rng: np.random.Generator, config: TrainConfig
+) -> list[Sample]:
+    return samples(
+        games,
+        stage.weights,
+        agent,
+        rng,
+        draft_probability=config.draft_probability,
+        rows=config.rows,
+        group=config.group,
+    )
+
+
+def _timed_update(learner: Learner, rows: Sequence[Sample]) -> Metrics:
+    start = time.perf_counter()
+    metrics = learner.update(rows)
+    return metrics | {"update_seconds": time.perf_counter() - start}
+
+
+def _agreed(stopped: bool, accelerator: Accelerator) -> bool:
+    """Whether any process was told to stop; all must leave the loop in the same step."""
+    return any(gather_object([stopped])) if accelerator.num_processes > 1 else stopped
+
+
+def _validation(games: Sequence[Trajectory]) -> Metrics:
+    return {f"validation/{name}": rate.value for name, rate in rates(games).items()}
+
+
+def _summary(games: Sequence[Trajectory]) -> dict[str, str]:
+    shown = rates(games)
+    return {name: f"{shown[name].value:.2f}" for name in ("r_c_first", "r_c", "ftr", "label_accuracy")}
+
+
+def play_held_out(
+    agents: Mapping[AgentID, Agent],
+    judge: Judge,
+    prompts: Sequence[Prompt],
+    max_rounds: int,
+    accelerator: Accelerator | None = None,
+) -> list[Trajectory]:
+    """Plays prompts that are not trained on; the agents' random state is put back, so that training is undisturbed."""
+    states = {name: agent.state_dict() for name, agent in agents.items() if isinstance(agent, Stateful)}
+    mine = list(prompts)
+    if accelerator is not None:
+        mine = mine[accelerator.process_index :: accelerator.num_processes]
+    games = play(mine, agents, judge, max_rounds)
+    for name, state in states.items():
+        agents[name].load_state_dict(state)
+    return gather_object(games) if accelerator is not None else games
+
+
+def step_metrics(
+    games: Sequence[Trajectory],
+    weights: RewardWeights,
+    updates: Mapping[AgentID, Metrics],
+    clocked: Mapping[AgentID, Clocked],
+) -> Metrics:
+    """Everything that one step says: rates of its games, mean rewards by part, learners' metrics, speed by phase."""
+    scores = [score(game, weights) for game in games if game.judged]
+    parts = {
+        "reward/conversation": [r for s in scores for r in s.conversation],
+        "reward/feedback": [r for s in scores for r in s.feedback],
+        "reward/improvement": [r for s in scores for r in s.improvement],
+        "reward/label": [r for s in scores for r in s.label],
+        "reward/format": [r for s in scores for r in s.format],
+    }
+    metrics = {f"games/{name}": rate.value for name, rate in rates(games).items()}
+    metrics |= {name: float(np.mean(values)) for name, values in parts.items() if values}
+    for agent, update in updates.items():
+        metrics |= {f"{agent}/{name}": value for name, value in update.items()}
+        metrics[f"{agent}/update_tokens_per_second"] = update.get("tokens", 0.0) / update["update_seconds"]
+    for agent, clock in clocked.items():
+        metrics |= {f"{agent}/{name}": value for name, value in clock.read().items()}
+    return metrics
+
+
+class Clocked:
+    """An agent with a clock around ``act``: seconds and sampled tokens since the last reading."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._seconds = 0.0
+        self._tokens = 0
+
+    def act(self, observations: Sequence[Observation]) -> Sequence[Completion]:
+        start = time.perf_counter()
+        completions = self._agent.act(observations)
+        self._seconds += time.perf_counter() - start
+        self._tokens += sum(len(completion.token_ids or ()) for completion in completions)
+        return completions
+
+    def read(self) -> Metrics:
+        """The figures since the last reading; empty if the agent did not act."""
+        if self._seconds == 0.0:
+            return {}
+        figures = {"act_seconds": self._seconds, "act_tokens_per_second": self._tokens / self._seconds}
+        self._seconds, self._tokens = 0.0, 0
+        return figures
+
+
+@contextmanager
+def stop_signal() -> Iterator[list[int]]:
+    """A list that the first Ctrl-C or SIGTERM puts its number into; a second one interrupts at once."""
+    caught: list[int] = []
+
+    def first(number: int, _: Any) -> None:
+        caught.append(number)
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+        tqdm.write("Stopping after this step; once more to stop at once, without a checkpoint.", file=sys.stderr)
+
+    previous = {number: signal.signal(number, first) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
