@@ -1,6 +1,6 @@
 """A training recipe as data: which agents learn, from which reward, for how long.
 
-The paper's two stages (arXiv:2510.08240, sec. 3.3) are ``waltz_stages(config, steps)``; single-model RL is one stage in
+The paper's two stages (arXiv:2510.08240) are ``waltz_stages``; single-model RL is one stage in
 which the conversation agent alone learns and ``max_rounds`` is 0.
 """
 
@@ -51,6 +51,7 @@ def waltz_stages(
     steps: tuple[int, int],
     weights: tuple[RewardWeights, RewardWeights] = (SETUP_A, SETUP_B),
     feedback_stage_2: LearnerConfig | None = None,
+    max_rounds: int = 1,
 ) -> tuple[Stage, Stage]:
     """The two stages of arXiv:2510.08240: the feedback agent alone on set-up A, then both on set-up B.
 
@@ -59,11 +60,18 @@ def waltz_stages(
         conversation: learner of the conversation agent, in stage 2.
         steps: of stage 1 and of stage 2.
         weights: of stage 1 and of stage 2.
-        feedback_stage_2: learner of the feedback agent in stage 2.
+        feedback_stage_2: learner of the feedback agent in stage 2, if another one.
+        max_rounds: T_max of both stages.
     """
     return (
-        Stage("stage-1", steps[0], {FEEDBACK: feedback}, weights[0]),
-        Stage("stage-2", steps[1], {FEEDBACK: feedback_stage_2 or feedback, CONVERSATION: conversation}, weights[1]),
+        Stage("stage-1", steps[0], {FEEDBACK: feedback}, weights[0], max_rounds),
+        Stage(
+            "stage-2",
+            steps[1],
+            {FEEDBACK: feedback_stage_2 or feedback, CONVERSATION: conversation},
+            weights[1],
+            max_rounds,
+        ),
     )
 
 
