@@ -1,0 +1,415 @@
+"""The game as a multi-agent environment: a PettingZoo ``ParallelEnv`` and its AEC twin over the same ``Game``."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import seeding
+from pettingzoo import AECEnv, ParallelEnv
+
+from waltz_env.errors import UsageError, UsageTypeError, unknown_name
+from waltz_env.game import MAX_CHARS, Game
+from waltz_env.judges import RuleJudge
+from waltz_env.prompts import PromptSet
+from waltz_env.protocols import Judge
+from waltz_env.rewards import RewardWeights, early_reward, late_reward, score, setup
+from waltz_env.rollout import ask_judge
+from waltz_env.spaces import MAX_PROMPT_CHARS, UnicodeText, observation_space, state_space
+from waltz_env.transcript import transcript
+from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Info, Observation, Prompt, Trajectory
+
+RenderMode = Literal["ansi", "human"]
+
+
+class WaltzSafetyEnv(ParallelEnv[AgentID, Observation, str]):
+    """Two agents, one user prompt: the conversation agent answers, the feedback agent criticises, the first revises.
+
+    | Import             | `waltz_env.make("WaltzSafety-v0")`     |
+    |--------------------|----------------------------------------|
+    | Agents             | `["conversation_0", "feedback_0"]`     |
+    | Actions            | text                                   |
+    | Action space       | `UnicodeText(max_chars)`               |
+    | Observation space  | `Dict` of texts, see below             |
+    | Parallel, AEC      | both (`waltz_env.make_aec`)            |
+
+    The game is that of "The Alignment Waltz" (arXiv:2510.08240, sec. 3): p, c_0, f_0, c_1, f_1, ... It is positive-sum:
+    both agents are paid for a final response that is safe and not overrefusing.
+
+    ### Turns
+    Both agents live for the whole game, and one of them is active in each step: the conversation agent first. The idle
+    agent's action is ignored and may be left out. The game ends (both agents terminate) when the feedback agent flags
+    nothing or writes malformed feedback, or after `max_rounds` rounds of feedback and revision.
+
+    ### Actions
+    Any string. One longer than `max_chars` is cut there. The feedback agent is meant to write one JSON object
+    (`waltz_env.feedback.JSON_SCHEMA`): `reasoning`, `unsafe`, `overrefuse`, `feedback`. Only its `feedback` string is
+    shown to anyone.
+
+    ### Observations
+    The same dict that agents take (`waltz_env.types.Observation`):
+
+    | Key         | Space                    | Meaning                                                   |
+    |-------------|--------------------------|-----------------------------------------------------------|
+    | `agent`     | text                     | whose observation it is                                   |
+    | `active`    | `Discrete(2)`            | 1: this agent's action counts in the next step            |
+    | `prompt`    | text                     | what the user asks; never its kind                        |
+    | `history`   | sequence of role/content | earlier chat messages, oldest first                       |
+    | `responses` | sequence of texts        | c_0 ... so far                                            |
+    | `feedback`  | sequence of texts        | the `feedback` strings of f_0 ... so far                  |
+
+    ### Rewards
+    The conversation agent gets R_c(c_t), 1 for a satisfactory response, in the step in which c_t is judged, which is
+    its own. The feedback agent gets lambda R_label + gamma R_format in its own step, and alpha R_DIR R_label in that
+    of the judged revision. Over a game they add up to `waltz_env.rewards.score(trajectory, weights)`.
+
+    ### Infos
+    | Key          | Meaning                                                                                      |
+    |--------------|----------------------------------------------------------------------------------------------|
+    | `active`     | as in the observation, as a bool                                                             |
+    | `rewards`    | this agent's reward parts that the step decided: name to raw, unweighted value               |
+    | `labels`     | `{"unsafe", "overrefuse"}` of the response that was judged in the step; None if none was     |
+    | `truncated`  | whether this agent's action was cut at `max_chars`                                           |
+    | `trajectory` | the whole judged game, in the last step only                                                 |
+
+    ### Global state
+    `state()`, within `state_space`, is a dict for centralised critics: `prompt`, `history`, `responses`, `critiques`
+    (the raw texts, reasoning and flags included) and `turn` (`""` once the game has ended).
+
+    Args:
+        prompts: what users ask: a `PromptSet` or other sequence of prompts, `"builtin:train"`, `"builtin:test"`, or the
+            path of a JSONL file. Each game draws one.
+        judge: labels each response; `RuleJudge()` by default.
+        weights: of the feedback agent's reward, or the name of a set-up of `waltz_env.rewards.SETUPS`.
+        max_rounds: T_max, rounds of feedback and revision at most; 1 in the paper, 0 is the first response alone.
+        max_chars: length at which an action is cut, in characters.
+        render_mode: `"ansi"`: `render()` returns the game as text. `"human"`: each turn is printed as it is played.
+
+    Raises:
+        UsageError: a setting cannot work.
+        DataError: the file of prompts cannot be read.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]  # PettingZoo declares it on instances
+        "name": "waltz_safety_v0",
+        "render_modes": list(get_args(RenderMode)),
+        "is_parallelizable": True,
+    }
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt] | str | Path = "builtin:train",
+        judge: Judge | None = None,
+        *,
+        weights: RewardWeights | str = "A",
+        max_rounds: int = 1,
+        max_chars: int = MAX_CHARS,
+        render_mode: RenderMode | None = None,
+    ) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise unknown_name("render mode", str(render_mode), self.metadata["render_modes"])
+        self.prompts = PromptSet.load(prompts) if isinstance(prompts, str | Path) else PromptSet(prompts)
+        if not len(self.prompts):
+            raise UsageError("The environment needs at least one prompt; `prompts` is empty.")
+        self.judge: Judge = RuleJudge() if judge is None else judge
+        self.weights = setup(weights)
+        self.max_rounds = max_rounds
+        self.max_chars = max_chars
+        self.render_mode = render_mode
+        # A game that is never played, so that wrong settings are refused here and not at the first reset.
+        Game(self.prompts[0], max_rounds=max_rounds, max_chars=max_chars)
+
+        self.possible_agents = list(AGENTS)
+        self.agents: list[AgentID] = []
+        self.observation_spaces = {agent: observation_space(max_chars) for agent in AGENTS}
+        self.action_spaces = {agent: UnicodeText(max_chars) for agent in AGENTS}
+        self.state_space = state_space(max_chars)
+        self._np_random: np.random.Generator | None = None
+        self._game: Game | None = None
+        self._printed = 0
+
+    def observation_space(self, agent: AgentID) -> spaces.Dict:
+        """Where the observations of ``agent`` lie; always the same object."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: AgentID) -> UnicodeText:
+        """Where the actions of ``agent`` lie; always the same object."""
+        return self.action_spaces[agent]
+
+    @property
+    def turn(self) -> AgentID | None:
+        """Whose action counts in the next step; None where no game is running."""
+        return self._game.turn if self._game is not None and self.agents else None
+
+    def reset(
+        self, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[AgentID, Observation], dict[AgentID, Info]]:
+        """Starts a game.
+
+        Args:
+            seed: fixes which prompts are drawn, from this game on. None: the draws go on where they were.
+            options: ``"prompt"``, a ``Prompt`` or an index into ``prompts``, chooses instead of drawing. Other keys are
+                left to wrappers.
+
+        Raises:
+            UsageError: ``options["prompt"]`` is no index of ``prompts``, or a prompt is too long for its space.
+            UsageTypeError: ``options["prompt"]`` is neither a ``Prompt`` nor an integer.
+        """
+        if seed is not None or self._np_random is None:
+            self._np_random, _ = seeding.np_random(seed)
+        if options is not None and options.get("prompt") is not None:
+            prompt = self._chosen(options["prompt"])
+        else:
+            prompt = self.prompts[int(self._np_random.integers(len(self.prompts)))]
+        _check_length(prompt)
+        self._game = Game(prompt, max_rounds=self.max_rounds, max_chars=self.max_chars)
+        self.agents = list(AGENTS)
+        self._printed = 0
+        if self.render_mode == "human":
+            self.render()
+        return _observations(self._game), {agent: _info(agent == CONVERSATION) for agent in AGENTS}
+
+    def step(
+        self, actions: Mapping[AgentID, str]
+    ) -> tuple[
+        dict[AgentID, Observation],
+        dict[AgentID, float],
+        dict[AgentID, bool],
+        dict[AgentID, bool],
+        dict[AgentID, Info],
+    ]:
+        """One turn of the active agent.
+
+        Args:
+            actions: text by agent. That of the active agent must be there; that of the other is ignored.
+
+        Returns:
+            Observations, rewards, terminations, truncations and infos, each by agent.
+
+        Raises:
+            UsageError: no game is running, the active agent's action is missing, or an agent is unknown.
+            UsageTypeError: the active agent's action is not a string.
+            JudgeError: the judge gave no verdict. The game is lost: reset before the next step.
+        """
+        game, acting = self._game, self.turn
+        if game is None or acting is None:
+            raise UsageError(
+                "step() needs a running game: call reset() "
+                + ("first." if game is None else "to start another one; this one has ended.")
+            )
+        game.act(_action(actions, acting))
+        # Not until the judge has spoken is there a game to go on with: one that raises leaves none.
+        self.agents = []
+        if acting == CONVERSATION:
+            (judgement,) = ask_judge(self.judge, [game.prompt], [game.trajectory().final.text])
+            game.judge(judgement)
+        ended = game.turn is None
+        self.agents = [] if ended else list(AGENTS)
+        rewards, infos = self._outcome(game.trajectory(), acting, game.turn)
+        if self.render_mode == "human":
+            self.render()
+        return _observations(game), rewards, dict.fromkeys(AGENTS, ended), dict.fromkeys(AGENTS, False), infos
+
+    def state(self) -> dict[str, Any]:  # type: ignore[override]  # PettingZoo declares an array; ours is in state_space
+        """The whole game as everyone together sees it, for centralised critics; never the prompt's kind.
+
+        Raises:
+            UsageError: before the first reset.
+        """
+        game = self._started("state()")
+        trajectory = game.trajectory()
+        return {
+            "prompt": trajectory.prompt.text,
+            "history": trajectory.prompt.history,
+            "responses": tuple(response.text for response in trajectory.responses),
+            "critiques": tuple(critique.completion.text for critique in trajectory.critiques),
+            "turn": self.turn or "",
+        }
+
+    def render(self) -> str | None:
+        """The game so far, with labels and rewards: returned in mode ``"ansi"``, printed in mode ``"human"``.
+
+        In mode ``"human"`` reset and step print by themselves, each turn once.
+
+        Raises:
+            UsageError: the environment has no render mode, or before the first reset.
+        """
+        if self.render_mode is None:
+            raise UsageError('render() needs a render mode: make the environment with render_mode="ansi" or "human".')
+        blocks = transcript(self._started("render()").trajectory(), self.weights)
+        if self.render_mode == "ansi":
+            return "\n".join(blocks)
+        for block in blocks[self._printed :]:
+            print(block)  # noqa: T201  what mode "human" is for
+        self._printed = len(blocks)
+        return None
+
+    def close(self) -> None:
+        """Ends a running game. There is nothing else to release."""
+        self.agents = []
+
+    def _chosen(self, choice: Any) -> Prompt:
+        if isinstance(choice, Prompt):
+            return choice
+        try:
+            index = operator.index(choice)
+        except TypeError:
+            raise UsageTypeError(
+                f'options["prompt"] must be a Prompt or an index into the prompts; got {choice!r} '
+                f"({type(choice).__name__})."
+            ) from None
+        if not 0 <= index < len(self.prompts):
+            raise UsageError(f'options["prompt"] must be an index from 0 to {len(self.prompts) - 1}; got {index}.')
+        return self.prompts[index]
+
+    def _started(self, call: str) -> Game:
+        if self._game is None:
+            raise UsageError(f"{call} needs a game: call reset() first.")
+        return self._game
+
+    def _outcome(
+        self, trajectory: Trajectory, acting: AgentID, turn: AgentID | None
+    ) -> tuple[dict[AgentID, float], dict[AgentID, Info]]:
+        """Rewards and infos of the turn just played by ``acting``, the last of ``trajectory``."""
+        so_far = score(trajectory, self.weights)
+        rewards = {CONVERSATION: 0.0, FEEDBACK: 0.0}
+        infos = {agent: _info(agent == turn) for agent in AGENTS}
+        parts = infos[FEEDBACK]["rewards"]
+        if acting == CONVERSATION:
+            played = trajectory.final.completion
+            rewards[CONVERSATION] = infos[CONVERSATION]["rewards"]["conversation"] = so_far.conversation[-1]
+            for info in infos.values():
+                info["labels"] = asdict(trajectory.final.judgement.labels)
+            if so_far.improvement:
+                parts["improvement"] = so_far.improvement[-1]
+                rewards[FEEDBACK] = late_reward(so_far.improvement[-1], so_far.label[-1], self.weights)
+        else:
+            played = trajectory.critiques[-1].completion
+            parts["label"], parts["format"] = so_far.label[-1], so_far.format[-1]
+            rewards[FEEDBACK] = early_reward(so_far.label[-1], so_far.format[-1], self.weights)
+            if turn is None:  # no revision follows: this, too, is decided
+                parts["improvement"] = so_far.improvement[-1]
+        infos[acting]["truncated"] = played.finish == "cut"
+        if turn is None:
+            for info in infos.values():
+                info["trajectory"] = trajectory
+        return rewards, infos
+
+
+class WaltzSafetyAECEnv(AECEnv[AgentID, Observation, str]):
+    """The same game in turns: only the agent whose turn it is is selected (``WaltzSafetyEnv`` is its documentation).
+
+    An agent's rewards add up, as in every AEC environment, until it is selected again: the feedback agent's part for
+    an improvement arrives with the revision. When the game has ended both agents are selected once more, to step with
+    None.
+
+    Args:
+        **settings: as of ``WaltzSafetyEnv``.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {**WaltzSafetyEnv.metadata, "is_parallelizable": False}  # type: ignore[misc]
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__()
+        self._env = WaltzSafetyEnv(*args, **settings)
+        self.possible_agents = self._env.possible_agents
+        self.agents: list[AgentID] = []
+        self.observation_spaces = self._env.observation_spaces
+        self.action_spaces = self._env.action_spaces
+        self.state_space = self._env.state_space
+        self.render_mode = self._env.render_mode
+
+    def observation_space(self, agent: AgentID) -> spaces.Dict:
+        """Where the observations of ``agent`` lie; always the same object."""
+        return self._env.observation_space(agent)
+
+    def action_space(self, agent: AgentID) -> UnicodeText:
+        """Where the actions of ``agent`` lie; always the same object."""
+        return self._env.action_space(agent)
+
+    def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> None:
+        """Starts a game; the arguments are those of ``WaltzSafetyEnv.reset``."""
+        self._observations, self.infos = self._env.reset(seed, options)
+        self.agents = list(AGENTS)
+        self.rewards = dict.fromkeys(AGENTS, 0.0)
+        self._cumulative_rewards = dict.fromkeys(AGENTS, 0.0)
+        self.terminations = dict.fromkeys(AGENTS, False)
+        self.truncations = dict.fromkeys(AGENTS, False)
+        self.agent_selection = CONVERSATION
+
+    def step(self, action: str | None) -> None:
+        """The selected agent's turn; None once the game has ended.
+
+        Raises:
+            UsageError: no game is running, or text came from an agent whose game has ended.
+            UsageTypeError: the action is not a string.
+            JudgeError: the judge gave no verdict. The game is lost: reset before the next step.
+        """
+        if not self.agents:
+            raise UsageError("step() needs a running game: call reset() first.")
+        acting = self.agent_selection
+        if self.terminations[acting]:
+            if action is not None:
+                raise UsageError(f"The game has ended: {acting!r} steps with None now; then call reset().")
+            self._was_dead_step(action)
+            return
+        self._observations, self.rewards, self.terminations, self.truncations, self.infos = self._env.step(
+            {acting: action}
+        )
+        self._cumulative_rewards[acting] = 0.0
+        self._accumulate_rewards()
+        self.agent_selection = self._env.turn or self.agents[0]
+
+    def observe(self, agent: AgentID) -> Observation:
+        """What ``agent`` sees now."""
+        return self._observations[agent]
+
+    def state(self) -> dict[str, Any]:  # type: ignore[override]  # as in WaltzSafetyEnv
+        """The global state, as of ``WaltzSafetyEnv``."""
+        return self._env.state()
+
+    def render(self) -> str | None:
+        """As of ``WaltzSafetyEnv``."""
+        return self._env.render()
+
+    def close(self) -> None:
+        """Ends a running game. There is nothing else to release."""
+        self._env.close()
+        self.agents = []
+
+
+def _observations(game: Game) -> dict[AgentID, Observation]:
+    return {agent: game.observe(agent) for agent in AGENTS}
+
+
+def _info(active: bool) -> Info:
+    return {"active": active, "rewards": {}, "labels": None, "truncated": False}
+
+
+def _action(actions: Mapping[AgentID, str], acting: AgentID) -> str:
+    for agent in actions:
+        if agent not in AGENTS:
+            raise unknown_name("agent", str(agent), AGENTS)
+    if acting not in actions:
+        raise UsageError(
+            f"It is the turn of {acting!r}, and `actions` holds no action of it; got actions of "
+            f"{', '.join(map(repr, actions)) or 'nobody'}."
+        )
+    action = actions[acting]
+    if not isinstance(action, str):
+        raise UsageTypeError(f"An action must be a string; {acting} gave {action!r} ({type(action).__name__}).")
+    return action
+
+
+def _check_length(prompt: Prompt) -> None:
+    longest = max(len(prompt.text), *(len(message["content"]) for message in prompt.history), 0)
+    if longest > MAX_PROMPT_CHARS:
+        raise UsageError(
+            f"Prompt {prompt.id!r} has a text of {longest} characters; the environment shows at most "
+            f"{MAX_PROMPT_CHARS} and never cuts a prompt. Shorten it or leave it out."
+        )

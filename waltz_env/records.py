@@ -1,0 +1,242 @@
+r"""Games as JSONL: one line a game, read back as the same ``Trajectory``.
+
+    {"schema": 1,
+     "prompt": {"text", "kind", "id", "category", "source", "topic", "history"},
+     "responses": [{"text", "finish", "version", "labels": LABELS | null, "judge", "rationale", "scores"}],
+     "critiques": [{"text", "finish", "version", "labels": LABELS | null, "advice", "reasoning"}]}
+
+``LABELS`` is ``{"unsafe": bool, "overrefuse": bool}``: of a response the judge's (null: not judged, and nothing of the
+judge follows), of a critique what it claims (null: malformed). Responses and critiques also hold ``prompt_ids``,
+``token_ids`` and ``logprobs`` where the agent gave them. Every string survives, lone surrogates too; a file is UTF-8
+with one ``\n`` a line.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args
+
+from waltz_env.errors import DataError
+from waltz_env.files import atomic_path
+from waltz_env.types import (
+    Completion,
+    Critique,
+    Feedback,
+    Finish,
+    Judgement,
+    Kind,
+    Labels,
+    Message,
+    Prompt,
+    Response,
+    Trajectory,
+)
+
+SCHEMA = 1
+TOKENS = ("prompt_ids", "token_ids", "logprobs")
+T = TypeVar("T")
+
+# What other tools take for a line's end, and lone surrogates, which are no UTF-8. The second half of a high-low pair
+# stays as it is: two escapes in a row would be read back as the one character that they encode in UTF-16.
+_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udbff]|(?<![\ud800-\udbff])[\udc00-\udfff]")
+
+
+def write_games(path: str | Path, trajectories: Iterable[Trajectory], *, tokens: bool = True) -> None:
+    """Writes games to a file of their own, in one step: ``path`` holds either what it held before or all of them.
+
+    Args:
+        path: missing parent folders are made.
+        trajectories: the games.
+        tokens: whether token ids and log-probabilities are written, where there are any.
+    """
+    with atomic_path(path) as temporary:
+        append_games(temporary, trajectories, tokens=tokens)
+
+
+def append_games(path: str | Path, trajectories: Iterable[Trajectory], *, tokens: bool = True) -> None:
+    """Adds games at the end of a file, which is made where it is missing. Arguments as of ``write_games``."""
+    with Path(path).open("a", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+        for trajectory in trajectories:
+            file.write(encode_game(trajectory, tokens=tokens) + "\n")
+
+
+def read_games(path: str | Path) -> list[Trajectory]:
+    """Reads all games of a file.
+
+    Raises:
+        DataError: there is no such file, or a line is no game; the message names the line and the reason.
+    """
+    games = []
+    try:
+        with Path(path).open(encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    games.append(decode_game(line))
+                except DataError as error:
+                    raise DataError(f"{path}, line {number}: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+    return games
+
+
+def encode_game(trajectory: Trajectory, *, tokens: bool = True) -> str:
+    """One game as one line of JSON, without its line end."""
+    prompt = trajectory.prompt
+    value = {
+        "schema": SCHEMA,
+        "prompt": {
+            "text": prompt.text,
+            "kind": prompt.kind.value,
+            "id": prompt.id,
+            "category": prompt.category,
+            "source": prompt.source,
+            "topic": prompt.topic,
+            "history": prompt.history,
+        },
+        "responses": [
+            {**_completion(response.completion, tokens), **_verdict(response.judgement)}
+            for response in trajectory.responses
+        ],
+        "critiques": [
+            {
+                **_completion(critique.completion, tokens),
+                "labels": _labels(critique.feedback.labels),
+                "advice": critique.feedback.advice,
+                "reasoning": critique.feedback.reasoning,
+            }
+            for critique in trajectory.critiques
+        ],
+    }
+    line = json.dumps(value, ensure_ascii=False)
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+
+
+def decode_game(line: str) -> Trajectory:
+    """The inverse of ``encode_game``.
+
+    Raises:
+        DataError: the line is no game of a schema that this version reads.
+    """
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not a line of JSON ({error}).") from None
+    if not isinstance(value, dict):
+        raise DataError(f"expected a JSON object; got {_short(value)}.")
+    if value.get("schema") != SCHEMA:
+        raise DataError(
+            f"expected a game of schema {SCHEMA}; got schema {_short(value.get('schema'))}. Read it with the version "
+            "of waltz_env that wrote it."
+        )
+    return Trajectory(
+        _read_prompt(_get(value, "prompt", dict)),
+        tuple(_read_response(_object(item, "a response")) for item in _get(value, "responses", list)),
+        tuple(_read_critique(_object(item, "a critique")) for item in _get(value, "critiques", list)),
+    )
+
+
+def _completion(completion: Completion, tokens: bool) -> dict[str, Any]:
+    value: dict[str, Any] = {"text": completion.text, "finish": completion.finish, "version": completion.version}
+    for name in TOKENS if tokens else ():
+        if getattr(completion, name) is not None:
+            value[name] = getattr(completion, name)
+    return value
+
+
+def _verdict(judgement: Judgement | None) -> dict[str, Any]:
+    if judgement is None:
+        return {"labels": None}
+    return {
+        "labels": _labels(judgement.labels),
+        "judge": judgement.judge,
+        "rationale": judgement.rationale,
+        "scores": dict(judgement.scores),
+    }
+
+
+def _labels(labels: Labels | None) -> dict[str, bool] | None:
+    return None if labels is None else {"unsafe": labels.unsafe, "overrefuse": labels.overrefuse}
+
+
+def _read_prompt(value: Mapping[str, Any]) -> Prompt:
+    kind = _get(value, "kind", str)
+    if kind not in [k.value for k in Kind]:
+        raise DataError(f"'kind' must be {' or '.join(repr(k.value) for k in Kind)}; got {kind!r}.")
+    text, id, category, source, topic = (_get(value, k, str) for k in ("text", "id", "category", "source", "topic"))
+    messages = [_object(item, "a message of the history") for item in _get(value, "history", list)]
+    history = tuple(Message(role=_get(m, "role", str), content=_get(m, "content", str)) for m in messages)
+    return Prompt(text, Kind(kind), id, category, source, topic, history)
+
+
+def _read_completion(value: Mapping[str, Any]) -> Completion:
+    finish = _get(value, "finish", str)
+    if finish not in get_args(Finish):
+        raise DataError(f"'finish' must be one of {', '.join(map(repr, get_args(Finish)))}; got {finish!r}.")
+    ids = {name: _numbers(value, name, int) for name in ("prompt_ids", "token_ids")}
+    return Completion(
+        _get(value, "text", str),
+        cast(Finish, finish),
+        **ids,
+        logprobs=_numbers(value, "logprobs", float),
+        version=_get(value, "version", int),
+    )
+
+
+def _read_response(value: Mapping[str, Any]) -> Response:
+    labels = _read_labels(value)
+    judgement = None
+    if labels is not None:
+        scores = _get(value, "scores", dict)
+        judgement = Judgement(
+            labels,
+            _get(value, "judge", str),
+            _get(value, "rationale", str),
+            {k: _get(scores, k, float) for k in scores},
+        )
+    return Response(_read_completion(value), judgement)
+
+
+def _read_critique(value: Mapping[str, Any]) -> Critique:
+    feedback = Feedback(_read_labels(value), _get(value, "advice", str), _get(value, "reasoning", str))
+    return Critique(_read_completion(value), feedback)
+
+
+def _read_labels(value: Mapping[str, Any]) -> Labels | None:
+    if value.get("labels", ...) is None:
+        return None
+    labels = _get(value, "labels", dict)
+    return Labels(unsafe=_get(labels, "unsafe", bool), overrefuse=_get(labels, "overrefuse", bool))
+
+
+def _numbers(value: Mapping[str, Any], name: str, kind: type[T]) -> tuple[T, ...] | None:
+    if name not in value:
+        return None
+    items = _get(value, name, list)
+    if any(type(item) is not kind for item in items):
+        raise DataError(f"{name!r} must hold numbers of type {kind.__name__} only.")
+    return tuple(items)
+
+
+def _get(value: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    if name not in value:
+        raise DataError(f"{name!r} is missing.")
+    item = value[name]
+    if type(item) is not kind:
+        raise DataError(f"{name!r} must be of type {kind.__name__}; got {_short(item)}.")
+    return item
+
+
+def _object(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{what} must be a JSON object; got {_short(value)}.")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,54 @@
+"""A game as text to read."""
+
+from __future__ import annotations
+
+from waltz_env.rewards import SETUP_A, Rewards, RewardWeights, score
+from waltz_env.types import Critique, Labels, Response, Trajectory
+
+
+def transcript(trajectory: Trajectory, weights: RewardWeights = SETUP_A) -> list[str]:
+    """The game turn by turn: one block for the prompt, then one for each response and critique, in order.
+
+    Labels and rewards stand in each block's first line where the game was judged. Characters that a terminal would act
+    on or could not encode are escaped.
+    """
+    rewards = score(trajectory, weights) if trajectory.judged else None
+    history = "".join(f"[{_printable(m['role'])}] {_printable(m['content'])}\n" for m in trajectory.prompt.history)
+    blocks = [_block("prompt", history + _printable(trajectory.prompt.text))]
+    for t, response in enumerate(trajectory.responses):
+        blocks.append(_response(t, response, rewards))
+        if t < len(trajectory.critiques):
+            blocks.append(_critique(t, trajectory.critiques[t], rewards))
+    return blocks
+
+
+def _response(t: int, response: Response, rewards: Rewards | None) -> str:
+    head = f"response {t}"
+    if response.judgement is not None:
+        head += f" | judged {_labels(response.judgement.labels)}"
+    if rewards is not None:
+        head += f" | conversation reward {rewards.conversation[t]:g}"
+        if t > 0:
+            head += f", improvement {rewards.improvement[t - 1]:+g}"
+    return _block(head, _printable(response.text))
+
+
+def _critique(t: int, critique: Critique, rewards: Rewards | None) -> str:
+    feedback = critique.feedback
+    head = f"feedback {t} | " + ("malformed" if feedback.labels is None else f"says {_labels(feedback.labels)}")
+    if rewards is not None:
+        head += f" | label reward {rewards.label[t]:g}, format reward {rewards.format[t]:g}"
+    return _block(head, _printable(feedback.advice if feedback.well_formed else critique.completion.text))
+
+
+def _labels(labels: Labels) -> str:
+    flags = [name for name, flag in (("unsafe", labels.unsafe), ("overrefusing", labels.overrefuse)) if flag]
+    return " and ".join(flags) or "satisfactory"
+
+
+def _block(head: str, text: str) -> str:
+    return "\n".join([f"-- {head}", *(f"   {line}" for line in text.split("\n"))])
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
