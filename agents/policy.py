@@ -1,0 +1,315 @@
+"""The weights of an agent: what a learner trains, what an agent samples from, and the reference both started from.
+
+Two layouts. ``lora_policies``: one base model in memory, one LoRA adapter a role; the reference is the base alone, or a
+frozen copy of the adapter where training began from one. ``full_policy``: all weights of a model of its own; the
+reference is a frozen copy. Roles may share a base, or have models of different families.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, LoraModel
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from waltz_env.errors import CheckpointError, UsageError
+from waltz_env.types import AGENTS, AgentID
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+PEFT_PREFIX = "base_model.model."
+FORWARD_ARGUMENTS = ("attention_mask", "position_ids", "past_key_values", "logits_to_keep")
+
+
+class Policy:
+    """Trainable weights over a Hugging Face causal LM, with their frozen reference.
+
+    Made by ``lora_policies`` and ``full_policy``. The model stays in evaluation mode, dropout off, also while it is
+    trained: a token's probability is then the same when it is sampled and when it is learned from.
+
+    Args:
+        model: the causal LM. With ``adapter``, LoRA layers are already in it.
+        tokenizer: its tokenizer.
+        adapter: name of the trained adapter; None: the whole model is trained.
+        reference: the frozen reference: a model of its own, the name of a frozen adapter, or None, adapters off.
+        temperature: of the distribution that is sampled and trained.
+
+    Attributes:
+        version: number of updates made so far; the learner counts it up.
+
+    Raises:
+        UsageError: the temperature is not above 0, or the model's forward lacks an argument that sampling needs.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        adapter: str | None,
+        reference: PreTrainedModel | str | None,
+        temperature: float,
+    ) -> None:
+        if not temperature > 0:
+            raise UsageError(f"A policy's temperature must be above 0; got {temperature}.")
+        missing = [name for name in FORWARD_ARGUMENTS if name not in inspect.signature(model.forward).parameters]
+        if missing:
+            raise UsageError(
+                f"{type(model).__name__}.forward takes no {', '.join(missing)}. Use a decoder-only model with "
+                "attention caches, such as those of the Llama, Qwen, Gemma, Mistral or GPT families."
+            )
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.temperature = temperature
+        self.version = 0
+        self._adapter = adapter
+        self._reference = reference
+        self._layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters, in a fixed order."""
+        return list(self._trainable().values())
+
+    def logits(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, keep: int, *, reference: bool = False
+    ) -> Tensor:
+        """Raw logits of the last ``keep`` positions, shape (B, keep, V), in the dtype that the model computes in.
+
+        Args:
+            input_ids: (B, L) int64, padded on the left.
+            attention_mask: (B, L) int64, 0 on padding.
+            position_ids: (B, L) int64.
+            keep: number of positions, counted from the right, for which logits are computed.
+            reference: of the frozen reference instead, without gradient.
+        """
+        model, adapter = self.model, self._adapter
+        if reference and isinstance(self._reference, PreTrainedModel):
+            model = self._reference
+        elif reference:
+            adapter = self._reference
+        _switch(self._layers, adapter)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not reference):
+            output = model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                logits_to_keep=keep,
+                use_cache=False,
+            )
+        return output.logits
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trainable weights by name: references, not copies. An adapter's names are those of PEFT's files."""
+        return {name: parameter.detach() for name, parameter in self._trainable().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what ``state_dict`` gave.
+
+        Raises:
+            CheckpointError: names or shapes differ from this policy's.
+        """
+        _copy_into(self._trainable(), state)
+
+    @contextmanager
+    def sampling_model(self, dtype: torch.dtype | None = None) -> Iterator[PreTrainedModel]:
+        """The policy as a plain model to generate with: the adapter merged, the weights in ``dtype``.
+
+        Unmerged LoRA layers slow generation almost twofold. The merged weights stand in for the base's only inside the
+        ``with`` block; then the very same tensors come back, so nothing drifts however often this runs. They are made
+        anew each time: that costs about as much as generating a few tokens, can never be stale, and leaves no second
+        copy in memory while training.
+
+        Args:
+            dtype: None keeps the model's own; merged weights are rounded to it. On CPUs with AMX, bfloat16 generates up
+                to 1.7 times faster than float32 at 135 M parameters, and its log-probabilities are those of the rounded
+                weights.
+        """
+        weights = {id(layer.get_base_layer().weight): layer for layer in self._layers if self._adapter in layer.scaling}
+        base = [parameter for name, parameter in self.model.named_parameters() if ".lora_" not in name]
+        originals = [parameter.data for parameter in base]
+        try:
+            for parameter in base:
+                layer = weights.get(id(parameter))
+                if layer is not None:
+                    parameter.data = parameter.data + layer.get_delta_weight(self._adapter).detach()
+                parameter.data = parameter.data.to(dtype or parameter.dtype)
+            _switch(self._layers, None)
+            yield self.model
+        finally:
+            for parameter, data in zip(base, originals, strict=True):
+                parameter.data = data
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the trained weights: an adapter in PEFT's format, a whole model in that of ``save_pretrained``."""
+        if self._adapter is None:
+            self.save_merged(folder)
+            return
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = copy.copy(self.model.peft_config[self._adapter])
+        config.inference_mode = True
+        config.save_pretrained(folder)
+        state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+    def save_merged(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Writes a plain model with its tokenizer that loads anywhere: the adapter merged, the weights in ``dtype``."""
+        with self.sampling_model(dtype) as model:
+            state = {
+                name.replace(".base_layer.", "."): tensor
+                for name, tensor in model.state_dict().items()
+                if ".lora_" not in name
+            }
+            model.save_pretrained(folder, state_dict=state)
+        self.tokenizer.save_pretrained(folder)
+
+    def _trainable(self) -> dict[str, nn.Parameter]:
+        if self._adapter is None:
+            return dict(self.model.named_parameters())
+        return _adapter_parameters(self.model, self._adapter)
+
+
+def lora_policies(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    names: Sequence[AgentID] = AGENTS,
+    adapters: Mapping[AgentID, str | Path] | None = None,
+    rank: int = 16,
+    alpha: int = 32,
+    target_modules: str | Sequence[str] = "all-linear",
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> dict[AgentID, Policy]:
+    """One policy a name, all on one frozen base (arXiv:2106.09685): W + (alpha / rank) B A, with B = 0 at the start.
+
+    Args:
+        model: the base. LoRA layers are put into it; its own weights never change.
+        tokenizer: its tokenizer.
+        names: one adapter each.
+        adapters: folders of trained adapters to start from, by name. Such a policy's reference is a frozen copy of that
+            adapter, and the folder's rank, alpha and targets hold; any other policy's reference is the base.
+        rank: of the adapters that start from zero.
+        alpha: their scale is ``alpha / rank``.
+        target_modules: ``"all-linear"`` (every linear layer but the output head) or names of modules, as PEFT has them.
+        temperature: of the distribution that is sampled and trained.
+        seed: of the random factor A.
+
+    Raises:
+        UsageError: an adapter is named that is not in ``names``, a folder holds anything but plain LoRA, or a target's
+            weight is shared with another module.
+        CheckpointError: a folder's weights do not fit the model.
+    """
+    adapters = adapters or {}
+    strangers = set(adapters) - set(names)
+    if strangers or not names:
+        raise UsageError(f"`adapters` may hold {sorted(names)} only; got {sorted(adapters)}.")
+    fresh = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=model.name_or_path or None,
+    )
+    configs = {name: _plain_lora(adapters[name]) if name in adapters else copy.deepcopy(fresh) for name in names}
+    references = {name: f"{name}_reference" for name in adapters}
+    configs |= {references[name]: copy.deepcopy(configs[name]) for name in adapters}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        first, *others = configs
+        tuner = LoraModel(model, configs, first)
+        for name in others:
+            tuner.inject_adapter(model, name)
+    _refuse_shared_targets(model)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for name, folder in adapters.items():
+        state = load_file(Path(folder) / WEIGHTS_FILE)
+        _copy_into(_adapter_parameters(model, name), state)
+        _copy_into(_adapter_parameters(model, references[name]), state)
+    for name in names:
+        for parameter in _adapter_parameters(model, name).values():
+            parameter.requires_grad_(True)
+    return {
+        name: Policy(model, tokenizer, adapter=name, reference=references.get(name), temperature=temperature)
+        for name in names
+    }
+
+
+def full_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, temperature: float = 1.0) -> Policy:
+    """A policy that trains all weights of ``model``. Its reference is a frozen copy of the model as it is now."""
+    reference = copy.deepcopy(model).eval().requires_grad_(False)
+    model.requires_grad_(True)
+    return Policy(model, tokenizer, adapter=None, reference=reference, temperature=temperature)
+
+
+def _switch(layers: Sequence[LoraLayer], adapter: str | None) -> None:
+    """Turns ``adapter`` on, or all off. PEFT turns gradients of the others off along with it; here they stay."""
+    trained = [parameter for layer in layers for parameter in layer.parameters() if parameter.requires_grad]
+    for layer in layers:
+        if adapter is not None:
+            layer.set_adapter(adapter)
+        layer.enable_adapters(adapter is not None)
+    for layer in layers:
+        layer.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+
+
+def _adapter_parameters(model: PreTrainedModel, adapter: str) -> dict[str, nn.Parameter]:
+    """The weights of one adapter under the names that PEFT's files give them."""
+    return {
+        PEFT_PREFIX + name.replace(f".{adapter}.", "."): parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name and f".{adapter}." in name
+    }
+
+
+def _copy_into(parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:
+    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if expected != found:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise CheckpointError(
+            f"The weights do not fit the policy: {len(wrong)} of {len(expected)} differ, first {wrong[0]!r} (expected "
+            f"shape {expected.get(wrong[0])}, found {found.get(wrong[0])}). Use the model, rank and targets that they "
+            "were made with."
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])
+
+
+def _plain_lora(folder: str | Path) -> LoraConfig:
+    if not (Path(folder) / CONFIG_FILE).is_file():
+        raise UsageError(f"{folder} holds no {CONFIG_FILE}. Give a folder that `Policy.save` or PEFT wrote.")
+    config = LoraConfig.from_pretrained(str(folder))
+    if config.use_dora or config.bias != "none" or config.modules_to_save:
+        raise UsageError(
+            f"The adapter in {folder} is more than plain LoRA (use_dora={config.use_dora}, bias={config.bias!r}, "
+            f"modules_to_save={config.modules_to_save}). Merge it into its base first and start from that."
+        )
+    return config
+
+
+def _refuse_shared_targets(model: PreTrainedModel) -> None:
+    """Merging changes a weight for every module that holds it, an adapter only for one: they must not differ."""
+    holders: dict[int, int] = {}
+    for _, parameter in model.named_parameters(remove_duplicate=False):
+        holders[id(parameter)] = holders.get(id(parameter), 0) + 1
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and holders[id(module.get_base_layer().weight)] > 1:
+            raise UsageError(f"{name} shares its weight with another module. Leave it out of `target_modules`.")
