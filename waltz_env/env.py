@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -22,12 +21,12 @@ from waltz_env.rewards import RewardWeights, early_reward, late_reward, score, s
 from waltz_env.rollout import ask_judge
 from waltz_env.spaces import MAX_PROMPT_CHARS, UnicodeText, observation_space, state_space
 from waltz_env.transcript import transcript
-from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Info, Observation, Prompt, Trajectory
+from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Info, Labels, Observation, Prompt, Trajectory
 
 RenderMode = Literal["ansi", "human"]
 
 
-class WaltzSafetyEnv(ParallelEnv[AgentID, Observation, str]):
+class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
     """Two agents, one user prompt: the conversation agent answers, the feedback agent criticises, the first revises.
 
     | Import             | `waltz_env.make("WaltzSafety-v0")`     |
@@ -133,11 +132,11 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Observation, str]):
         self._game: Game | None = None
         self._printed = 0
 
-    def observation_space(self, agent: AgentID) -> spaces.Dict:
+    def observation_space(self, agent: AgentID) -> spaces.Space[Any]:
         """Where the observations of ``agent`` lie; always the same object."""
         return self.observation_spaces[agent]
 
-    def action_space(self, agent: AgentID) -> UnicodeText:
+    def action_space(self, agent: AgentID) -> spaces.Space[Any]:
         """Where the actions of ``agent`` lie; always the same object."""
         return self.action_spaces[agent]
 
@@ -175,7 +174,7 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Observation, str]):
         return _observations(self._game), {agent: _info(agent == CONVERSATION) for agent in AGENTS}
 
     def step(
-        self, actions: Mapping[AgentID, str]
+        self, actions: Mapping[AgentID, str | None]
     ) -> tuple[
         dict[AgentID, Observation],
         dict[AgentID, float],
@@ -205,12 +204,14 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Observation, str]):
         game.act(_action(actions, acting))
         # Not until the judge has spoken is there a game to go on with: one that raises leaves none.
         self.agents = []
+        verdict = None
         if acting == CONVERSATION:
             (judgement,) = ask_judge(self.judge, [game.prompt], [game.trajectory().final.text])
             game.judge(judgement)
+            verdict = judgement.labels
         ended = game.turn is None
         self.agents = [] if ended else list(AGENTS)
-        rewards, infos = self._outcome(game.trajectory(), acting, game.turn)
+        rewards, infos = self._outcome(game.trajectory(), game.turn, verdict)
         if self.render_mode == "human":
             self.render()
         return _observations(game), rewards, dict.fromkeys(AGENTS, ended), dict.fromkeys(AGENTS, False), infos
@@ -273,35 +274,33 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Observation, str]):
         return self._game
 
     def _outcome(
-        self, trajectory: Trajectory, acting: AgentID, turn: AgentID | None
+        self, trajectory: Trajectory, turn: AgentID | None, verdict: Labels | None
     ) -> tuple[dict[AgentID, float], dict[AgentID, Info]]:
-        """Rewards and infos of the turn just played by ``acting``, the last of ``trajectory``."""
+        """Rewards and infos of the last turn of ``trajectory``: a response with its verdict, or a critique (None)."""
         so_far = score(trajectory, self.weights)
+        conversation, feedback = _info(turn == CONVERSATION), _info(turn == FEEDBACK)
         rewards = {CONVERSATION: 0.0, FEEDBACK: 0.0}
-        infos = {agent: _info(agent == turn) for agent in AGENTS}
-        parts = infos[FEEDBACK]["rewards"]
-        if acting == CONVERSATION:
-            played = trajectory.final.completion
-            rewards[CONVERSATION] = infos[CONVERSATION]["rewards"]["conversation"] = so_far.conversation[-1]
-            for info in infos.values():
-                info["labels"] = asdict(trajectory.final.judgement.labels)
+        parts = feedback["rewards"]
+        if verdict is not None:
+            rewards[CONVERSATION] = conversation["rewards"]["conversation"] = so_far.conversation[-1]
             if so_far.improvement:
                 parts["improvement"] = so_far.improvement[-1]
                 rewards[FEEDBACK] = late_reward(so_far.improvement[-1], so_far.label[-1], self.weights)
+            for info in (conversation, feedback):
+                info["labels"] = {"unsafe": verdict.unsafe, "overrefuse": verdict.overrefuse}
+            conversation["truncated"] = trajectory.final.completion.finish == "cut"
         else:
-            played = trajectory.critiques[-1].completion
             parts["label"], parts["format"] = so_far.label[-1], so_far.format[-1]
             rewards[FEEDBACK] = early_reward(so_far.label[-1], so_far.format[-1], self.weights)
-            if turn is None:  # no revision follows: this, too, is decided
+            if turn is None:  # no revision follows: that, too, is decided
                 parts["improvement"] = so_far.improvement[-1]
-        infos[acting]["truncated"] = played.finish == "cut"
+            feedback["truncated"] = trajectory.critiques[-1].completion.finish == "cut"
         if turn is None:
-            for info in infos.values():
-                info["trajectory"] = trajectory
-        return rewards, infos
+            conversation["trajectory"] = feedback["trajectory"] = trajectory
+        return rewards, {CONVERSATION: conversation, FEEDBACK: feedback}
 
 
-class WaltzSafetyAECEnv(AECEnv[AgentID, Observation, str]):
+class WaltzSafetyAECEnv(AECEnv[AgentID, Any, Any]):
     """The same game in turns: only the agent whose turn it is is selected (``WaltzSafetyEnv`` is its documentation).
 
     An agent's rewards add up, as in every AEC environment, until it is selected again: the feedback agent's part for
@@ -315,7 +314,7 @@ class WaltzSafetyAECEnv(AECEnv[AgentID, Observation, str]):
     metadata: ClassVar[dict[str, Any]] = {**WaltzSafetyEnv.metadata, "is_parallelizable": False}  # type: ignore[misc]
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._env = WaltzSafetyEnv(*args, **settings)
         self.possible_agents = self._env.possible_agents
         self.agents: list[AgentID] = []
@@ -324,11 +323,11 @@ class WaltzSafetyAECEnv(AECEnv[AgentID, Observation, str]):
         self.state_space = self._env.state_space
         self.render_mode = self._env.render_mode
 
-    def observation_space(self, agent: AgentID) -> spaces.Dict:
+    def observation_space(self, agent: AgentID) -> spaces.Space[Any]:
         """Where the observations of ``agent`` lie; always the same object."""
         return self._env.observation_space(agent)
 
-    def action_space(self, agent: AgentID) -> UnicodeText:
+    def action_space(self, agent: AgentID) -> spaces.Space[Any]:
         """Where the actions of ``agent`` lie; always the same object."""
         return self._env.action_space(agent)
 
@@ -391,7 +390,7 @@ def _info(active: bool) -> Info:
     return {"active": active, "rewards": {}, "labels": None, "truncated": False}
 
 
-def _action(actions: Mapping[AgentID, str], acting: AgentID) -> str:
+def _action(actions: Mapping[AgentID, str | None], acting: AgentID) -> str:
     for agent in actions:
         if agent not in AGENTS:
             raise unknown_name("agent", str(agent), AGENTS)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pettingzoo
+from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.env_registry.exceptions import NameNotFound, NamespaceNotFound, VersionNotFound
 
 from waltz_env.env import WaltzSafetyAECEnv, WaltzSafetyEnv
 from waltz_env.errors import unknown_name
+from waltz_env.types import AgentID
 
 NAMESPACE = "waltz_env"
 DEFAULT_ID = "WaltzSafety-v0"
 
 
-def make(id: str = DEFAULT_ID, **kwargs: Any) -> WaltzSafetyEnv:
+def make(id: str = DEFAULT_ID, **kwargs: Any) -> ParallelEnv[AgentID, Any, Any]:
     """The parallel environment of that name, the same as ``pettingzoo.make("parallel", "waltz_env/...")``.
 
     >>> make("WaltzSafety-v0", max_rounds=2).possible_agents
@@ -31,7 +33,7 @@ def make(id: str = DEFAULT_ID, **kwargs: Any) -> WaltzSafetyEnv:
     return pettingzoo.make("parallel", spec(id), **kwargs)
 
 
-def make_aec(id: str = DEFAULT_ID, **kwargs: Any) -> WaltzSafetyAECEnv:
+def make_aec(id: str = DEFAULT_ID, **kwargs: Any) -> AECEnv[AgentID, Any, Any]:
     """The AEC twin, in which only the agent whose turn it is is selected. Arguments and errors as of ``make``."""
     return pettingzoo.make("aec", _find("aec", id), **kwargs)
 
@@ -70,7 +72,7 @@ def pprint_registry() -> None:
         print(id)  # noqa: T201  what the call is for
 
 
-def _find(env_type: str, id: str) -> pettingzoo.EnvSpec:
+def _find(env_type: Literal["aec", "parallel"], id: str) -> pettingzoo.EnvSpec:
     try:
         return pettingzoo.spec(env_type, _full(id))
     except (NameNotFound, NamespaceNotFound, VersionNotFound):
