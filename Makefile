@@ -40,7 +40,8 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.torch: $(VENV)/.created Makefile
+$(VENV)/.torch: $(VENV)/.created
+	@echo 'Installing into $(VENV): minutes and gigabytes the first time, nothing after that.'
 	$(PIP) $(TORCH)
 	touch $@
 
