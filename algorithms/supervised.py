@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from waltz_env.algorithms.batches import microbatches
 from waltz_env.algorithms.protocols import Policy
+from waltz_env.algorithms.schedules import schedule_factor
 from waltz_env.errors import UsageError
 
 Example = tuple[Sequence[int], Sequence[int]]
@@ -81,16 +83,18 @@ def fit(
     )
     losses: list[float] = []
     for step, batch in zip(range(config.steps), _batches(examples, config), strict=False):
-        optimizer.param_groups[0]["lr"] = config.learning_rate * _decay(step, config)
+        factor = schedule_factor(step, "linear", warmup_steps=config.warmup_steps, total_steps=config.steps)
+        optimizer.param_groups[0]["lr"] = config.learning_rate * factor
         optimizer.zero_grad()
         total = sum(len(target) + config.prompt_weight * (len(prompt) - 1) for prompt, target in batch)
         loss = 0.0
-        for rows in _microbatches(batch, config.tokens_per_microbatch):
-            ids, weights = _collate(rows, config.prompt_weight, device)
+        lengths = [(len(prompt), len(target)) for prompt, target in batch]
+        for rows in microbatches(lengths, config.tokens_per_microbatch):
+            ids, weights = _collate([batch[i] for i in rows], config.prompt_weight, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
                 logits = forward(ids)
             part = _weighted_loss(logits, ids, weights) / total
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             loss += part.item()
         nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         optimizer.step()
@@ -141,12 +145,6 @@ def _layout(ids: Tensor) -> tuple[Tensor, Tensor]:
     return torch.ones_like(ids), torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
 
 
-def _decay(step: int, config: SupervisedConfig) -> float:
-    """Share of the learning rate at ``step``: linear warm-up, then linear to 0."""
-    warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
-    return warmup * (1.0 - step / config.steps)
-
-
 def _batches(examples: Sequence[Example], config: SupervisedConfig) -> Iterator[list[Example]]:
     """Batches without end, each of examples of about equal length, in a seeded order."""
     rng = np.random.default_rng(config.seed)
@@ -163,17 +161,6 @@ def _batches(examples: Sequence[Example], config: SupervisedConfig) -> Iterator[
         ]
         for k in rng.permutation(len(epoch)):
             yield [examples[i] for i in epoch[k]]
-
-
-def _microbatches(rows: list[Example], budget: int) -> Iterator[list[Example]]:
-    """Cuts a batch into runs of at most ``budget`` padded tokens, shortest rows first."""
-    rows = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
-    start = 0
-    for end, (prompt, target) in enumerate(rows):
-        if end > start and (end + 1 - start) * (len(prompt) + len(target)) > budget:
-            yield rows[start:end]
-            start = end
-    yield rows[start:]
 
 
 def _collate(rows: list[Example], prompt_weight: float, device: torch.device) -> tuple[Tensor, Tensor]:

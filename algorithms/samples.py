@@ -1,0 +1,108 @@
+"""From finished games to training rows: the only file among the algorithms that knows the game.
+
+Follows arXiv:2510.08240, sec. 4: of each game an agent learns from one of its turns at most. The feedback agent's is
+drawn uniformly; the conversation agent's is the draft c_0 or the last response c_T. The odds of the two are left open
+there; ``draft_probability`` is 0.5. ``rows="all"`` (every turn) and ``group="verdict"`` go beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Literal, get_args
+
+import numpy as np
+
+from waltz_env.algorithms.protocols import Sample
+from waltz_env.errors import UsageError, unknown_name
+from waltz_env.rewards import RewardWeights, score, setup
+from waltz_env.types import AGENTS, CONVERSATION, AgentID, Completion, Labels, Trajectory
+
+Rows = Literal["one", "all"]
+Group = Literal["prompt", "verdict"]
+
+
+def samples(
+    trajectories: Sequence[Trajectory],
+    weights: RewardWeights | str,
+    agent: AgentID,
+    rng: np.random.Generator,
+    *,
+    draft_probability: float = 0.5,
+    rows: Rows = "one",
+    group: Group = "prompt",
+) -> list[Sample]:
+    """The training rows of one agent, in the order of the games.
+
+    Games that the judge failed on are left out, and so are turns in which the agent sampled no token.
+
+    Args:
+        trajectories: finished games.
+        weights: of the feedback agent's reward, or the name of a set-up.
+        agent: whose rows.
+        rng: draws the turn where ``rows`` is ``"one"``.
+        draft_probability: of the draft c_0 instead of the last response, where a game has both.
+        rows: ``"one"`` turn of a game, or ``"all"`` turns.
+        group: which rows share a baseline, always within one agent and turn. ``"prompt"``: those of the same prompt.
+            ``"verdict"``: those whose state holds a latest response with the same labels (c_t for the feedback f_t,
+            c_{t-1} for the revision c_t; drafts, whose state holds no response, are all one group). A baseline by
+            verdict keeps an agent from being punished for states it did not bring about: without one, at lambda 0, a
+            satisfactory draft always pays the feedback agent less than average, whatever its flags.
+
+    Raises:
+        UsageError: the agent gave completions without token ids and log-probabilities, or an argument is unknown.
+    """
+    if agent not in AGENTS:
+        raise unknown_name("agent", agent, AGENTS)
+    if rows not in get_args(Rows):
+        raise unknown_name("choice of rows", rows, get_args(Rows))
+    if group not in get_args(Group):
+        raise unknown_name("group", group, get_args(Group))
+    weights = setup(weights)
+    found = []
+    for trajectory in trajectories:
+        if not trajectory.judged:
+            continue
+        completions = _completions(trajectory, agent)
+        rewards = score(trajectory, weights).of(agent)
+        turns = range(len(completions)) if rows == "all" else _draw(len(completions), agent, rng, draft_probability)
+        for turn in turns:
+            if completions[turn].token_ids != ():
+                key = (agent, turn, *_state(trajectory, agent, turn, group))
+                found.append(_sample(completions[turn], agent, rewards[turn], key))
+    return found
+
+
+def _completions(trajectory: Trajectory, agent: AgentID) -> list[Completion]:
+    turns = trajectory.responses if agent == CONVERSATION else trajectory.critiques
+    return [turn.completion for turn in turns]
+
+
+def _draw(turns: int, agent: AgentID, rng: np.random.Generator, draft_probability: float) -> list[int]:
+    """One turn out of ``turns`` as a list; an empty list where the agent had none."""
+    if turns <= 1:
+        return list(range(turns))
+    if agent == CONVERSATION:
+        return [0 if rng.random() < draft_probability else turns - 1]
+    return [int(rng.integers(turns))]
+
+
+def _state(trajectory: Trajectory, agent: AgentID, turn: int, group: Group) -> tuple[Hashable, ...]:
+    if group == "prompt":
+        return trajectory.prompt.id, trajectory.prompt.text
+    return (_latest_verdict(trajectory, turn - 1 if agent == CONVERSATION else turn),)
+
+
+def _latest_verdict(trajectory: Trajectory, t: int) -> Labels | None:
+    judgement = trajectory.responses[t].judgement if t >= 0 else None
+    return judgement.labels if judgement is not None else None
+
+
+def _sample(completion: Completion, agent: AgentID, reward: float, group: Hashable) -> Sample:
+    prompt_ids, token_ids, logprobs = completion.prompt_ids, completion.token_ids, completion.logprobs
+    if not prompt_ids or token_ids is None or logprobs is None or len(token_ids) != len(logprobs):
+        raise UsageError(
+            f"{agent} cannot be trained on its completions: a learner needs prompt_ids, token_ids and one "
+            "log-probability for each token, exactly as sampled, and scripted agents and chat servers give none. "
+            "Train an agent that keeps them, such as a TransformersAgent, or leave this agent frozen."
+        )
+    return Sample(prompt_ids, token_ids, logprobs, reward, group, completion.version)
