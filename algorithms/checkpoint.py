@@ -1,0 +1,102 @@
+"""Checkpoints on disk: named groups of tensors as safetensors, everything else as JSON. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from waltz_env.errors import CheckpointError, UsageError
+
+Tensors = dict[str, dict[str, Tensor]]
+
+META_FILE = "meta.json"
+TENSORS_FILE = "tensors.safetensors"
+FORMAT = 1
+_SEPARATOR = "::"
+
+
+def save(
+    folder: str | os.PathLike[str], tensors: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any], *, keep: int
+) -> None:
+    """Writes the checkpoint ``folder``: whole or not at all.
+
+    It is written next to its place and renamed, so an interruption leaves the earlier checkpoints as they were. Then of
+    the checkpoints beside it only the newest by name stay.
+
+    Args:
+        folder: of this checkpoint, such as ``checkpoints/step-00040``: names of one folder sort by age.
+        tensors: groups of named tensors: weights, optimiser, random states (uint8).
+        meta: what is not a tensor, as JSON values. States of NumPy generators are such.
+        keep: number of checkpoints to keep beside each other, 1 or more, this one included.
+
+    Raises:
+        UsageError: ``keep`` is below 1, a name holds ``::``, or ``meta`` is not JSON.
+    """
+    folder = Path(folder)
+    if keep < 1:
+        raise UsageError(f"keep must be 1 or more; got {keep}.")
+    flat = {
+        f"{group}{_SEPARATOR}{name}": tensor.detach().cpu().contiguous().clone()
+        for group, named in tensors.items()
+        for name, tensor in named.items()
+    }
+    if any(key.count(_SEPARATOR) != 1 for key in flat):
+        raise UsageError(f"Names of tensors and of their groups must not hold {_SEPARATOR!r}.")
+    try:
+        text = json.dumps({"format": FORMAT, "groups": list(tensors), "meta": meta}, indent=1)
+    except TypeError as error:
+        raise UsageError(f"A checkpoint's meta must be made of JSON values: {error}.") from error
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(flat, partial / TENSORS_FILE)
+    (partial / META_FILE).write_text(text, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    for old in _checkpoints(folder.parent)[:-keep]:
+        if old != folder:
+            shutil.rmtree(old)
+
+
+def load(folder: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
+    """Reads what ``save`` wrote: the groups of tensors, on the CPU, and the meta.
+
+    Raises:
+        CheckpointError: it is missing, incomplete, damaged, or of another version of this format.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"There is no checkpoint folder {folder}.")
+    missing = [name for name in (META_FILE, TENSORS_FILE) if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} is no complete checkpoint: it has no {' and no '.join(missing)}.")
+    try:
+        content = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+        flat = load_file(folder / TENSORS_FILE)
+    except (ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} is damaged ({error}). Delete it to resume from the one before.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} is not of checkpoint format {FORMAT}; it was written by another version.")
+    tensors: Tensors = {group: {} for group in content["groups"]}
+    for key, tensor in flat.items():
+        group, name = key.split(_SEPARATOR)
+        tensors[group][name] = tensor
+    return tensors, content["meta"]
+
+
+def latest(folder: str | os.PathLike[str]) -> Path | None:
+    """The newest checkpoint among those in ``folder``, by name; None where there is none."""
+    found = _checkpoints(Path(folder))
+    return found[-1] if found else None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob(f"*/{META_FILE}") if not path.parent.name.startswith("."))
