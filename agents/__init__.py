@@ -1,0 +1,37 @@
+"""Things that act in the game.
+
+What needs torch is imported on first use: scripted agents and templates work without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from waltz_env.agents.templates import TEMPLATES, Template, conversation_messages, feedback_messages
+
+if TYPE_CHECKING:
+    from waltz_env.agents.policy import Policy, full_policy, lora_policies
+    from waltz_env.agents.transformers_agent import TransformersAgent
+
+_NEED_TORCH = {
+    "Policy": "policy",
+    "TransformersAgent": "transformers_agent",
+    "full_policy": "policy",
+    "lora_policies": "policy",
+}
+
+__all__ = [
+    "TEMPLATES",
+    "Policy",
+    "Template",
+    "TransformersAgent",
+    "conversation_messages",
+    "feedback_messages",
+    "full_policy",
+    "lora_policies",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _NEED_TORCH:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_NEED_TORCH[name]}"), name)

@@ -1,0 +1,128 @@
+"""Ancestral sampling from a causal LM, with the exact ids and log-probabilities that a learner needs.
+
+A bare loop around the model's forward. Against ``generate`` of transformers it draws from a random stream of its own,
+keeps every log-probability, drops rows that have ended, and reads what all prompts begin with only once. Top-p and
+top-k are absent on purpose: policy-gradient samples must come from the full distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+COMPACT_BELOW = 0.75  # drop ended rows once fewer than this share still run: dropping copies the attention cache
+SHARE_FROM = 16  # tokens that all prompts must begin with before reading them apart pays
+
+
+class Sampled(NamedTuple):
+    """What was sampled for one prompt: ids, their log-probabilities in nats, and whether a stop token ended it."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stopped: bool
+
+
+@torch.inference_mode()
+def sample(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    uniforms: Tensor,
+    stop_ids: Sequence[int],
+    temperature: float,
+) -> list[Sampled]:
+    """Continues each prompt to a stop token or the limit, in one batch.
+
+    Every row follows uniform numbers of its own, so its neighbours change what it says through rounding alone.
+
+    Args:
+        model: a causal LM in evaluation mode.
+        prompts: ids; of any lengths from 1.
+        uniforms: numbers in [0, 1), shape (B, T), float64; T is the most tokens that are sampled.
+        stop_ids: ids that end a row; the one sampled is kept.
+        temperature: log-probabilities are of ``logits / temperature``; 0 takes the likeliest token and gives
+            log-probabilities of temperature 1.
+    """
+    count, limit = uniforms.shape
+    uniforms = uniforms.to(model.device)
+    stops = torch.tensor(stop_ids, device=model.device)
+    all_tokens = torch.zeros(count, limit, dtype=torch.int64, device=model.device)
+    all_logprobs = torch.zeros(count, limit, device=model.device)
+    lengths = torch.full((count,), limit, device=model.device)
+    stopped = torch.zeros(count, dtype=torch.bool, device=model.device)
+    rows = torch.arange(count, device=model.device)  # of the results, for each row still in the batch
+    cache, ids, mask = _read_shared_start(model, prompts)
+    for step in range(limit):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :],
+            past_key_values=cache,
+            logits_to_keep=1,
+            use_cache=True,
+        ).logits[:, -1]
+        tokens, logprobs = _draw(logits, uniforms[rows, step], temperature)
+        all_tokens[rows, step] = tokens
+        all_logprobs[rows, step] = logprobs
+        ending = rows[torch.isin(tokens, stops) & ~stopped[rows]]
+        lengths[ending] = step + 1
+        stopped[ending] = True
+        running = int((~stopped[rows]).sum())
+        if running == 0:
+            break
+        if running < COMPACT_BELOW * len(rows):
+            kept = (~stopped[rows]).nonzero().squeeze(-1)
+            cache.batch_select_indices(kept)
+            rows, tokens, mask = rows[kept], tokens[kept], mask[kept]
+        ids = tokens.unsqueeze(-1)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
+    return [
+        Sampled(tuple(row_tokens[:length]), tuple(row_logprobs[:length]), ended)
+        for row_tokens, row_logprobs, length, ended in zip(
+            all_tokens.tolist(), all_logprobs.tolist(), lengths.tolist(), stopped.tolist(), strict=True
+        )
+    ]
+
+
+def _draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """One token a row from logits (B, V) by inversion of the cumulative distribution; with its log-probability."""
+    distribution = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
+    if temperature == 0:
+        tokens = distribution.argmax(-1)
+    else:
+        cumulative = distribution.exp().cumsum(-1, dtype=torch.float64)
+        thresholds = uniforms.unsqueeze(-1) * cumulative[:, -1:]
+        tokens = torch.searchsorted(cumulative, thresholds, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+    return tokens, distribution.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def _read_shared_start(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor, Tensor]:
+    """A cache of what all prompts begin with, the rest padded on the left (B, L), and the mask of both (B, S + L).
+
+    The padding stands between the two; mask and explicit positions make it invisible. With a sliding window it would
+    count as distance, so there nothing is shared.
+    """
+    cache = DynamicCache(config=model.config)
+    shared = _shared_length(prompts) if len(prompts) > 1 else 0
+    if shared < SHARE_FROM or getattr(model.config, "sliding_window", None) is not None:
+        shared = 0
+    else:
+        start = torch.tensor([prompts[0][:shared]], device=model.device)
+        model(input_ids=start, past_key_values=cache, logits_to_keep=1, use_cache=True)
+        cache.batch_repeat_interleave(len(prompts))
+    length = max(len(prompt) for prompt in prompts) - shared
+    padding = [length - len(prompt) + shared for prompt in prompts]
+    ids = [[0] * pad + list(prompt[shared:]) for prompt, pad in zip(prompts, padding, strict=True)]
+    mask = [[1] * shared + [0] * pad + [1] * (length - pad) for pad in padding]
+    return cache, torch.tensor(ids, device=model.device), torch.tensor(mask, device=model.device)
+
+
+def _shared_length(prompts: Sequence[Sequence[int]]) -> int:
+    """How many ids all prompts begin with, leaving at least one of each."""
+    shortest = min(len(prompt) for prompt in prompts) - 1
+    columns = zip(*(prompt[:shortest] for prompt in prompts), strict=True)
+    return next((index for index, column in enumerate(columns) if len(set(column)) > 1), shortest)
