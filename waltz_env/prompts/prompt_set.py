@@ -1,0 +1,246 @@
+"""An immutable sequence of prompts: loaded, filtered, mixed, split, shuffled and saved as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+
+from waltz_env.errors import DataError, UsageError, UsageTypeError, unknown_name
+from waltz_env.files import atomic_path
+from waltz_env.prompts.jsonl import format_prompt, read_prompts
+from waltz_env.types import Kind, Prompt
+
+BUILTIN = ("builtin:train", "builtin:test")
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class PromptSet(Sequence[Prompt]):
+    """Prompts in a fixed order, no id twice. Every method returns a new set; nothing here keeps state.
+
+    ``PromptCursor`` walks a set epoch after epoch and can be saved.
+
+    >>> prompts = PromptSet.load("builtin:test")
+    >>> len(prompts) == len(prompts.harmful) + len(prompts.benign)
+    True
+
+    Args:
+        prompts: any iterable of prompts; kept as a tuple. An empty id means none.
+        name: where they come from, for messages; no part of equality.
+
+    Raises:
+        UsageError: two prompts have the same id.
+        UsageTypeError: an element is no ``Prompt``.
+    """
+
+    prompts: tuple[Prompt, ...]
+    name: str = field(default="", compare=False)
+
+    def __init__(self, prompts: Iterable[Prompt], name: str = "") -> None:
+        object.__setattr__(self, "prompts", tuple(prompts))
+        object.__setattr__(self, "name", name)
+        seen: set[str] = set()
+        for prompt in self.prompts:
+            if not isinstance(prompt, Prompt):
+                raise UsageTypeError(f"A PromptSet holds Prompt objects; got {prompt!r} ({type(prompt).__name__}).")
+            if prompt.id in seen:
+                raise UsageError(f"Two prompts have the id {prompt.id!r}; ids must be unique within a set, or empty.")
+            if prompt.id:
+                seen.add(prompt.id)
+
+    @classmethod
+    def load(cls, source: PromptSet | str | Path) -> PromptSet:
+        """Prompts from ``"builtin:train"``, ``"builtin:test"`` or a JSONL file; a set passes through.
+
+        Raises:
+            UsageError: no built-in set has that name.
+            DataError: the file is missing, empty, or a line of it is no prompt.
+        """
+        if isinstance(source, PromptSet):
+            return source
+        if not isinstance(source, str | Path):
+            raise UsageTypeError(
+                f"Prompts come from a PromptSet, a built-in name or a path; got {source!r} ({type(source).__name__})."
+            )
+        if isinstance(source, str) and source.startswith("builtin:"):
+            return cls(_read_builtin(source), source)
+        return cls(_read_file(Path(source)), str(source))
+
+    def save(self, path: str | Path) -> None:
+        """Writes the set as JSONL; ``path`` holds either what it held before or the whole set."""
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(self._bytes())
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> PromptSet: ...
+    def __getitem__(self, index: int | slice) -> Prompt | PromptSet:
+        return self._with(self.prompts[index]) if isinstance(index, slice) else self.prompts[index]
+
+    def __repr__(self) -> str:
+        return f"PromptSet({self.name!r}: {len(self.harmful)} harmful, {len(self.benign)} benign)"
+
+    @property
+    def harmful(self) -> PromptSet:
+        """The harmful ones."""
+        return self.filter(lambda prompt: prompt.kind is Kind.HARMFUL)
+
+    @property
+    def benign(self) -> PromptSet:
+        """The benign ones."""
+        return self.filter(lambda prompt: prompt.kind is Kind.BENIGN)
+
+    def category(self, name: str) -> PromptSet:
+        """Those of one category.
+
+        Raises:
+            UsageError: none is of that category.
+        """
+        chosen = self.filter(lambda prompt: prompt.category == name)
+        if not chosen:
+            raise unknown_name("category", name, {prompt.category for prompt in self})
+        return chosen
+
+    def filter(self, keep: Callable[[Prompt], bool]) -> PromptSet:
+        """Those that ``keep`` is true for, in order."""
+        return self._with(filter(keep, self.prompts))
+
+    def shuffle(self, seed: int) -> PromptSet:
+        """The same prompts in an order that depends on ``seed`` alone."""
+        return self._take(rng(seed).permutation(len(self)))
+
+    def split(
+        self, fraction: float, seed: int, *, by: Literal["topic"] | None = "topic"
+    ) -> tuple[PromptSet, PromptSet]:
+        """Two parts that share no prompt, the first of about ``fraction`` of them; order is kept within each.
+
+        Args:
+            fraction: of the prompts, in (0, 1).
+            seed: of the draw.
+            by: ``"topic"`` keeps prompts of one topic together, so that the parts share no topic and the fraction is
+                met as nearly as whole topics allow (a prompt without a topic stands for itself); None draws single
+                prompts.
+
+        Raises:
+            UsageError: the fraction is outside (0, 1), or a part would be empty.
+        """
+        if not 0 < fraction < 1:
+            raise UsageError(f"fraction must lie between 0 and 1; got {fraction}.")
+        if by not in ("topic", None):
+            raise UsageError(f"A set is split by='topic' or by=None; got by={by!r}.")
+        groups: dict[object, list[int]] = defaultdict(list)
+        for index, prompt in enumerate(self):
+            groups[(by and prompt.topic) or index].append(index)
+        shuffled = list(groups.values())
+        rng(seed).shuffle(shuffled)
+        first: set[int] = set()
+        for group in shuffled:
+            missing = fraction * len(self) - len(first)
+            if abs(missing - len(group)) < abs(missing):
+                first.update(group)
+        parts = [self._take(i for i in range(len(self)) if (i in first) is inside) for inside in (True, False)]
+        if not all(parts):
+            raise UsageError(
+                f"{len(self)} prompts in {len(groups)} group(s) cannot be split at {fraction} without an empty part; "
+                "use by=None, another fraction or more prompts."
+            )
+        return parts[0], parts[1]
+
+    @classmethod
+    def mix(cls, weights: Mapping[PromptSet, float], size: int, *, seed: int) -> PromptSet:
+        """A shuffled set of ``size`` prompts, drawn without repeats from several sets in proportion to ``weights``.
+
+        Shares are rounded by largest remainder, so they sum to ``size`` and none is off by one prompt or more.
+
+        >>> train = PromptSet.load("builtin:train")
+        >>> PromptSet.mix({train.harmful: 1, train.benign: 3}, 8, seed=0)
+        PromptSet('mix': 2 harmful, 6 benign)
+
+        Raises:
+            UsageError: a weight is not positive, a set is smaller than its share, or an id stands in two sets.
+        """
+        if not weights or not all(0 < weight < math.inf for weight in weights.values()):
+            raise UsageError(f"A mix needs sets with positive weights; got weights {list(weights.values())}.")
+        if size < 1:
+            raise UsageError(f"The size of a mix must be 1 or more; got {size}.")
+        shares = _shares(list(weights.values()), size)
+        generator = rng(seed)
+        drawn: list[Prompt] = []
+        for prompts, share in zip(weights, shares, strict=True):
+            if share > len(prompts):
+                raise UsageError(
+                    f"The mix needs {share} prompts of {prompts!r}, which has {len(prompts)}; prompts are not "
+                    "repeated. Lower the size or its weight."
+                )
+            drawn += prompts._take(generator.permutation(len(prompts))[:share])
+        return cls((drawn[i] for i in generator.permutation(size)), "mix")
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that depend on every prompt and on their order."""
+        return hashlib.sha256(self._bytes()).hexdigest()[:16]
+
+    def _bytes(self) -> bytes:
+        return b"".join(map(format_prompt, self.prompts))
+
+    def _with(self, prompts: Iterable[Prompt]) -> PromptSet:
+        return PromptSet(prompts, self.name)
+
+    def _take(self, indices: Iterable[int]) -> PromptSet:
+        return self._with(self.prompts[index] for index in indices)
+
+
+def rng(*seed: int) -> np.random.Generator:
+    """A generator for whole non-negative numbers, which together are the seed.
+
+    Raises:
+        UsageError: one of them is negative.
+    """
+    if any(part < 0 for part in seed):
+        raise UsageError(f"A seed must be 0 or more; got {seed[0]}.")
+    return np.random.default_rng(seed)
+
+
+def _read_builtin(source: str) -> list[Prompt]:
+    if source not in BUILTIN:
+        raise unknown_name("built-in prompt set", source, BUILTIN)
+    split = source.removeprefix("builtin:")
+    with (files("waltz_env.prompts") / "data" / f"{split}.jsonl").open("rb") as lines:
+        return read_prompts(lines, source, stem=split)
+
+
+def _read_file(path: Path) -> list[Prompt]:
+    try:
+        with path.open("rb") as lines:
+            prompts = read_prompts(lines, str(path), stem=path.stem)
+    except OSError as error:
+        known = " or ".join(map(repr, BUILTIN))
+        raise DataError(
+            f"Cannot read prompts from {str(path)!r}: {error.strerror}. Give a JSONL file, or {known}."
+        ) from error
+    if not prompts:
+        raise DataError(f"{path} holds no prompts; expected one JSON object with 'text' and 'kind' a line.")
+    return prompts
+
+
+def _shares(weights: Sequence[float], size: int) -> list[int]:
+    """Whole shares of ``size`` by largest remainder; ties go to the earlier set."""
+    exact = [size * weight / math.fsum(weights) for weight in weights]
+    shares = [math.floor(share) for share in exact]
+    by_remainder = sorted(range(len(weights)), key=lambda i: shares[i] - exact[i])
+    for i in by_remainder[: size - sum(shares)]:
+        shares[i] += 1
+    return shares
