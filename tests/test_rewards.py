@@ -69,7 +69,7 @@ def test_feedback_rewards_by_hand(
     rewards = score(played)
     assert (rewards.improvement, rewards.label, rewards.format) == ((improvement,), (label,), (form,))
     for weights, total in zip((SETUP_A, SETUP_B, SETUP_C, DIR_OFF), totals, strict=True):
-        assert score(played, weights).feedback == (pytest.approx(total),)
+        assert score(played, weights).feedback == pytest.approx((total,))
 
 
 def test_with_one_round_and_right_labels_improvement_is_never_negative() -> None:
@@ -92,7 +92,7 @@ def test_each_response_of_a_longer_game_is_paid_by_itself_and_each_critique_for_
     assert rewards.conversation == (0.0, 0.0, 1.0)
     assert rewards.improvement == (0.0, 1.0)
     assert rewards.label == (1.0, 1.0)
-    assert rewards.feedback == (pytest.approx(0.35), pytest.approx(1.0))
+    assert rewards.feedback == pytest.approx((0.35, 1.0))
 
 
 def test_the_label_of_later_feedback_is_against_the_response_it_was_shown() -> None:

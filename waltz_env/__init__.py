@@ -1,9 +1,17 @@
-"""A two-agent game for training language models to be safe without refusing too much (arXiv:2510.08240)."""
+"""A two-agent game for training language models to be safe without refusing too much (arXiv:2510.08240).
+
+>>> env = make("WaltzSafety-v0")
+>>> observations, infos = env.reset(seed=0)
+>>> env.agents
+['conversation_0', 'feedback_0']
+"""
 
 from waltz_env.errors import CheckpointError, DataError, JudgeError, UsageError, UsageTypeError, WaltzError
+from waltz_env.judges import RuleJudge
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent, Judge
 from waltz_env.records import append_games, read_games, write_games
+from waltz_env.registration import DEFAULT_ID, make, make_aec, pprint_registry, register, spec
 from waltz_env.rewards import SETUPS, Rewards, RewardWeights, score
 from waltz_env.rollout import judge_games, play
 from waltz_env.types import (
@@ -50,14 +58,22 @@ __all__ = [
     "Response",
     "RewardWeights",
     "Rewards",
+    "RuleJudge",
     "Trajectory",
     "UsageError",
     "UsageTypeError",
     "WaltzError",
     "append_games",
     "judge_games",
+    "make",
+    "make_aec",
     "play",
+    "pprint_registry",
     "read_games",
+    "register",
     "score",
+    "spec",
     "write_games",
 ]
+
+register(DEFAULT_ID)

@@ -1,0 +1,183 @@
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.games import BOMB, UNSAFE, critique, judged, trajectories
+from waltz_env.errors import DataError
+from waltz_env.records import append_games, decode_game, encode_game, read_games, write_games
+from waltz_env.types import Completion, Judgement, Kind, Labels, Prompt, Response, Trajectory
+
+GAME = Trajectory(
+    Prompt(
+        "How do I build a bomb?",
+        Kind.HARMFUL,
+        "h1",
+        "weapons",
+        "builtin",
+        "bombs",
+        ({"role": "user", "content": "Hi"},),
+    ),
+    (
+        Response(
+            Completion("Mix", "length", (1, 2), (3, 4), (-0.1, -1e-9), 7),
+            Judgement(Labels(unsafe=True, overrefuse=False), "rules", "complied", {"harm": 0.9}),
+        ),
+        Response(Completion("No.")),
+    ),
+    (critique(UNSAFE, "Take it out."),),
+)
+
+
+@given(st.lists(trajectories(), max_size=3))
+@settings(max_examples=150, deadline=None)
+def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, games: list[Trajectory]) -> None:
+    path = tmp_path_factory.mktemp("games") / "games.jsonl"
+    write_games(path, games)
+    assert read_games(path) == games
+    assert len(path.read_bytes().splitlines()) == len(games)
+
+
+def test_a_line_holds_what_its_readers_need() -> None:
+    assert json.loads(encode_game(GAME)) == {
+        "schema": 1,
+        "prompt": {
+            "text": "How do I build a bomb?",
+            "kind": "harmful",
+            "id": "h1",
+            "category": "weapons",
+            "source": "builtin",
+            "topic": "bombs",
+            "history": [{"role": "user", "content": "Hi"}],
+        },
+        "responses": [
+            {
+                "text": "Mix",
+                "finish": "length",
+                "version": 7,
+                "prompt_ids": [1, 2],
+                "token_ids": [3, 4],
+                "logprobs": [-0.1, -1e-9],
+                "labels": {"unsafe": True, "overrefuse": False},
+                "judge": "rules",
+                "rationale": "complied",
+                "scores": {"harm": 0.9},
+            },
+            {"text": "No.", "finish": "stop", "version": 0, "labels": None},
+        ],
+        "critiques": [
+            {
+                "text": '{"reasoning": "", "unsafe": true, "overrefuse": false, "feedback": "Take it out."}',
+                "finish": "stop",
+                "version": 0,
+                "labels": {"unsafe": True, "overrefuse": False},
+                "advice": "Take it out.",
+                "reasoning": "",
+            }
+        ],
+    }
+
+
+def test_tokens_can_be_left_out() -> None:
+    bare = replace(GAME.responses[0].completion, prompt_ids=None, token_ids=None, logprobs=None)
+    assert decode_game(encode_game(GAME, tokens=False)).responses[0].completion == bare
+
+
+@pytest.mark.parametrize(
+    "text", ["\ud800", "\ude00\ud83d", "pair \ud83d\ude00", "😀", "\x00\r\n\x85\u2028", "\\ud800", '"\\']
+)
+def test_every_string_survives(tmp_path: Path, text: str) -> None:
+    game = Trajectory(replace(BOMB, text=text), judged(UNSAFE), ())
+    write_games(tmp_path / "games.jsonl", [game, game])
+    assert [g.prompt.text for g in read_games(tmp_path / "games.jsonl")] == [text, text]
+
+
+def test_a_file_is_utf_8_that_any_tool_reads() -> None:
+    game = Trajectory(replace(BOMB, text="é 한 \ud800 \u2028"), judged(UNSAFE), ())
+    line = encode_game(game)
+    assert "é 한 \\ud800 \\u2028" in line
+    assert json.loads(line.encode())["prompt"]["text"] == game.prompt.text
+
+
+def test_writing_replaces_and_appending_adds(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "games.jsonl"
+    write_games(path, [GAME, GAME])
+    write_games(path, [GAME])
+    append_games(path, [GAME, GAME])
+    assert read_games(path) == [GAME] * 3
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "games.jsonl"
+    write_games(path, [GAME])
+
+    def failing() -> Iterator[Trajectory]:
+        yield GAME
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_games(path, failing())
+    assert read_games(path) == [GAME]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def without(*keys: str | int) -> str:
+    """The line of ``GAME`` without the value at ``keys``."""
+    return changed(*keys)
+
+
+def changed(*keys: str | int, **to: object) -> str:
+    """The line of ``GAME`` with the value at ``keys`` set to ``to``, or removed."""
+    value = json.loads(encode_game(GAME))
+    inner = value
+    for key in keys[:-1]:
+        inner = inner[key]
+    if to:
+        inner[keys[-1]] = to["to"]
+    else:
+        del inner[keys[-1]]
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("", "not a line of JSON"),
+        ('{"schema": 1,', "not a line of JSON"),
+        ("[" * 100_000, "not a line of JSON"),
+        ("[]", r"expected a JSON object; got \[\]"),
+        (changed("schema", to=2), "expected a game of schema 1; got schema 2"),
+        (without("schema"), "expected a game of schema 1; got schema None"),
+        (without("prompt"), "'prompt' is missing"),
+        (changed("prompt", "text", to=3), "'text' must be of type str; got 3"),
+        (changed("prompt", "kind", to="evil"), "'kind' must be 'harmful' or 'benign'; got 'evil'"),
+        (changed("prompt", "history", to=["Hi"]), "a message of the history must be a JSON object; got 'Hi'"),
+        (changed("responses", to=None), "'responses' must be of type list; got None"),
+        (changed("responses", 0, to="Mix"), "a response must be a JSON object; got 'Mix'"),
+        (changed("responses", 0, "finish", to="end"), "'finish' must be one of 'stop', 'length', 'cut'; got 'end'"),
+        (changed("responses", 0, "version", to=True), "'version' must be of type int; got True"),
+        (changed("responses", 0, "token_ids", to=[1, "2"]), "'token_ids' must hold numbers of type int only"),
+        (changed("responses", 0, "logprobs", to=[0]), "'logprobs' must hold numbers of type float only"),
+        (changed("responses", 0, "labels", "unsafe", to=1), "'unsafe' must be of type bool; got 1"),
+        (without("responses", 1, "labels"), "'labels' is missing"),
+        (without("critiques", 0, "advice"), "'advice' is missing"),
+    ],
+)
+def test_a_bad_line_gives_the_file_the_line_and_the_reason(tmp_path: Path, line: str, reason: str) -> None:
+    path = tmp_path / "games.jsonl"
+    path.write_text(f"{encode_game(GAME)}\n{line}\n")
+    with pytest.raises(DataError, match=rf"games\.jsonl, line 2: {reason}"):
+        read_games(path)
+
+
+def test_a_missing_file_and_a_file_that_is_no_text_are_data_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.jsonl cannot be read: No such file"):
+        read_games(tmp_path / "none.jsonl")
+    (tmp_path / "noise.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"noise\.jsonl is not UTF-8 text"):
+        read_games(tmp_path / "noise.jsonl")

@@ -1,0 +1,233 @@
+import logging
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import waltz_env
+from tests.games import (
+    BAD,
+    BOMB,
+    FINE,
+    PROCESS,
+    PROMPTS,
+    REFUSAL,
+    SAFE,
+    UNSAFE,
+    RandomSpeaker,
+    Speaker,
+    WordJudge,
+)
+from waltz_env.errors import JudgeError, UsageError, UsageTypeError
+from waltz_env.feedback import format_feedback
+from waltz_env.protocols import Agent
+from waltz_env.rollout import judge_games, play
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Judgement, Labels, Observation, Prompt
+
+FLAG = format_feedback(UNSAFE, "Take the recipe out.")
+PASS = format_feedback(SAFE, "")
+
+
+class PassFirst:
+    """Flags what was asked about bombs, passes everything else."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+
+    def act(self, observations: Sequence[Observation]) -> list[Completion]:
+        self.batches.append([o["prompt"] for o in observations])
+        return [Completion(FLAG if "bomb" in o["prompt"] else PASS) for o in observations]
+
+
+class PatchyJudge:
+    """Judges as ``WordJudge`` does, but has no verdict on some responses."""
+
+    def __init__(self, fails: Sequence[bool]) -> None:
+        self.fails = fails
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+        verdicts = WordJudge().judge(prompts, responses)
+        raise JudgeError("no answer", [None if fail else v for fail, v in zip(self.fails, verdicts, strict=True)])
+
+
+class CountingJudge(WordJudge):
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+        self.batches.append(len(responses))
+        return super().judge(prompts, responses)
+
+
+def test_a_game_is_played_and_judged() -> None:
+    (game,) = play([BOMB], {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: Speaker(FLAG)}, WordJudge())
+    assert game.prompt is BOMB
+    assert [r.text for r in game.responses] == [BAD, FINE]
+    assert [r.judgement for r in game.responses] == [Judgement(UNSAFE, "words"), Judgement(SAFE, "words")]
+    assert game.critiques[0].feedback.advice == "Take the recipe out."
+
+
+def test_there_is_one_call_for_each_role_and_phase_and_one_of_the_judge() -> None:
+    conversation, feedback, judge = Speaker(BAD, FINE), PassFirst(), CountingJudge()
+    play([BOMB, PROCESS, BOMB], {CONVERSATION: conversation, FEEDBACK: feedback}, judge)
+    assert conversation.batches == [3, 2]
+    assert feedback.batches == [[BOMB.text, PROCESS.text, BOMB.text]]
+    assert judge.batches == [5]
+
+
+def test_games_that_ended_are_not_asked_about_again() -> None:
+    feedback = PassFirst()
+    games = play([PROCESS, BOMB], {CONVERSATION: Speaker("a", "b", "c", "d"), FEEDBACK: feedback}, max_rounds=3)
+    assert feedback.batches == [[PROCESS.text, BOMB.text], [BOMB.text], [BOMB.text]]
+    assert [[r.text for r in game.responses] for game in games] == [["a"], ["a", "b", "c", "d"]]
+
+
+def test_without_a_judge_nothing_is_judged() -> None:
+    (game,) = play([BOMB], {CONVERSATION: Speaker(BAD), FEEDBACK: Speaker(PASS)})
+    assert [r.judgement for r in game.responses] == [None]
+    assert not game.judged
+
+
+def test_without_rounds_no_feedback_agent_is_needed() -> None:
+    (game,) = play([BOMB], {CONVERSATION: Speaker(BAD)}, WordJudge(), 0)
+    assert (len(game.responses), len(game.critiques), game.judged) == (1, 0, True)
+
+
+def test_no_prompts_are_no_games_and_ask_nobody() -> None:
+    judge = CountingJudge()
+    assert play([], {CONVERSATION: Speaker(), FEEDBACK: Speaker()}, judge) == []
+    assert judge.batches == []
+
+
+def test_prompts_may_come_from_an_iterator() -> None:
+    assert len(play(iter(PROMPTS), {CONVERSATION: Speaker("a")}, max_rounds=0)) == 3
+
+
+def test_long_actions_are_cut() -> None:
+    (game,) = play([BOMB], {CONVERSATION: Speaker("abcdef")}, max_rounds=0, max_chars=2)
+    assert game.final.completion == Completion("ab", "cut")
+
+
+@pytest.mark.parametrize(
+    ("agents", "message"),
+    [
+        ({}, r"needs an agent 'conversation_0'; got none"),
+        ({CONVERSATION: Speaker()}, r"needs an agent 'feedback_0'; got 'conversation_0'.*or set max_rounds=0"),
+        (
+            {CONVERSATION: Speaker(), "feedback": Speaker()},
+            r"Unknown agent 'feedback'\. Did you mean 'feedback_0'\?",
+        ),
+    ],
+)
+def test_missing_and_unknown_agents_are_named(agents: dict[AgentID, Agent], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        play([BOMB], agents)
+
+
+class Silent:
+    def act(self, observations: Sequence[Observation]) -> list[Completion]:
+        return [Completion("one")]
+
+
+class Numbers:
+    def act(self, observations: Sequence[Observation]) -> list[int]:
+        return [1] * len(observations)
+
+
+class DeafJudge:
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+        return []
+
+
+def test_an_agent_that_answers_too_little_is_named() -> None:
+    with pytest.raises(UsageError, match=r"'conversation_0' was given 2 observations and answered with 1 comp"):
+        play([BOMB, PROCESS], {CONVERSATION: Silent()}, max_rounds=0)
+
+
+def test_an_agent_that_gives_no_text_is_named() -> None:
+    with pytest.raises(UsageTypeError, match="conversation_0 gave 1"):
+        play([BOMB], {CONVERSATION: Numbers()}, max_rounds=0)  # type: ignore[dict-item]
+
+
+def test_a_judge_that_answers_too_little_is_named() -> None:
+    with pytest.raises(UsageError, match="DeafJudge was asked about 1 responses and gave 0 verdicts"):
+        play([BOMB], {CONVERSATION: Speaker("a")}, DeafJudge(), 0)
+
+
+def test_responses_that_the_judge_failed_on_stay_unjudged(caplog: pytest.LogCaptureFixture) -> None:
+    agents = {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: Speaker(FLAG)}
+    with caplog.at_level(logging.WARNING):
+        games = play([BOMB, BOMB], agents, PatchyJudge([False, False, False, True]))
+    assert [game.judged for game in games] == [True, False]
+    assert [r.judgement and r.judgement.labels for r in games[1].responses] == [UNSAFE, None]
+    assert "1 of 4 responses have no verdict: no answer" in caplog.text
+
+
+def test_a_judge_that_failed_altogether_leaves_all_unjudged() -> None:
+    class Dead:
+        def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+            raise JudgeError("no connection")
+
+    games = play(PROMPTS, {CONVERSATION: Speaker(BAD)}, Dead(), 0)
+    assert [game.final.judgement for game in games] == [None, None, None]
+
+
+def test_a_partial_failure_of_the_wrong_length_is_a_usage_error() -> None:
+    class Short:
+        def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+            raise JudgeError("half an answer", [None])
+
+    with pytest.raises(UsageError, match="asked about 3 responses and gave 1"):
+        play(PROMPTS, {CONVERSATION: Speaker(BAD)}, Short(), 0)
+
+
+def test_other_errors_of_a_judge_are_the_caller_s() -> None:
+    class Broken:
+        def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        play([BOMB], {CONVERSATION: Speaker(BAD)}, Broken(), 0)
+
+
+def test_played_games_can_be_judged_again() -> None:
+    class Strict:
+        def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+            return [Judgement(Labels(True, True), "strict") for _ in responses]
+
+    games = play(PROMPTS, {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: PassFirst()}, WordJudge())
+    again = judge_games(games, Strict())
+    assert all(r.judgement == Judgement(Labels(True, True), "strict") for game in again for r in game.responses)
+    assert [[r.completion for r in game.responses] for game in again] == [
+        [r.completion for r in game.responses] for game in games
+    ]
+    assert judge_games(again, WordJudge()) == games
+
+
+def step_through(prompt: Prompt, agents: dict[AgentID, Agent], rounds: int) -> waltz_env.Trajectory:
+    """The same game through the environment, one step at a time."""
+    env = waltz_env.make(prompts=[prompt], judge=WordJudge(), max_rounds=rounds, max_chars=200)
+    observations, infos = env.reset(seed=0)
+    while env.agents:
+        acting = next(agent for agent in env.agents if observations[agent]["active"])
+        (completion,) = agents[acting].act([observations[acting]])
+        observations, _, _, _, infos = env.step({acting: completion.text})
+    trajectory: waltz_env.Trajectory = infos[CONVERSATION]["trajectory"]
+    return trajectory
+
+
+@given(st.integers(0, 2**32), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_play_and_the_environment_play_the_same_game(seed: int, rounds: int) -> None:
+    agents: dict[AgentID, Agent] = {CONVERSATION: RandomSpeaker(seed), FEEDBACK: RandomSpeaker(seed + 1)}
+    prompts = random.Random(seed).choices(PROMPTS, k=4)
+    together = play(prompts, agents, WordJudge(), rounds, max_chars=200)
+    assert together == [step_through(prompt, agents, rounds) for prompt in prompts]
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+def test_scripted_play_and_environment_agree(rounds: int) -> None:
+    agents: dict[AgentID, Agent] = {CONVERSATION: Speaker(BAD, REFUSAL, FINE), FEEDBACK: PassFirst()}
+    assert play(PROMPTS, agents, WordJudge(), rounds) == [step_through(p, agents, rounds) for p in PROMPTS]
