@@ -19,7 +19,7 @@ train: $(TRAIN)  ## train both agents on the nano preset, then print the results
 	$(BIN)/waltz train --preset nano
 
 test: $(DEV)  ## run the default test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(DEV)  ## check style, formatting and types
 	$(BIN)/ruff check

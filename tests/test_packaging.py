@@ -21,15 +21,12 @@ BESIDE = ["CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml
 
 def files(folder: Path) -> dict[str, bytes]:
     """Each file below a folder by its relative path; links are not followed, caches left out."""
+    links = {path for path in folder.iterdir() if path.is_symlink()}
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and not through_link(path, folder)
+        if path.is_file() and "__pycache__" not in path.parts and links.isdisjoint(path.parents)
     }
-
-
-def through_link(path: Path, folder: Path) -> bool:
-    return any(parent.is_symlink() for parent in path.parents if parent.is_relative_to(folder))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +35,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("checkout")
     for name in BESIDE:
         shutil.copy(ROOT / name, copy)
-    for folder in FOLDERS:
+    for folder in [*FOLDERS, "tests"]:
         shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     return copy
 
