@@ -6,27 +6,38 @@ What needs torch is imported on first use: scripted agents and templates work wi
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from waltz_env.agents.scripted import AlwaysFlag, FollowAdvice, NeverFlag, OracleFeedback
 from waltz_env.agents.templates import TEMPLATES, Template, conversation_messages, feedback_messages
 
 if TYPE_CHECKING:
+    from waltz_env.agents.models import load_model
     from waltz_env.agents.policy import Policy, full_policy, lora_policies
+    from waltz_env.agents.smollm2 import load_smollm2
     from waltz_env.agents.transformers_agent import TransformersAgent
 
 _NEED_TORCH = {
     "Policy": "policy",
     "TransformersAgent": "transformers_agent",
     "full_policy": "policy",
+    "load_model": "models",
+    "load_smollm2": "smollm2",
     "lora_policies": "policy",
 }
 
 __all__ = [
     "TEMPLATES",
+    "AlwaysFlag",
+    "FollowAdvice",
+    "NeverFlag",
+    "OracleFeedback",
     "Policy",
     "Template",
     "TransformersAgent",
     "conversation_messages",
     "feedback_messages",
     "full_policy",
+    "load_model",
+    "load_smollm2",
     "lora_policies",
 ]
 

@@ -57,7 +57,7 @@ class PromptEncoder:
         for index, ids in enumerate(prompts):
             if len(ids) > self.max_tokens:
                 warnings.warn(
-                    f"A prompt of {len(ids)} tokens was shortened to {self.max_tokens}: its longest text lost the middle.",
+                    f"A prompt of {len(ids)} tokens was shortened to {self.max_tokens}: its longest text was cut.",
                     stacklevel=2,
                 )
                 prompts[index] = self._shortened(observations[index], chats[index], ids)

@@ -1,0 +1,30 @@
+"""Models and tokenizers from the Hugging Face hub or a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from waltz_env.errors import UsageError
+
+
+def load_model(
+    source: str | Path, *, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM in evaluation mode, and its tokenizer, padding on the left.
+
+    Args:
+        source: a name on the hub, or a folder as ``save_pretrained`` writes it.
+        dtype: of the weights.
+
+    Raises:
+        UsageError: nothing of that name can be loaded.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"No causal LM could be loaded from {str(source)!r}: {error}") from error
+    return model.eval(), tokenizer
