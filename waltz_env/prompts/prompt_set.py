@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal, overload
@@ -238,7 +239,8 @@ def _read_file(path: Path) -> list[Prompt]:
 
 def _shares(weights: Sequence[float], size: int) -> list[int]:
     """Whole shares of ``size`` by largest remainder; ties go to the earlier set."""
-    exact = [size * weight / math.fsum(weights) for weight in weights]
+    total = sum(map(Fraction, weights))
+    exact = [size * Fraction(weight) / total for weight in weights]
     shares = [math.floor(share) for share in exact]
     by_remainder = sorted(range(len(weights)), key=lambda i: shares[i] - exact[i])
     for i in by_remainder[: size - sum(shares)]:
