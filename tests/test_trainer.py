@@ -1,0 +1,218 @@
+"""The training loop on a tiny real model: what it leaves behind, who learns, exact continuation, stopping."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from games import WordJudge
+from tiny import tiny_model, tiny_tokenizer
+
+from waltz_env import CONVERSATION, FEEDBACK, CheckpointError, JudgeError, Kind, Prompt, PromptSet, UsageError
+from waltz_env.agents import Policy
+from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, play_held_out, single_model_stage, train
+from waltz_env.algorithms.run_log import read_metrics
+from waltz_env.presets import lora_pair
+from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
+from waltz_env.records import read_games
+from waltz_env.rewards import SETUP_A, SETUP_B
+
+LEARNER = ReinforcePPConfig(learning_rate=1e-2, min_reward_std=0.0)
+BOTH = Stage("both", 4, {CONVERSATION: LEARNER, FEEDBACK: LEARNER}, SETUP_B)
+FEEDBACK_ONLY = Stage("feedback", 2, {FEEDBACK: LEARNER}, SETUP_A)
+CONFIG = TrainConfig(games=4, rows="all", save_every=1, keep_checkpoints=10)
+PROMPTS = PromptSet([Prompt(f"Tell me {i}", Kind.HARMFUL if i % 2 else Kind.BENIGN, id=str(i)) for i in range(6)])
+
+
+SHORT = {CONVERSATION: conversation_messages, FEEDBACK: feedback_messages}
+
+
+class Pair(NamedTuple):
+    policies: dict
+    agents: dict
+
+
+def pair() -> Pair:
+    return Pair(
+        *lora_pair(tiny_model(), tiny_tokenizer(), templates=SHORT, rank=4, max_new_tokens=6, batch_size=4, seed=3)
+    )
+
+
+def run(folder: Path, stages: list[Stage], a: Pair | None = None, *, resume: bool = False, **changes: object) -> Pair:
+    a = a or pair()
+    arguments = {"judge": WordJudge(), "prompts": PROMPTS, "config": CONFIG} | changes
+    assert train(a.policies, a.agents, stages=stages, folder=folder, seed=5, resume=resume, **arguments)
+    return a
+
+
+def weights(policy: Policy) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in policy.state_dict().values()]).clone()
+
+
+def test_only_the_agents_that_a_stage_names_learn(tmp_path: Path) -> None:
+    a = pair()
+    before = {name: weights(policy) for name, policy in a.policies.items()}
+    run(tmp_path, [FEEDBACK_ONLY], a)
+    assert torch.equal(weights(a.policies[CONVERSATION]), before[CONVERSATION])
+    assert not torch.equal(weights(a.policies[FEEDBACK]), before[FEEDBACK])
+    assert (a.policies[CONVERSATION].version, a.policies[FEEDBACK].version) == (0, 2)
+
+
+def test_a_run_leaves_one_line_of_metrics_and_one_file_of_games_a_step(tmp_path: Path) -> None:
+    run(tmp_path, [FEEDBACK_ONLY, replace(BOTH, steps=1)])
+    lines = read_metrics(tmp_path)
+    assert [(line["step"], line["stage"]) for line in lines] == [(1, "feedback"), (2, "feedback"), (3, "both")]
+    assert sorted(path.name for path in tmp_path.glob("games-*")) == [f"games-0000{i}.jsonl" for i in (1, 2, 3)]
+    assert len(read_games(tmp_path / "games-00003.jsonl")) == 4
+    expected = {"games/r_c", "games/r_c_first", "games/format_rate", "reward/feedback", "reward/improvement"}
+    for agent in (CONVERSATION, FEEDBACK):
+        figures = ("kl", "entropy", "ratio_mean", "grad_norm", "act_tokens_per_second", "update_tokens_per_second")
+        expected |= {f"{agent}/{name}" for name in figures}
+    assert expected <= lines[-1].keys()
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_first_step_is_on_policy_with_ratio_one_and_no_divergence(tmp_path: Path) -> None:
+    run(tmp_path, [replace(BOTH, steps=1)])
+    (line,) = read_metrics(tmp_path)
+    for agent in (CONVERSATION, FEEDBACK):
+        assert line[f"{agent}/ratio_mean"] == pytest.approx(1.0, abs=1e-4)
+        assert line[f"{agent}/ratio_max"] == pytest.approx(1.0, abs=1e-3)
+        assert line[f"{agent}/kl"] == pytest.approx(0.0, abs=1e-5)
+        assert line[f"{agent}/staleness"] == 0
+
+
+@pytest.mark.parametrize("steps_before", [1, 2, 3, 5])
+def test_interrupted_training_continues_bit_for_bit(tmp_path: Path, steps_before: int) -> None:
+    stages = [FEEDBACK_ONLY, BOTH]
+    whole = run(tmp_path / "whole", stages)
+    run(tmp_path / "parts", stages)
+    for path in (tmp_path / "parts" / "checkpoints").iterdir():
+        if int(path.name.removeprefix("step-")) > steps_before:
+            for file in path.iterdir():
+                file.unlink()
+            path.rmdir()
+    continued = run(tmp_path / "parts", stages, resume=True)
+    for name in whole.policies:
+        assert torch.equal(weights(whole.policies[name]), weights(continued.policies[name]))
+        assert whole.policies[name].version == continued.policies[name].version
+        assert torch.equal(
+            whole.agents[name].state_dict()["generator"], continued.agents[name].state_dict()["generator"]
+        )
+    assert _without_times(tmp_path / "whole") == _without_times(tmp_path / "parts")
+    for path in (tmp_path / "whole").glob("games-*.jsonl"):
+        assert path.read_bytes() == (tmp_path / "parts" / path.name).read_bytes()
+
+
+def _without_times(folder: Path) -> list[dict[str, object]]:
+    return [{name: value for name, value in line.items() if "second" not in str(name)} for line in read_metrics(folder)]
+
+
+def test_ctrl_c_saves_after_the_step_and_the_run_goes_on_from_there(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", [BOTH])
+
+    class InterruptingJudge(WordJudge):
+        calls = 0
+
+        def judge(self, prompts, responses):  # type: ignore[no-untyped-def]
+            self.calls += 1
+            if self.calls == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().judge(prompts, responses)
+
+    a = pair()
+    rare = replace(CONFIG, save_every=100)
+    arguments = {"prompts": PROMPTS, "stages": [BOTH], "folder": tmp_path / "parts", "seed": 5, "config": rare}
+    assert not train(a.policies, a.agents, judge=InterruptingJudge(), **arguments)
+    assert [line["step"] for line in read_metrics(tmp_path / "parts")] == [1, 2]
+    with pytest.raises(KeyboardInterrupt):  # the usual handler is back
+        os.kill(os.getpid(), signal.SIGINT)
+        signal.pause()
+
+    b = pair()
+    assert train(b.policies, b.agents, judge=WordJudge(), resume=True, **arguments)
+    assert torch.equal(weights(whole.policies[FEEDBACK]), weights(b.policies[FEEDBACK]))
+
+
+def test_evaluation_during_training_changes_nothing_else(tmp_path: Path) -> None:
+    plain = run(tmp_path / "plain", [BOTH])
+    config = replace(CONFIG, evaluate_every=2)
+    watched = run(tmp_path / "watched", [BOTH], config=config, validation=PROMPTS)
+    assert torch.equal(weights(plain.policies[CONVERSATION]), weights(watched.policies[CONVERSATION]))
+    steps = [line["step"] for line in read_metrics(tmp_path / "watched") if "validation/asr" in line]
+    assert steps == [2, 4]
+
+
+def test_held_out_games_put_the_random_state_back() -> None:
+    a = pair()
+    before = a.agents[CONVERSATION].state_dict()["generator"].clone()
+    first = play_held_out(a.agents, WordJudge(), PROMPTS, 1)
+    assert torch.equal(a.agents[CONVERSATION].state_dict()["generator"], before)
+    assert play_held_out(a.agents, WordJudge(), PROMPTS, 1) == first
+
+
+def test_single_model_training_plays_no_feedback(tmp_path: Path) -> None:
+    run(tmp_path, [single_model_stage(LEARNER, steps=1)])
+    games = read_games(tmp_path / "games-00001.jsonl")
+    assert all(len(game.responses) == 1 and not game.critiques for game in games)
+
+
+def test_several_games_on_one_prompt_share_a_step(tmp_path: Path) -> None:
+    run(tmp_path, [replace(FEEDBACK_ONLY, steps=1)], config=replace(CONFIG, games=4, games_per_prompt=2))
+    ids = [game.prompt.id for game in read_games(tmp_path / "games-00001.jsonl")]
+    assert len(ids) == 4
+    assert len(set(ids)) == 2
+
+
+def test_games_without_a_verdict_are_counted_and_left_out(tmp_path: Path) -> None:
+    class HalfBlindJudge(WordJudge):
+        def judge(self, prompts, responses):  # type: ignore[no-untyped-def]
+            verdicts = super().judge(prompts, responses)
+            half = [None if prompt.harmful else v for prompt, v in zip(prompts, verdicts, strict=True)]
+            raise JudgeError("no answer for some", half)
+
+    run(tmp_path, [replace(FEEDBACK_ONLY, steps=1)], judge=HalfBlindJudge())
+    (line,) = read_metrics(tmp_path)
+    harmful = np.mean([game.prompt.harmful for game in read_games(tmp_path / "games-00001.jsonl")])
+    assert line["games/judge_error_rate"] == pytest.approx(harmful)
+    assert 0 < harmful < 1
+
+
+def test_a_judge_that_never_answers_ends_the_run_with_its_error(tmp_path: Path) -> None:
+    class BlindJudge:
+        def judge(self, prompts, responses):  # type: ignore[no-untyped-def]
+            raise JudgeError("down")
+
+    with pytest.raises(JudgeError, match="all 4 games of step 1"):
+        run(tmp_path, [BOTH], judge=BlindJudge())
+
+
+def test_resuming_with_other_settings_or_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No checkpoint"):
+        run(tmp_path, [BOTH], resume=True)
+    run(tmp_path, [replace(BOTH, steps=1)])
+    with pytest.raises(CheckpointError, match="other settings of stages"):
+        run(tmp_path, [BOTH], resume=True)
+
+
+def test_a_stage_must_train_agents_that_have_weights(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="trains no agent"):
+        run(tmp_path, [Stage("none", 1, {})])
+    a = pair()
+    with pytest.raises(UsageError, match="feedback_0"):
+        run(tmp_path, [FEEDBACK_ONLY], Pair({CONVERSATION: a.policies[CONVERSATION]}, a.agents))
+    with pytest.raises(UsageError, match="1 stages and 2 prompt sets"):
+        run(tmp_path, [BOTH], prompts=[PROMPTS, PROMPTS])
+
+
+def test_metrics_file_is_json_without_nan(tmp_path: Path) -> None:
+    run(tmp_path, [FEEDBACK_ONLY])
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in metrics"))

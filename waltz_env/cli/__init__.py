@@ -1,0 +1,58 @@
+"""The command line: ``waltz train``, ``waltz evaluate``, ``waltz play``. Made from the commands' dataclasses by tyro."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from waltz_env.cli.evaluate import Evaluate
+from waltz_env.cli.play import Play
+from waltz_env.cli.train import Train
+from waltz_env.errors import WaltzError
+from waltz_env.presets import PRESETS, preset
+
+DEFAULT_PRESET = "nano"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        The exit code: 0 done, 2 a usage error, 130 stopped by Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    errors = Console(stderr=True)
+    try:
+        command = tyro.cli(_commands(arguments), prog="waltz", description=__doc__, args=arguments)
+        return command.run()
+    except WaltzError as error:
+        errors.print(f"[bold red]{type(error).__name__}:[/] ", end="")
+        errors.print(str(error), markup=False, highlight=False)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _commands(arguments: Sequence[str]) -> type:
+    """The commands; the defaults of ``train`` are those of the preset that the arguments name."""
+    recipe = preset(_value(arguments, "--preset") or DEFAULT_PRESET).recipe
+    train = Annotated[Train, tyro.conf.subcommand("train", default=Train(recipe), description=_train_help())]
+    return train | Annotated[Evaluate, tyro.conf.subcommand("evaluate")] | Annotated[Play, tyro.conf.subcommand("play")]  # type: ignore[return-value]
+
+
+def _value(arguments: Sequence[str], flag: str) -> str | None:
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == flag:
+            return following
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}=")
+    return None
+
+
+def _train_help() -> str:
+    presets = "\n".join(f"  {name}: {each.summary}" for name, each in PRESETS.items())
+    return f"{Train.__doc__}\n\nPresets:\n{presets}"

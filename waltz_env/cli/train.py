@@ -1,0 +1,119 @@
+"""``waltz train``: trains a pair by a preset, evaluates it on held-out prompts, leaves everything in one folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from accelerate import Accelerator
+from rich.console import Console
+
+from waltz_env.algorithms import play_held_out, train
+from waltz_env.algorithms.saved_state import describe
+from waltz_env.cli.curves import draw_curves
+from waltz_env.cli.results import add_system, read_sets, show
+from waltz_env.errors import UsageError
+from waltz_env.evaluation import first_only
+from waltz_env.files import atomic_path
+from waltz_env.presets import Recipe, Workbench, preset
+from waltz_env.presets.run import CONFIG, read_recipe
+from waltz_env.records import write_games
+from waltz_env.types import Trajectory
+
+TRAINED = {"waltz": "trained_pair", "single-model": "single_model_rl"}
+
+
+@dataclass(frozen=True)
+class Train:
+    """Trains a pair and evaluates it on prompts that it never saw.
+
+    Attributes:
+        recipe: the settings.
+        out: the run's folder; a new one under ``runs/`` by default.
+        resume: folder of an interrupted run to continue exactly; its own settings hold, others are ignored.
+    """
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    out: Path | None = None
+    resume: Path | None = None
+
+    def run(self) -> int:
+        """Trains; see ``main`` for the exit code."""
+        console = Console()
+        start = time.perf_counter()
+        recipe = read_recipe(self.resume) if self.resume else self.recipe
+        folder = self.resume or self.out or _new_folder(recipe)
+        if not self.resume and (folder / CONFIG).exists():
+            raise UsageError(
+                f"{folder} holds a run already. Continue it with --resume {folder}, or choose another --out."
+            )
+        accelerator = Accelerator()
+        bench = preset(recipe.preset).build(recipe, folder, accelerator)
+        if accelerator.is_main_process:
+            with atomic_path(folder / CONFIG) as path:
+                path.write_text(json.dumps(describe(**vars(recipe)), indent=1) + "\n", encoding="utf-8")
+        if not read_sets(folder):
+            games = play_tests(bench, recipe, accelerator)
+            _report(folder, {"baseline": {name: first_only(each) for name, each in games.items()}}, recipe, accelerator)
+            if recipe.method == "waltz":
+                _report(folder, {"untrained_pair": games}, recipe, accelerator)
+        finished = train(
+            bench.policies,
+            bench.agents,
+            judge=bench.judge,
+            prompts=bench.prompts,
+            stages=recipe.stages(),
+            folder=folder,
+            config=recipe.loop,
+            seed=recipe.seed,
+            accelerator=accelerator,
+            validation=bench.validation,
+            resume=self.resume is not None and (folder / "checkpoints").exists(),
+        )
+        if not finished:
+            console.print(f"Stopped. Continue with: waltz train --resume {folder}", highlight=False)
+            return 130
+        _report(folder, {TRAINED[recipe.method]: play_tests(bench, recipe, accelerator)}, recipe, accelerator)
+        if accelerator.is_main_process:
+            for name, policy in bench.policies.items():
+                policy.save(folder / "weights" / name)
+            draw_curves(folder)
+            show(read_sets(folder), console)
+            console.print(f"{time.perf_counter() - start:.0f} s. Run folder: {folder}", highlight=False, soft_wrap=True)
+        return 0
+
+
+def play_tests(bench: Workbench, recipe: Recipe, accelerator: Accelerator) -> dict[str, list[Trajectory]]:
+    """The games of the current weights on every held-out set, ``test_samples`` a prompt."""
+    rounds = recipe.stages()[-1].max_rounds
+    return {
+        name: play_held_out(bench.agents, bench.judge, list(prompts) * recipe.test_samples, rounds, accelerator)
+        for name, prompts in bench.tests.items()
+    }
+
+
+def _report(
+    folder: Path, systems: Mapping[str, Mapping[str, list[Trajectory]]], recipe: Recipe, accelerator: Accelerator
+) -> None:
+    if not accelerator.is_main_process:
+        return
+    for system, games in systems.items():
+        for name, played in games.items():
+            write_games(folder / f"games-{name}-{system}.jsonl", played, tokens=False)
+        add_system(
+            folder,
+            system,
+            games,
+            {"preset": recipe.preset, "seed": recipe.seed, "temperature": 1.0, "samples_a_prompt": recipe.test_samples},
+        )
+
+
+def _new_folder(recipe: Recipe) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{recipe.preset}-{recipe.method}-seed{recipe.seed}-{stamp}"

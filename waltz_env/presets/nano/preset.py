@@ -1,0 +1,73 @@
+"""``--preset nano``: the laboratory model, its prompts, and the settings chosen on its validation split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
+from waltz_env.judges import RuleJudge
+from waltz_env.presets.nano import splits
+from waltz_env.presets.nano.templates import NEW_TOKENS, TEMPLATES
+from waltz_env.presets.nano.warm_start import NanoConfig, build
+from waltz_env.presets.pair import lora_pair
+from waltz_env.presets.recipe import Preset, Recipe, Workbench
+from waltz_env.prompts import PromptSet
+from waltz_env.rewards import RewardWeights
+
+BASE = "base"
+
+RECIPE = Recipe(
+    preset="nano",
+    stage_1_steps=40,
+    stage_2_steps=35,
+    stage_2_weights=RewardWeights(label=0.1),
+    feedback=ReinforcePPConfig(learning_rate=3e-3),
+    feedback_stage_2=ReinforcePPConfig(learning_rate=1e-3),
+    conversation=ReinforcePPConfig(learning_rate=2e-3),
+    loop=TrainConfig(games=128, rows="all"),
+    test_samples=4,
+)
+
+
+def build_workbench(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
+    """The warm-started model, kept in the run's folder so that nothing builds it twice, with two LoRA adapters."""
+    model, tokenizer = _base(recipe, folder / BASE, accelerator)
+    policies, agents = lora_pair(
+        model.to(accelerator.device),
+        tokenizer,
+        seed=recipe.seed,
+        process=accelerator.process_index,
+        templates=TEMPLATES,
+        max_new_tokens=NEW_TOKENS,
+        batch_size=256,
+    )
+    return Workbench(
+        policies=policies,
+        agents=agents,
+        judge=RuleJudge(),
+        prompts=PromptSet(splits.train()),
+        validation=PromptSet(splits.validation()),
+        tests={"combinations": PromptSet(splits.combinations()), "topics": PromptSet(splits.unseen_topics())},
+    )
+
+
+def _base(recipe: Recipe, folder: Path, accelerator: Accelerator) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if accelerator.is_main_process and not folder.exists():
+        bar = tqdm(total=NanoConfig().steps, desc="warm start")
+        model, tokenizer = build(recipe.seed, on_step=lambda _, loss: (bar.update(), bar.set_postfix(loss=loss)))
+        bar.close()
+        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        unfinished.rename(folder)
+    accelerator.wait_for_everyone()
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+PRESET = Preset("a laboratory model of 0.5 M parameters, built on the spot; minutes on a CPU", RECIPE, build_workbench)

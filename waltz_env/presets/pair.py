@@ -1,0 +1,54 @@
+"""A pair of agents on one model: one base in memory, two adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from waltz_env.agents import TEMPLATES, Policy, Template, TransformersAgent, lora_policies
+from waltz_env.types import AGENTS, AgentID
+
+NEW_TOKENS = 512  # a turn, as in arXiv:2510.08240
+
+
+def lora_pair(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int = 0,
+    process: int = 0,
+    rank: int = 16,
+    templates: Mapping[AgentID, Template] = TEMPLATES,
+    max_new_tokens: Mapping[AgentID, int] | int = NEW_TOKENS,
+    batch_size: int = 32,
+    sampling_dtype: torch.dtype | None = None,
+) -> tuple[dict[AgentID, Policy], dict[AgentID, TransformersAgent]]:
+    """Policies and agents of both roles, as two LoRA adapters on ``model``. At the start both are the model itself.
+
+    Args:
+        model: any causal LM.
+        tokenizer: its tokenizer, with a chat template.
+        seed: of the adapters' initial weights and of sampling.
+        process: index among the processes of one run, which start from equal weights and sample differently.
+        rank: of the adapters, on all linear layers.
+        templates: observation to chat messages, for each role.
+        max_new_tokens: of one action; one number, or one for each role.
+        batch_size: rows generated at a time.
+        sampling_dtype: precision of generation, where it is not the model's.
+    """
+    policies = lora_policies(model, tokenizer, rank=rank, seed=seed)
+    agents = {
+        name: TransformersAgent(
+            policies[name],
+            templates[name],
+            max_new_tokens=max_new_tokens if isinstance(max_new_tokens, int) else max_new_tokens[name],
+            seed=int(np.random.SeedSequence([seed, number, process]).generate_state(1)[0]),
+            batch_size=batch_size,
+            sampling_dtype=sampling_dtype,
+        )
+        for number, name in enumerate(AGENTS)
+    }
+    return policies, agents

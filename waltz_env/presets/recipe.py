@@ -1,0 +1,102 @@
+"""What a training run is made of: its settings (``Recipe``), and what a preset builds from them (``Workbench``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from accelerate import Accelerator
+
+from waltz_env.agents import Policy
+from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, single_model_stage, waltz_stages
+from waltz_env.prompts import PromptSet
+from waltz_env.protocols import Agent, Judge
+from waltz_env.rewards import SETUP_A, SETUP_B, RewardWeights
+from waltz_env.types import AgentID
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training run.
+
+    Attributes:
+        preset: models, prompts and judge, by name.
+        method: waltz trains the pair in two stages; single-model trains the conversation agent alone on R_c, without
+            feedback, for the steps of stage 2.
+        seed: of everything that is random.
+        stage_1_steps: steps in which the feedback agent learns alone.
+        stage_2_steps: steps in which both learn.
+        stage_1_weights: the feedback agent's reward in stage 1.
+        stage_2_weights: the feedback agent's reward in stage 2.
+        feedback: its learner in stage 1.
+        feedback_stage_2: its learner in stage 2.
+        conversation: the conversation agent's learner.
+        loop: settings of the training loop.
+        test_samples: games on each held-out prompt.
+        max_rounds: rounds of feedback and revision at most.
+    """
+
+    preset: str
+    method: Literal["waltz", "single-model"] = "waltz"
+    seed: int = 0
+    stage_1_steps: int = 312
+    stage_2_steps: int = 312
+    stage_1_weights: RewardWeights = SETUP_A
+    stage_2_weights: RewardWeights = SETUP_B
+    feedback: ReinforcePPConfig = field(default_factory=ReinforcePPConfig)
+    feedback_stage_2: ReinforcePPConfig = field(default_factory=ReinforcePPConfig)
+    conversation: ReinforcePPConfig = field(default_factory=ReinforcePPConfig)
+    loop: TrainConfig = field(default_factory=TrainConfig)
+    test_samples: int = 1
+    max_rounds: int = 1
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of ``method``."""
+        if self.method == "single-model":
+            return (single_model_stage(self.conversation, steps=self.stage_2_steps),)
+        return waltz_stages(
+            self.feedback,
+            self.conversation,
+            feedback_stage_2=self.feedback_stage_2,
+            steps=(self.stage_1_steps, self.stage_2_steps),
+            weights=(self.stage_1_weights, self.stage_2_weights),
+            max_rounds=self.max_rounds,
+        )
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What a preset builds: everything that ``train`` and an evaluation need.
+
+    Attributes:
+        policies: the trainable weights of each agent.
+        agents: who plays, with those weights.
+        judge: labels every response, in training and in evaluation.
+        prompts: to train on.
+        validation: held-out prompts that settings may be chosen on.
+        tests: held-out prompts for the results, by the name of the set.
+    """
+
+    policies: Mapping[AgentID, Policy]
+    agents: Mapping[AgentID, Agent]
+    judge: Judge
+    prompts: PromptSet
+    validation: PromptSet
+    tests: Mapping[str, PromptSet]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named way to train.
+
+    Attributes:
+        summary: one line for lists and help.
+        recipe: its default settings.
+        build: makes the workbench; the folder is the run's, where base models that were made on the spot are kept.
+    """
+
+    summary: str
+    recipe: Recipe
+    build: Callable[[Recipe, Path, Accelerator], Workbench]

@@ -1,0 +1,60 @@
+"""A run folder, read back: its settings, and its trained pair."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from accelerate import Accelerator
+from pydantic import TypeAdapter, ValidationError
+
+from waltz_env.algorithms import checkpoint
+from waltz_env.errors import CheckpointError, unknown_name
+from waltz_env.presets.recipe import Recipe, Workbench
+
+CONFIG = "config.json"
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The settings of the run in ``folder``.
+
+    Raises:
+        UsageError: there is no run; the nearest name beside it is suggested.
+        CheckpointError: its ``config.json`` does not hold the settings of a run.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        runs = [each.parent.name for each in folder.parent.glob(f"*/{CONFIG}")] if folder.parent.exists() else []
+        raise unknown_name(f"run in {folder.parent}:", folder.name, runs)
+    try:
+        return TypeAdapter(Recipe).validate_python(_untyped(json.loads(path.read_text(encoding="utf-8"))))
+    except (json.JSONDecodeError, ValidationError) as error:
+        raise CheckpointError(f"{path} does not hold the settings of a run: {error}") from error
+
+
+def load_run(folder: Path, accelerator: Accelerator) -> tuple[Recipe, Workbench]:
+    """The settings of a run and its workbench, with the weights of its newest checkpoint.
+
+    Raises:
+        UsageError: there is no run in ``folder``.
+        CheckpointError: the run has no checkpoint yet.
+    """
+    from waltz_env.presets import preset
+
+    recipe = read_recipe(folder)
+    newest = checkpoint.latest(folder / "checkpoints")
+    if newest is None:
+        raise CheckpointError(f"The run in {folder} has no checkpoint yet. Continue it: waltz train --resume {folder}")
+    bench = preset(recipe.preset).build(recipe, folder, accelerator)
+    tensors, meta = checkpoint.load(newest)
+    for name, policy in bench.policies.items():
+        policy.load_state_dict(tensors[f"policy/{name}"])
+        policy.version = meta["versions"][name]
+    return recipe, bench
+
+
+def _untyped(value):  # type: ignore[no-untyped-def]
+    """Without the ``type`` entries that name the classes of nested settings."""
+    if isinstance(value, dict):
+        return {key: _untyped(each) for key, each in value.items() if key != "type"}
+    return value
