@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, LoraModel
-from peft.tuners.lora import LoraLayer
+from peft import LoraConfig, LoraModel, PeftConfig
+from peft.tuners.lora import Linear, LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -72,7 +73,7 @@ class Policy:
         self.version = 0
         self._adapter = adapter
         self._reference = reference
-        self._layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        self._layers = [module for module in model.modules() if isinstance(module, Linear)]
 
     @property
     def device(self) -> torch.device:
@@ -94,11 +95,12 @@ class Policy:
             keep: number of positions, counted from the right, for which logits are computed.
             reference: of the frozen reference instead, without gradient.
         """
-        model, adapter = self.model, self._adapter
-        if reference and isinstance(self._reference, PreTrainedModel):
-            model = self._reference
-        elif reference:
-            adapter = self._reference
+        if not reference:
+            model, adapter = self.model, self._adapter
+        elif isinstance(self._reference, PreTrainedModel):
+            model, adapter = self._reference, None
+        else:
+            model, adapter = self.model, self._reference
         _switch(self._layers, adapter)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not reference):
             output = model(
@@ -224,7 +226,9 @@ def lora_policies(
         task_type="CAUSAL_LM",
         base_model_name_or_path=model.name_or_path or None,
     )
-    configs = {name: _plain_lora(adapters[name]) if name in adapters else copy.deepcopy(fresh) for name in names}
+    configs: dict[str, PeftConfig] = {
+        name: _plain_lora(adapters[name]) if name in adapters else copy.deepcopy(fresh) for name in names
+    }
     references = {name: f"{name}_reference" for name in adapters}
     configs |= {references[name]: copy.deepcopy(configs[name]) for name in adapters}
     with torch.random.fork_rng(devices=[]):
@@ -233,7 +237,7 @@ def lora_policies(
         tuner = LoraModel(model, configs, first)
         for name in others:
             tuner.inject_adapter(model, name)
-    _refuse_shared_targets(model)
+    _check_targets(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for name, folder in adapters.items():
@@ -256,7 +260,7 @@ def full_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, t
     return Policy(model, tokenizer, adapter=None, reference=reference, temperature=temperature)
 
 
-def _switch(layers: Sequence[LoraLayer], adapter: str | None) -> None:
+def _switch(layers: Sequence[Linear], adapter: str | None) -> None:
     """Turns ``adapter`` on, or all off. PEFT turns gradients of the others off along with it; here they stay."""
     trained = [parameter for layer in layers for parameter in layer.parameters() if parameter.requires_grad]
     for layer in layers:
@@ -305,11 +309,13 @@ def _plain_lora(folder: str | Path) -> LoraConfig:
     return config
 
 
-def _refuse_shared_targets(model: PreTrainedModel) -> None:
+def _check_targets(model: PreTrainedModel) -> None:
     """Merging changes a weight for every module that holds it, an adapter only for one: they must not differ."""
-    holders: dict[int, int] = {}
-    for _, parameter in model.named_parameters(remove_duplicate=False):
-        holders[id(parameter)] = holders.get(id(parameter), 0) + 1
+    holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     for name, module in model.named_modules():
-        if isinstance(module, LoraLayer) and holders[id(module.get_base_layer().weight)] > 1:
+        if isinstance(module, LoraLayer) and not isinstance(module, Linear):
+            raise UsageError(
+                f"{name} is no plain linear layer ({type(module).__name__}). Leave it out of `target_modules`."
+            )
+        if isinstance(module, Linear) and holders[id(module.get_base_layer().weight)] > 1:
             raise UsageError(f"{name} shares its weight with another module. Leave it out of `target_modules`.")

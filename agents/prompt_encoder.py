@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -51,9 +52,7 @@ class PromptEncoder:
             UsageError: the template alone is longer than ``max_tokens``.
         """
         chats = [self._messages(observation) for observation in observations]
-        prompts: list[list[int]] = self.tokenizer.apply_chat_template(
-            chats, add_generation_prompt=True, return_dict=False
-        )
+        prompts = self._ids(chats)
         for index, ids in enumerate(prompts):
             if len(ids) > self.max_tokens:
                 warnings.warn(
@@ -70,12 +69,17 @@ class PromptEncoder:
         ]
         return fold_system(messages) if self._folds else messages
 
+    def _ids(self, chats: Sequence[Sequence[Message]]) -> list[list[int]]:
+        render: Any = self.tokenizer.apply_chat_template
+        ids: list[list[int]] = render(chats, add_generation_prompt=True, return_dict=False)
+        return ids
+
     def _shortened(self, observation: Observation, chat: list[Message], ids: list[int]) -> list[int]:
         while len(ids) > self.max_tokens:
             letters = sum(len(message["content"]) for message in chat)
             observation = shorten(observation, math.ceil((len(ids) - self.max_tokens) * letters / len(ids)))
             chat = self._messages(observation)
-            ids = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+            (ids,) = self._ids([chat])
         return ids
 
 

@@ -98,10 +98,10 @@ class TransformersAgent:
         self._generator.set_state(state["generator"].cpu())
 
     def _completion(self, prompt: Sequence[int], sampled: Sampled) -> Completion:
-        said = sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids
+        said = list(sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids)
         on_policy = self.temperature in (None, self.policy.temperature)
         return Completion(
-            text=self.policy.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+            text=str(self.policy.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)),
             finish="stop" if sampled.stopped else "length",
             prompt_ids=tuple(prompt) if on_policy else None,
             token_ids=sampled.token_ids if on_policy else None,
@@ -119,7 +119,7 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     configured = model.generation_config.eos_token_id if model.generation_config else None
     found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
     chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "PROBE"}]
-    _, _, after = tokenizer.apply_chat_template(chat, tokenize=False).rpartition("PROBE")
+    _, _, after = str(tokenizer.apply_chat_template(chat, tokenize=False)).rpartition("PROBE")
     closing = tokenizer.encode(after, add_special_tokens=False)[:1]
     found |= set(closing) & set(tokenizer.all_special_ids)
     if not found - {None}:
