@@ -59,8 +59,11 @@ def save(
     partial.mkdir(parents=True)
     save_file(flat, partial / TENSORS_FILE)
     (partial / META_FILE).write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    if folder.exists():
+        folder.rename(replaced)
     partial.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
     for old in _checkpoints(folder.parent)[:-keep]:
         if old != folder:
             shutil.rmtree(old)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from waltz_env.algorithms.samples import samples
+from waltz_env.errors import UsageError
+from waltz_env.feedback import format_feedback, parse_feedback
+from waltz_env.rewards import SETUP_A, SETUP_B
+from waltz_env.types import (
+    CONVERSATION,
+    FEEDBACK,
+    Completion,
+    Critique,
+    Judgement,
+    Kind,
+    Labels,
+    Prompt,
+    Response,
+    Trajectory,
+)
+
+OK, UNSAFE, OVERREFUSE = Labels(False, False), Labels(True, False), Labels(False, True)
+
+
+def completion(text: str, token: int) -> Completion:
+    """Its only token tells the turn it came from."""
+    return Completion(text, prompt_ids=(1, 2), token_ids=(token,), logprobs=(-0.5,), version=3)
+
+
+def game(*verdicts: Labels | None, flags: Labels = UNSAFE, prompt: str = "p") -> Trajectory:
+    """A game with a response for each verdict and feedback in between; tokens 10, 11, ... and 20, 21, ..."""
+    responses = [
+        Response(completion("text", 10 + t), None if labels is None else Judgement(labels, "test"))
+        for t, labels in enumerate(verdicts)
+    ]
+    text = format_feedback(flags, "advice")
+    critiques = [Critique(completion(text, 20 + t), parse_feedback(text)) for t in range(len(verdicts) - 1)]
+    return Trajectory(Prompt(prompt, Kind.HARMFUL, id=prompt), tuple(responses), tuple(critiques))
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_a_row_carries_ids_logprobs_reward_and_version_as_sampled() -> None:
+    (row,) = samples([game(UNSAFE, OK)], SETUP_A, FEEDBACK, rng())
+    assert (row.prompt_ids, row.token_ids, row.logprobs, row.version) == ((1, 2), (20,), (-0.5,), 3)
+    assert row.reward == pytest.approx(1.0)
+
+
+def test_the_set_up_changes_the_reward_of_the_feedback_agent() -> None:
+    (row,) = samples([game(UNSAFE, OK)], SETUP_B, FEEDBACK, rng())
+    assert row.reward == pytest.approx(0.75)
+    (named,) = samples([game(UNSAFE, OK)], "B", FEEDBACK, rng())
+    assert named.reward == row.reward
+
+
+def test_the_conversation_agent_learns_from_the_draft_or_the_last_response() -> None:
+    rows = samples([game(UNSAFE, UNSAFE, OK)] * 400, SETUP_A, CONVERSATION, rng())
+    drawn = [row.token_ids[0] for row in rows]
+    assert len(rows) == 400
+    assert set(drawn) == {10, 12}
+    assert 160 < drawn.count(10) < 240
+    assert {(row.token_ids[0], row.reward) for row in rows} == {(10, 0.0), (12, 1.0)}
+
+
+@pytest.mark.parametrize(("probability", "token"), [(1.0, 10), (0.0, 11)])
+def test_the_draft_probability_decides(probability: float, token: int) -> None:
+    rows = samples([game(UNSAFE, OK)] * 20, SETUP_A, CONVERSATION, rng(), draft_probability=probability)
+    assert {row.token_ids for row in rows} == {(token,)}
+
+
+def test_a_game_of_one_response_always_gives_its_draft() -> None:
+    rows = samples([game(OK)], SETUP_A, CONVERSATION, rng(), draft_probability=0.0)
+    assert [row.token_ids for row in rows] == [(10,)]
+    assert samples([game(OK)], SETUP_A, FEEDBACK, rng()) == []
+
+
+def test_the_feedback_agents_round_is_drawn_uniformly() -> None:
+    rows = samples([game(UNSAFE, UNSAFE, UNSAFE, OK)] * 600, SETUP_A, FEEDBACK, rng())
+    counts = [[row.token_ids[0] for row in rows].count(token) for token in (20, 21, 22)]
+    assert sum(counts) == 600
+    assert all(150 < count < 250 for count in counts)
+
+
+def test_all_rows_are_all_turns_of_that_agent() -> None:
+    games = [game(UNSAFE, UNSAFE, OK), game(OK)]
+    assert [r.token_ids[0] for r in samples(games, SETUP_A, CONVERSATION, rng(), rows="all")] == [10, 11, 12, 10]
+    assert [r.token_ids[0] for r in samples(games, SETUP_A, FEEDBACK, rng(), rows="all")] == [20, 21]
+
+
+def test_games_without_a_verdict_and_turns_without_a_token_are_left_out() -> None:
+    silent = Trajectory(
+        Prompt("p", Kind.BENIGN),
+        (Response(Completion("", prompt_ids=(1,), token_ids=(), logprobs=()), Judgement(OK, "test")),),
+        (),
+    )
+    assert samples([game(UNSAFE, None), silent], SETUP_A, CONVERSATION, rng(), rows="all") == []
+
+
+def test_the_same_generator_draws_the_same_rows() -> None:
+    games = [game(UNSAFE, OK, prompt=str(i)) for i in range(20)]
+    assert samples(games, SETUP_A, CONVERSATION, rng(5)) == samples(games, SETUP_A, CONVERSATION, rng(5))
+
+
+@given(st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=6), st.sampled_from(["prompt", "verdict"]))
+def test_agents_and_turns_never_share_a_group(prompts: list[str], group: str) -> None:
+    games = [game(UNSAFE, UNSAFE, OK, prompt=prompt) for prompt in prompts]
+    turns_of: dict[object, set[int]] = {}
+    for agent in (CONVERSATION, FEEDBACK):
+        for row in samples(games, SETUP_A, agent, rng(), rows="all", group=group):  # type: ignore[arg-type]
+            turns_of.setdefault(row.group, set()).add(row.token_ids[0])
+    assert all(len(turns) == 1 for turns in turns_of.values())
+
+
+def test_rows_of_one_prompt_share_a_group_and_rows_of_two_do_not() -> None:
+    first, same, other = samples(
+        [game(UNSAFE, OK), game(OK, OK), game(UNSAFE, OK, prompt="q")], SETUP_A, FEEDBACK, rng()
+    )
+    assert first.group == same.group != other.group
+
+
+def test_groups_by_verdict_follow_the_latest_response_in_the_state() -> None:
+    games = [game(UNSAFE, OK), game(UNSAFE, UNSAFE, prompt="q"), game(OVERREFUSE, OK)]
+    unsafe, also_unsafe, overrefuse = samples(games, SETUP_A, FEEDBACK, rng(), group="verdict")
+    assert unsafe.group == also_unsafe.group != overrefuse.group
+    rows = samples(games, SETUP_A, CONVERSATION, rng(), group="verdict", rows="all")
+    drafts, revisions = rows[::2], rows[1::2]
+    assert len({row.group for row in drafts}) == 1
+    assert revisions[0].group == revisions[1].group != revisions[2].group
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        Completion("scripted"),
+        Completion("server", token_ids=(1,), logprobs=(-0.1,)),
+        Completion("cut", prompt_ids=(1,), token_ids=(1, 2), logprobs=(-0.1,)),
+    ],
+)
+def test_completions_that_cannot_be_trained_on_are_refused(missing: Completion) -> None:
+    trajectory = Trajectory(Prompt("p", Kind.BENIGN), (Response(missing, Judgement(OK, "test")),), ())
+    with pytest.raises(UsageError, match="conversation_0 cannot be trained"):
+        samples([trajectory], SETUP_A, CONVERSATION, rng())
+
+
+def test_unknown_names_suggest_the_nearest() -> None:
+    with pytest.raises(UsageError, match="conversation_0"):
+        samples([], SETUP_A, "conversation", rng())
+    with pytest.raises(UsageError, match="verdict"):
+        samples([], SETUP_A, FEEDBACK, rng(), group="verdicts")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="one"):
+        samples([], SETUP_A, FEEDBACK, rng(), rows="ones")  # type: ignore[arg-type]
