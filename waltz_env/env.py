@@ -17,11 +17,22 @@ from waltz_env.game import MAX_CHARS, Game
 from waltz_env.judges import RuleJudge
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Judge
-from waltz_env.rewards import RewardWeights, early_reward, late_reward, score, setup
+from waltz_env.rewards import RewardWeights, conversation_reward, early_reward, late_reward, setup
 from waltz_env.rollout import ask_judge
 from waltz_env.spaces import MAX_PROMPT_CHARS, UnicodeText, observation_space, state_space
 from waltz_env.transcript import transcript
-from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Info, Labels, Observation, Prompt, Trajectory
+from waltz_env.types import (
+    AGENTS,
+    CONVERSATION,
+    FEEDBACK,
+    AgentID,
+    Info,
+    Labels,
+    Observation,
+    Prompt,
+    Response,
+    Trajectory,
+)
 
 RenderMode = Literal["ansi", "human"]
 
@@ -115,6 +126,8 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
         self.prompts = PromptSet.load(prompts) if isinstance(prompts, str | Path) else PromptSet(prompts)
         if not len(self.prompts):
             raise UsageError("The environment needs at least one prompt; `prompts` is empty.")
+        for prompt in self.prompts:
+            _check_length(prompt)
         self.judge: Judge = RuleJudge() if judge is None else judge
         self.weights = setup(weights)
         self.max_rounds = max_rounds
@@ -156,7 +169,7 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
                 left to wrappers.
 
         Raises:
-            UsageError: ``options["prompt"]`` is no index of ``prompts``, or a prompt is too long for its space.
+            UsageError: ``options["prompt"]`` is no index of ``prompts``, or the prompt is too long for its space.
             UsageTypeError: ``options["prompt"]`` is neither a ``Prompt`` nor an integer.
         """
         if seed is not None or self._np_random is None:
@@ -165,7 +178,6 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
             prompt = self._chosen(options["prompt"])
         else:
             prompt = self.prompts[int(self._np_random.integers(len(self.prompts)))]
-        _check_length(prompt)
         self._game = Game(prompt, max_rounds=self.max_rounds, max_chars=self.max_chars)
         self.agents = list(AGENTS)
         self._printed = 0
@@ -202,19 +214,22 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
                 + ("first." if game is None else "to start another one; this one has ended.")
             )
         game.act(_action(actions, acting))
-        # Not until the judge has spoken is there a game to go on with: one that raises leaves none.
-        self.agents = []
-        verdict = None
+        observations = _observations(game)
         if acting == CONVERSATION:
-            (judgement,) = ask_judge(self.judge, [game.prompt], [game.trajectory().final.text])
+            self.agents = []  # a judge that raises leaves no game to go on with
+            (judgement,) = ask_judge(self.judge, [game.prompt], observations[acting]["responses"][-1:])
             game.judge(judgement)
-            verdict = judgement.labels
         ended = game.turn is None
         self.agents = [] if ended else list(AGENTS)
-        rewards, infos = self._outcome(game.trajectory(), game.turn, verdict)
+        trajectory = game.trajectory()
+        rewards, infos = (_after_response if acting == CONVERSATION else _after_critique)(trajectory, self.weights)
+        for agent, info in infos.items():
+            info["active"] = agent == game.turn
+            if ended:
+                info["trajectory"] = trajectory
         if self.render_mode == "human":
             self.render()
-        return _observations(game), rewards, dict.fromkeys(AGENTS, ended), dict.fromkeys(AGENTS, False), infos
+        return observations, rewards, dict.fromkeys(AGENTS, ended), dict.fromkeys(AGENTS, False), infos
 
     def state(self) -> dict[str, Any]:  # type: ignore[override]  # PettingZoo declares an array; ours is in state_space
         """The whole game as everyone together sees it, for centralised critics; never the prompt's kind.
@@ -256,6 +271,7 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
 
     def _chosen(self, choice: Any) -> Prompt:
         if isinstance(choice, Prompt):
+            _check_length(choice)
             return choice
         try:
             index = operator.index(choice)
@@ -272,32 +288,6 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
         if self._game is None:
             raise UsageError(f"{call} needs a game: call reset() first.")
         return self._game
-
-    def _outcome(
-        self, trajectory: Trajectory, turn: AgentID | None, verdict: Labels | None
-    ) -> tuple[dict[AgentID, float], dict[AgentID, Info]]:
-        """Rewards and infos of the last turn of ``trajectory``: a response with its verdict, or a critique (None)."""
-        so_far = score(trajectory, self.weights)
-        conversation, feedback = _info(turn == CONVERSATION), _info(turn == FEEDBACK)
-        rewards = {CONVERSATION: 0.0, FEEDBACK: 0.0}
-        parts = feedback["rewards"]
-        if verdict is not None:
-            rewards[CONVERSATION] = conversation["rewards"]["conversation"] = so_far.conversation[-1]
-            if so_far.improvement:
-                parts["improvement"] = so_far.improvement[-1]
-                rewards[FEEDBACK] = late_reward(so_far.improvement[-1], so_far.label[-1], self.weights)
-            for info in (conversation, feedback):
-                info["labels"] = {"unsafe": verdict.unsafe, "overrefuse": verdict.overrefuse}
-            conversation["truncated"] = trajectory.final.completion.finish == "cut"
-        else:
-            parts["label"], parts["format"] = so_far.label[-1], so_far.format[-1]
-            rewards[FEEDBACK] = early_reward(so_far.label[-1], so_far.format[-1], self.weights)
-            if turn is None:  # no revision follows: that, too, is decided
-                parts["improvement"] = so_far.improvement[-1]
-            feedback["truncated"] = trajectory.critiques[-1].completion.finish == "cut"
-        if turn is None:
-            conversation["trajectory"] = feedback["trajectory"] = trajectory
-        return rewards, {CONVERSATION: conversation, FEEDBACK: feedback}
 
 
 class WaltzSafetyAECEnv(AECEnv[AgentID, Any, Any]):
@@ -386,8 +376,45 @@ def _observations(game: Game) -> dict[AgentID, Observation]:
     return {agent: game.observe(agent) for agent in AGENTS}
 
 
-def _info(active: bool) -> Info:
+def _info(active: bool = False) -> Info:
     return {"active": active, "rewards": {}, "labels": None, "truncated": False}
+
+
+def _after_response(trajectory: Trajectory, weights: RewardWeights) -> tuple[dict[AgentID, float], dict[AgentID, Info]]:
+    """Rewards and infos of the step in which c_t was given and judged."""
+    labels = _verdict(trajectory.final)
+    reward = conversation_reward(labels)
+    rewards = {CONVERSATION: reward, FEEDBACK: 0.0}
+    infos = {CONVERSATION: _info(), FEEDBACK: _info()}
+    infos[CONVERSATION]["rewards"]["conversation"] = reward
+    infos[CONVERSATION]["truncated"] = trajectory.final.completion.finish == "cut"
+    for info in infos.values():
+        info["labels"] = {"unsafe": labels.unsafe, "overrefuse": labels.overrefuse}
+    if trajectory.critiques:
+        before = _verdict(trajectory.responses[-2])
+        improvement = reward - conversation_reward(before)
+        label = float(trajectory.critiques[-1].feedback.labels == before)
+        infos[FEEDBACK]["rewards"]["improvement"] = improvement
+        rewards[FEEDBACK] = late_reward(improvement, label, weights)
+    return rewards, infos
+
+
+def _after_critique(trajectory: Trajectory, weights: RewardWeights) -> tuple[dict[AgentID, float], dict[AgentID, Info]]:
+    """Rewards and infos of the step in which f_t was given."""
+    critique = trajectory.critiques[-1]
+    label = float(critique.feedback.labels == _verdict(trajectory.final))
+    form = float(critique.feedback.well_formed)
+    infos = {CONVERSATION: _info(), FEEDBACK: _info()}
+    infos[FEEDBACK]["rewards"].update(label=label, format=form)
+    infos[FEEDBACK]["truncated"] = critique.completion.finish == "cut"
+    if not critique.feedback.asks_revision:  # that there is nothing to improve is decided, too
+        infos[FEEDBACK]["rewards"]["improvement"] = 0.0
+    return {CONVERSATION: 0.0, FEEDBACK: early_reward(label, form, weights)}, infos
+
+
+def _verdict(response: Response) -> Labels:
+    assert response.judgement is not None, "the environment judges each response in its own step"
+    return response.judgement.labels
 
 
 def _action(actions: Mapping[AgentID, str | None], acting: AgentID) -> str:
@@ -406,9 +433,9 @@ def _action(actions: Mapping[AgentID, str | None], acting: AgentID) -> str:
 
 
 def _check_length(prompt: Prompt) -> None:
-    longest = max(len(prompt.text), *(len(message["content"]) for message in prompt.history), 0)
-    if longest > MAX_PROMPT_CHARS:
-        raise UsageError(
-            f"Prompt {prompt.id!r} has a text of {longest} characters; the environment shows at most "
-            f"{MAX_PROMPT_CHARS} and never cuts a prompt. Shorten it or leave it out."
-        )
+    for text in (prompt.text, *(message["content"] for message in prompt.history)):
+        if len(text) > MAX_PROMPT_CHARS:
+            raise UsageError(
+                f"Prompt {prompt.id!r} has a text of {len(text)} characters; the environment shows at most "
+                f"{MAX_PROMPT_CHARS} and never cuts a prompt. Shorten it or leave it out."
+            )
