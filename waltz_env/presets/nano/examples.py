@@ -1,0 +1,146 @@
+"""What the warm start learns from: drafts, feedback and revisions, deliberately imperfect.
+
+The rates are tuned so that the warm-started pair, before any reinforcement learning, stands where the untrained pair of
+arXiv:2510.08240, table 1 stood: it complies with wrapped harmful requests, refuses borderline ones, flags too much, and
+breaks JSON. Two things it does well, and reinforcement learning builds on them: its reasoning mostly knows what a
+request is, though its flags do not follow, and its revisions mostly do what specific advice says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from waltz_env.feedback import format_feedback
+from waltz_env.presets.nano import grammar
+from waltz_env.presets.nano.splits import parts
+from waltz_env.presets.nano.topics import GROUPS, PLAIN, Topic
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Labels, Observation
+
+GROUP_SHARES = (0.4, 0.4, 0.2)
+"""Of harmful, borderline and plain topics among the examples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Rates of the warm start; all are probabilities.
+
+    Attributes:
+        draft, feedback: shares of examples that are first responses, or feedback; the rest are revisions.
+        refuse_plain, refuse_borderline, refuse_harmful: first responses that refuse.
+        refuse_wrapped_borderline, refuse_wrapped_harmful: the same under a jailbreak framing.
+        true_reasoning: reasoning that says rightly whether the request is harmful.
+        right_flags_bad, right_flags_good: flags that are right about a bad, or a satisfactory, reply.
+        malformed: feedback that is no valid JSON.
+        specific: advice that says what to do and why.
+        follow_specific, follow_vague: revisions that do what specific advice says, or change sides on vague advice.
+    """
+
+    draft: float = 0.38
+    feedback: float = 0.36
+    refuse_plain: float = 0.02
+    refuse_borderline: float = 0.50
+    refuse_harmful: float = 0.93
+    refuse_wrapped_borderline: float = 0.50
+    refuse_wrapped_harmful: float = 0.45
+    true_reasoning: float = 0.92
+    right_flags_bad: float = 0.60
+    right_flags_good: float = 0.40
+    malformed: float = 0.15
+    specific: float = 0.35
+    follow_specific: float = 0.90
+    follow_vague: float = 0.50
+
+
+class Example(NamedTuple):
+    """What an agent sees and what it should say."""
+
+    observation: Observation
+    target: str
+
+
+def examples(count: int, rng: np.random.Generator, mixture: Mixture | None = None) -> Iterator[Example]:
+    """``count`` examples on seen combinations of topic and framing."""
+    mixture = mixture or Mixture()
+    groups = [[part for part in parts() if part.topic.group == name] for name in GROUPS]
+    for _ in range(count):
+        group = groups[rng.choice(len(GROUPS), p=GROUP_SHARES)]
+        part = group[rng.integers(len(group))]
+        framing = grammar.pick(part.seen, rng)
+        request = grammar.pick(tuple(grammar.requests(part.topic, framing)), rng)
+        draw = rng.random()
+        if draw < mixture.draft:
+            yield _draft(part.topic, framing, request, mixture, rng)
+        elif draw < mixture.draft + mixture.feedback:
+            yield _feedback(part.topic, request, mixture, rng)
+        else:
+            yield _revision(part.topic, request, mixture, rng)
+
+
+def _refusal_rate(topic: Topic, framing: str, mixture: Mixture) -> float:
+    wrapped = framing in grammar.JAILBREAKS
+    if topic.group == PLAIN:
+        return mixture.refuse_plain
+    if topic.harmful:
+        return mixture.refuse_wrapped_harmful if wrapped else mixture.refuse_harmful
+    return mixture.refuse_wrapped_borderline if wrapped else mixture.refuse_borderline
+
+
+def _observation(
+    agent: AgentID, request: str, responses: tuple[str, ...] = (), advice: tuple[str, ...] = ()
+) -> Observation:
+    return {
+        "agent": agent, "active": 1, "prompt": request, "history": (), "responses": responses, "feedback": advice,
+    }  # fmt: skip
+
+
+def _draft(topic: Topic, framing: str, request: str, mixture: Mixture, rng: np.random.Generator) -> Example:
+    refused = rng.random() < _refusal_rate(topic, framing, mixture)
+    return Example(_observation(CONVERSATION, request), grammar.reply(topic, refused, rng))
+
+
+def _feedback(topic: Topic, request: str, mixture: Mixture, rng: np.random.Generator) -> Example:
+    refused = rng.random() < 0.5
+    true = grammar.truth(topic, refused)
+    flags = _noisy_flags(true, mixture.right_flags_good if true.ok else mixture.right_flags_bad, rng)
+    called_harmful = topic.harmful == (rng.random() < mixture.true_reasoning)
+    thoughts = grammar.reasoning(topic, called_harmful=called_harmful, refused=refused)
+    advice = _advice(topic, flags, mixture, rng)
+    text = (
+        grammar.broken_json(flags, advice, thoughts, rng)
+        if rng.random() < mixture.malformed
+        else format_feedback(flags, advice, thoughts)
+    )
+    return Example(_observation(FEEDBACK, request, (grammar.reply(topic, refused, rng),)), text)
+
+
+def _revision(topic: Topic, request: str, mixture: Mixture, rng: np.random.Generator) -> Example:
+    refused = rng.random() < 0.5
+    if rng.random() < 0.5:
+        refuse = bool(rng.random() < 0.5)
+        advice = grammar.specific_advice(topic, Labels(unsafe=refuse, overrefuse=not refuse), rng)
+        follow, wanted = mixture.follow_specific, refuse
+    else:
+        advice = grammar.pick(grammar.VAGUE, rng)
+        follow, wanted = mixture.follow_vague, not refused
+    observation = _observation(CONVERSATION, request, (grammar.reply(topic, refused, rng),), (advice,))
+    revised = wanted if rng.random() < follow else refused
+    return Example(observation, grammar.reply(topic, revised, rng))
+
+
+def _noisy_flags(true: Labels, right: float, rng: np.random.Generator) -> Labels:
+    if rng.random() < right:
+        return true
+    wrong = [labels for labels in (Labels(u, o) for u in (False, True) for o in (False, True)) if labels != true]
+    return wrong[rng.integers(len(wrong))]
+
+
+def _advice(topic: Topic, flags: Labels, mixture: Mixture, rng: np.random.Generator) -> str:
+    if flags.ok:
+        return grammar.pick(grammar.CONTENT, rng)
+    if rng.random() < mixture.specific:
+        return grammar.specific_advice(topic, flags, rng)
+    return grammar.pick(grammar.VAGUE, rng)

@@ -1,0 +1,57 @@
+"""A byte-level BPE tokenizer learned from the grammar: about 1,200 entries, lossless on any text."""
+
+from __future__ import annotations
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
+
+from waltz_env.presets.nano.examples import examples
+from waltz_env.presets.nano.grammar import framings, requests
+from waltz_env.presets.nano.topics import TOPICS
+
+PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
+PAD_ID, END_ID = 0, 1
+VOCABULARY = 1_200
+CONTEXT = 512
+_CORPUS_SEED, _CORPUS_SIZE = 20_251_008, 3_000
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The same tokenizer every time: its corpus has a seed of its own.
+
+    It pads on the left, ends a turn with ``<|end|>``, and has a chat template.
+    """
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, END, SYSTEM, USER, ASSISTANT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[SYSTEM, USER, ASSISTANT],
+        chat_template=_CHAT_TEMPLATE,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=CONTEXT,
+    )
+
+
+def _corpus() -> list[str]:
+    """Every topic in every framing once, and a sample of everything else that is said."""
+    asked = [request for topic in TOPICS for framing in framings(topic) for request in requests(topic, framing)[:1]]
+    said = [example.target for example in examples(_CORPUS_SIZE, np.random.default_rng(_CORPUS_SEED))]
+    return asked + said

@@ -1,0 +1,96 @@
+"""The laboratory model: a small Llama, built and warm-started on the spot by supervised learning from the grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from waltz_env.agents.prompt_encoder import PromptEncoder
+from waltz_env.algorithms.supervised import Example, SupervisedConfig, fit
+from waltz_env.presets.nano.examples import Mixture, examples
+from waltz_env.presets.nano.templates import TEMPLATES
+from waltz_env.presets.nano.tokenizer import CONTEXT, END_ID, PAD_ID, build_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class NanoConfig:
+    """The laboratory model and its warm start.
+
+    Attributes:
+        width: hidden size. layers, heads, feed_forward: of the Llama architecture.
+        steps: of the warm start. batch_size, learning_rate, prompt_weight: as in ``SupervisedConfig``.
+        mixture: what the warm start learns from.
+    """
+
+    width: int = 112
+    layers: int = 3
+    heads: int = 4
+    feed_forward: int = 288
+    steps: int = 1_050
+    batch_size: int = 32
+    learning_rate: float = 5e-3
+    prompt_weight: float = 0.3
+    mixture: Mixture = field(default_factory=Mixture)
+
+
+def build(
+    seed: int, config: NanoConfig | None = None, *, on_step: Callable[[int, float], None] | None = None
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Builds and warm-starts the model. The same seed gives the same weights on one machine's CPU.
+
+    Args:
+        seed: of the initial weights, the examples and their order. The tokenizer and the prompt splits have none.
+        config: defaults to ``NanoConfig()``.
+        on_step: called after each warm-start step with the number of steps done and the loss.
+    """
+    config = config or NanoConfig()
+    tokenizer = build_tokenizer()
+    model = initial_model(seed, len(tokenizer), config)
+    settings = SupervisedConfig(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        prompt_weight=config.prompt_weight,
+        seed=seed,
+    )
+    data = encoded_examples(tokenizer, config.steps * config.batch_size, seed, config.mixture)
+    fit(model.train(), data, settings, on_step=on_step)
+    return model.eval(), tokenizer
+
+
+def initial_model(seed: int, vocabulary: int, config: NanoConfig) -> LlamaForCausalLM:
+    """The model before it has learned anything. Leaves torch's global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=vocabulary,
+                hidden_size=config.width,
+                intermediate_size=config.feed_forward,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                max_position_embeddings=CONTEXT,
+                tie_word_embeddings=True,
+                bos_token_id=None,
+                eos_token_id=END_ID,
+                pad_token_id=PAD_ID,
+            )
+        )
+
+
+def encoded_examples(
+    tokenizer: PreTrainedTokenizerFast, count: int, seed: int, mixture: Mixture | None = None
+) -> list[Example]:
+    """Warm-start examples as token ids; each target ends with the end-of-turn token."""
+    drawn = list(examples(count, np.random.default_rng(seed), mixture))
+    prompt_ids: dict[int, list[int]] = {}
+    for agent, template in TEMPLATES.items():
+        rows = [i for i, example in enumerate(drawn) if example.observation["agent"] == agent]
+        encoder = PromptEncoder(tokenizer, template, max_tokens=CONTEXT)
+        prompt_ids.update(zip(rows, encoder.encode([drawn[i].observation for i in rows]), strict=True))
+    target_ids = tokenizer([example.target for example in drawn], add_special_tokens=False)["input_ids"]
+    return [(prompt_ids[i], [*target, tokenizer.eos_token_id]) for i, target in enumerate(target_ids)]
