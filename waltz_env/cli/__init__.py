@@ -1,4 +1,4 @@
-"""The command line: ``waltz train``, ``waltz evaluate``, ``waltz play``. Made from the commands' dataclasses by tyro."""
+"""Trains, evaluates and plays pairs of language models that make each other safe and helpful."""
 
 from __future__ import annotations
 
@@ -55,4 +55,4 @@ def _value(arguments: Sequence[str], flag: str) -> str | None:
 
 def _train_help() -> str:
     presets = "\n".join(f"  {name}: {each.summary}" for name, each in PRESETS.items())
-    return f"{Train.__doc__}\n\nPresets:\n{presets}"
+    return f"{(Train.__doc__ or '').splitlines()[0]}\n\nPresets:\n{presets}"

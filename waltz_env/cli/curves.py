@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -51,7 +52,7 @@ def draw_curves(folder: Path) -> Path | None:
                 steps, values = zip(*points, strict=True)
                 axis.plot(steps, values, color=f"C{color}", alpha=0.25, linewidth=0.8)
                 axis.plot(steps, _moving_mean(values), color=f"C{color}", label=label)
-        for before, after in zip(lines, lines[1:], strict=False):
+        for before, after in pairwise(lines):
             if before["stage"] != after["stage"]:
                 axis.axvline(after["step"], color="grey", linestyle=":", linewidth=1)
         axis.set_title(title, fontsize=10)

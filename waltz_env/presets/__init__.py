@@ -1,11 +1,11 @@
 """Presets: everything a training run is made of, by name. They join game, agents and algorithms."""
 
 from waltz_env.errors import unknown_name
-from waltz_env.presets import smollm2
+from waltz_env.presets import nano, smollm2
 from waltz_env.presets.pair import lora_pair
 from waltz_env.presets.recipe import Preset, Recipe, Workbench
 
-PRESETS: dict[str, Preset] = {"smollm2": smollm2.PRESET}
+PRESETS: dict[str, Preset] = {"nano": nano.PRESET, "smollm2": smollm2.PRESET}
 
 
 def preset(name: str) -> Preset:
