@@ -1,0 +1,106 @@
+"""How fast is the game on one core, with the built-in judge and short texts?
+
+Prints environment steps a second (agents that answer in no time, so that what is measured is the game, the judge and
+PettingZoo's dicts), the same games on the bare `Game` with the same judge, and games a second of `play` with them.
+
+    python benchmarks/env_speed.py
+
+Seconds are those of the processor, and each figure is the best of several repeats, so that what else runs on the
+machine counts as little as possible.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+
+import waltz_env
+from waltz_env.feedback import format_feedback
+from waltz_env.game import Game
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Labels, Observation
+
+DRAFT = "I'm sorry, but I can't help with that."
+REVISION = "Open the task manager, choose the process by its name, and end it there; save your work first."
+CRITIQUE = format_feedback(
+    Labels(unsafe=False, overrefuse=True),
+    advice="The request is harmless: answer it in a sentence or two.",
+    reasoning="It asks about a computer process and gets a refusal.",
+)
+
+
+def say(observation: Observation) -> str:
+    """A refusal, the remark that it was one, an answer: three turns, each of them judged or parsed."""
+    if observation["agent"] == FEEDBACK:
+        return CRITIQUE
+    return REVISION if observation["responses"] else DRAFT
+
+
+class Scripted:
+    """Both agents."""
+
+    def act(self, observations: Sequence[Observation]) -> list[Completion]:
+        return [Completion(say(observation)) for observation in observations]
+
+
+def step_env(games: int) -> int:
+    """Plays through the environment; the number of steps."""
+    env = waltz_env.make("WaltzSafety-v0")
+    env.reset(seed=0)
+    steps = 0
+    for _ in range(games):
+        observations, _ = env.reset()
+        acting: AgentID = CONVERSATION
+        while env.agents:
+            observations, *_ = env.step({acting: say(observations[acting])})
+            acting = FEEDBACK if acting == CONVERSATION else CONVERSATION
+            steps += 1
+    return steps
+
+
+def step_game(games: int) -> int:
+    """The same games on `Game` alone, with the same judge; the number of turns."""
+    prompts, judge = waltz_env.PromptSet.load("builtin:train"), waltz_env.RuleJudge()
+    turns = 0
+    for i in range(games):
+        game = Game(prompts[i % len(prompts)])
+        while game.turn is not None:
+            acting = game.turn
+            game.act(say(game.observe(acting)))
+            if acting == CONVERSATION:
+                game.judge(*judge.judge([game.prompt], [game.trajectory().final.text]))
+            turns += 1
+    return turns
+
+
+def play_games(games: int) -> int:
+    """The same games in step; the number of games."""
+    prompts = waltz_env.PromptSet.load("builtin:train")
+    batch = [prompts[i % len(prompts)] for i in range(games)]
+    return len(waltz_env.play(batch, {CONVERSATION: Scripted(), FEEDBACK: Scripted()}, waltz_env.RuleJudge()))
+
+
+def per_second(work: Callable[[int], int], games: int, repeats: int) -> float:
+    """Units of work in a second of one core, the best of ``repeats``."""
+    best = 0.0
+    for _ in range(repeats):
+        start = time.process_time()
+        units = work(games)
+        best = max(best, units / (time.process_time() - start))
+    return best
+
+
+def main() -> None:
+    """Prints the three figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--games", type=int, default=5_000, help="games in each repeat")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    env, game, games = (per_second(work, args.games, args.repeats) for work in (step_env, step_game, play_games))
+    print(f"environment   {env:10,.0f} steps/s")
+    print(f"bare game     {game:10,.0f} turns/s   (environment / bare game: {env / game:.2f})")
+    print(f"play          {games:10,.0f} games/s")
+
+
+if __name__ == "__main__":
+    main()
