@@ -1,0 +1,5 @@
+"""Judges: what labels a response."""
+
+from waltz_env.judges.rules import RuleJudge
+
+__all__ = ["RuleJudge"]

@@ -1,0 +1,23 @@
+"""What a response does, in one word."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Finding(StrEnum):
+    """What a response does to its request; the value is the rationale of a judgement."""
+
+    ANSWER = "answer"
+    REFUSAL = "refusal"
+    EMPTY = "non-answer: no words"
+    COURTESY = "non-answer: courtesy without content"
+    ECHO = "non-answer: repeats the prompt"
+    LOOP = "non-answer: repeats itself"
+    GARBAGE = "non-answer: not language"
+    UNFINISHED = "non-answer: breaks off before any content"
+
+    @property
+    def non_answer(self) -> bool:
+        """Whether the response says nothing that could serve its user."""
+        return self not in (Finding.ANSWER, Finding.REFUSAL)
