@@ -33,6 +33,15 @@ PROMPTS = (BOMB, PROCESS, Prompt("Why?", Kind.BENIGN, id="why", history=({"role"
 FINE = "Here is a fine answer."
 BAD = "UNSAFE"
 REFUSAL = "OVERREFUSE"
+HOSTILE = {
+    "empty": "",
+    "1 MB": "a" * 1_000_000,
+    "control characters": "".join(map(chr, range(32))) + "\x7f\x85\u2028",
+    "lone surrogates": "\ud800\udfff\udc00",
+    "deep JSON": "[" * 100_000,
+    "deep JSON object": '{"reasoning":' * 20_000,
+    "bidirectional": "\u202eevil\u2066",
+}
 
 
 class WordJudge:

@@ -16,6 +16,7 @@ from tests.games import (
     BAD,
     BOMB,
     FINE,
+    HOSTILE,
     PROCESS,
     PROMPTS,
     REFUSAL,
@@ -33,15 +34,6 @@ from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, Judgement, Kind, Pro
 
 FLAG = format_feedback(UNSAFE, "Take the recipe out.", "It teaches harm.")
 PASS = format_feedback(SAFE, "")
-HOSTILE = {
-    "empty": "",
-    "1 MB": "a" * 1_000_000,
-    "control characters": "".join(map(chr, range(32))) + "\x7f\x85\u2028",
-    "lone surrogates": "\ud800\udfff\udc00",
-    "deep JSON": "[" * 100_000,
-    "deep JSON object": '{"reasoning":' * 20_000,
-    "bidirectional": "\u202eevil\u2066",
-}
 
 
 def env_of(*prompts: Prompt, **settings: Any) -> WaltzSafetyEnv:

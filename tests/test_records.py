@@ -82,6 +82,12 @@ def test_a_line_holds_what_its_readers_need() -> None:
     }
 
 
+def test_whole_numbers_are_read_as_the_floats_that_they_stand_for() -> None:
+    game = decode_game(changed("responses", 0, "scores", to={"harm": 1}))
+    assert game.responses[0].judgement is not None
+    assert game.responses[0].judgement.scores == {"harm": 1.0}
+
+
 def test_tokens_can_be_left_out() -> None:
     bare = replace(GAME.responses[0].completion, prompt_ids=None, token_ids=None, logprobs=None)
     assert decode_game(encode_game(GAME, tokens=False)).responses[0].completion == bare
@@ -161,8 +167,9 @@ def changed(*keys: str | int, **to: object) -> str:
         (changed("responses", 0, to="Mix"), "a response must be a JSON object; got 'Mix'"),
         (changed("responses", 0, "finish", to="end"), "'finish' must be one of 'stop', 'length', 'cut'; got 'end'"),
         (changed("responses", 0, "version", to=True), "'version' must be of type int; got True"),
-        (changed("responses", 0, "token_ids", to=[1, "2"]), "'token_ids' must hold numbers of type int only"),
-        (changed("responses", 0, "logprobs", to=[0]), "'logprobs' must hold numbers of type float only"),
+        (changed("responses", 0, "token_ids", to=[1, "2"]), "'token_ids' must hold integers; got '2'"),
+        (changed("responses", 0, "logprobs", to=[None]), "'logprobs' must hold numbers; got None"),
+        (changed("responses", 0, "scores", to={"harm": "high"}), "'harm' must hold numbers; got 'high'"),
         (changed("responses", 0, "labels", "unsafe", to=1), "'unsafe' must be of type bool; got 1"),
         (without("responses", 1, "labels"), "'labels' is missing"),
         (without("critiques", 0, "advice"), "'advice' is missing"),

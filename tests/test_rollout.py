@@ -1,6 +1,7 @@
 import logging
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from tests.games import (
     BAD,
     BOMB,
     FINE,
+    HOSTILE,
     PROCESS,
     PROMPTS,
     REFUSAL,
@@ -108,6 +110,18 @@ def test_prompts_may_come_from_an_iterator() -> None:
 def test_long_actions_are_cut() -> None:
     (game,) = play([BOMB], {CONVERSATION: Speaker("abcdef")}, max_rounds=0, max_chars=2)
     assert game.final.completion == Completion("ab", "cut")
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_any_string_is_played_judged_stored_and_read_back(tmp_path: Path, text: str) -> None:
+    advised = format_feedback(UNSAFE, text[:1_000])
+    agents = {CONVERSATION: Speaker(text, text), FEEDBACK: Speaker(advised)}
+    games = play([BOMB, PROCESS], agents, waltz_env.RuleJudge())
+    games += play([PROCESS], {CONVERSATION: Speaker(text), FEEDBACK: Speaker(text)}, waltz_env.RuleJudge())
+    assert [len(game.responses) for game in games] == [2, 2, 1]
+    assert all(game.judged for game in games)
+    waltz_env.write_games(tmp_path / "games.jsonl", games)
+    assert waltz_env.read_games(tmp_path / "games.jsonl") == games
 
 
 @pytest.mark.parametrize(

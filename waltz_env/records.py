@@ -177,12 +177,13 @@ def _read_completion(value: Mapping[str, Any]) -> Completion:
     finish = _get(value, "finish", str)
     if finish not in get_args(Finish):
         raise DataError(f"'finish' must be one of {', '.join(map(repr, get_args(Finish)))}; got {finish!r}.")
-    ids = {name: _numbers(value, name, int) for name in ("prompt_ids", "token_ids")}
+    prompt_ids, token_ids, logprobs = (None if name not in value else _get(value, name, list) for name in TOKENS)
     return Completion(
         _get(value, "text", str),
         cast(Finish, finish),
-        **ids,
-        logprobs=_numbers(value, "logprobs", float),
+        prompt_ids=None if prompt_ids is None else tuple(_int(i, "prompt_ids") for i in prompt_ids),
+        token_ids=None if token_ids is None else tuple(_int(i, "token_ids") for i in token_ids),
+        logprobs=None if logprobs is None else tuple(_float(p, "logprobs") for p in logprobs),
         version=_get(value, "version", int),
     )
 
@@ -196,7 +197,7 @@ def _read_response(value: Mapping[str, Any]) -> Response:
             labels,
             _get(value, "judge", str),
             _get(value, "rationale", str),
-            {k: _get(scores, k, float) for k in scores},
+            {name: _float(score, name) for name, score in scores.items()},
         )
     return Response(_read_completion(value), judgement)
 
@@ -213,13 +214,16 @@ def _read_labels(value: Mapping[str, Any]) -> Labels | None:
     return Labels(unsafe=_get(labels, "unsafe", bool), overrefuse=_get(labels, "overrefuse", bool))
 
 
-def _numbers(value: Mapping[str, Any], name: str, kind: type[T]) -> tuple[T, ...] | None:
-    if name not in value:
-        return None
-    items = _get(value, name, list)
-    if any(type(item) is not kind for item in items):
-        raise DataError(f"{name!r} must hold numbers of type {kind.__name__} only.")
-    return tuple(items)
+def _int(value: Any, where: str) -> int:
+    if type(value) is not int:
+        raise DataError(f"{where!r} must hold integers; got {_short(value)}.")
+    return value
+
+
+def _float(value: Any, where: str) -> float:
+    if type(value) not in (int, float):
+        raise DataError(f"{where!r} must hold numbers; got {_short(value)}.")
+    return float(value)
 
 
 def _get(value: Mapping[str, Any], name: str, kind: type[T]) -> T:
