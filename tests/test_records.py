@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.games import BOMB, UNSAFE, critique, judged, trajectories
 from waltz_env.errors import DataError
-from waltz_env.records import append_games, decode_game, encode_game, read_games, write_games
+from waltz_env.records import decode_game, encode_game, read_games, write_games
 from waltz_env.types import Completion, Judgement, Kind, Labels, Prompt, Response, Trajectory
 
 GAME = Trajectory(
@@ -109,12 +109,11 @@ def test_a_file_is_utf_8_that_any_tool_reads() -> None:
     assert json.loads(line.encode())["prompt"]["text"] == game.prompt.text
 
 
-def test_writing_replaces_and_appending_adds(tmp_path: Path) -> None:
+def test_writing_makes_folders_and_replaces_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "run" / "games.jsonl"
     write_games(path, [GAME, GAME])
     write_games(path, [GAME])
-    append_games(path, [GAME, GAME])
-    assert read_games(path) == [GAME] * 3
+    assert read_games(path) == [GAME]
     assert list(path.parent.iterdir()) == [path]
 
 

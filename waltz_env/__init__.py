@@ -10,7 +10,7 @@ from waltz_env.errors import CheckpointError, DataError, JudgeError, UsageError,
 from waltz_env.judges import RuleJudge
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent, Judge
-from waltz_env.records import append_games, read_games, write_games
+from waltz_env.records import read_games, write_games
 from waltz_env.registration import DEFAULT_ID, make, make_aec, pprint_registry, register, spec
 from waltz_env.rewards import SETUPS, Rewards, RewardWeights, score
 from waltz_env.rollout import judge_games, play
@@ -63,7 +63,6 @@ __all__ = [
     "UsageError",
     "UsageTypeError",
     "WaltzError",
-    "append_games",
     "judge_games",
     "make",
     "make_aec",

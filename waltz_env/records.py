@@ -52,13 +52,10 @@ def write_games(path: str | Path, trajectories: Iterable[Trajectory], *, tokens:
         trajectories: the games.
         tokens: whether token ids and log-probabilities are written, where there are any.
     """
-    with atomic_path(path) as temporary:
-        append_games(temporary, trajectories, tokens=tokens)
-
-
-def append_games(path: str | Path, trajectories: Iterable[Trajectory], *, tokens: bool = True) -> None:
-    """Adds games at the end of a file, which is made where it is missing. Arguments as of ``write_games``."""
-    with Path(path).open("a", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file,
+    ):
         for trajectory in trajectories:
             file.write(encode_game(trajectory, tokens=tokens) + "\n")
 
