@@ -35,5 +35,5 @@ def load_moments(optimizer: torch.optim.AdamW, parameters: Sequence[nn.Parameter
             f"The optimiser's state is of {len(found)} parameters and this policy has {len(shapes)}, or their shapes "
             "differ. Build the policy with the settings of the checkpoint."
         )
-    moments = {i: {key: state[f"{key}.{i}"] for key in _KEYS} for i in range(len(parameters)) if found}
+    moments = {i: {key: state[f"{key}.{i}"].clone() for key in _KEYS} for i in range(len(parameters)) if found}
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

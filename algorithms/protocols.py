@@ -44,7 +44,9 @@ class Policy(Protocol):
 
     temperature: float
     version: int
-    device: torch.device
+
+    @property
+    def device(self) -> torch.device: ...
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, in a fixed order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,18 @@ class BigramPolicy:
             probabilities = (self.table.detach()[tokens[-1]] / self.temperature).softmax(-1)
             tokens.append(int(torch.multinomial(probabilities, 1, generator=generator)))
         return tuple(tokens[1:])
+
+    def sample_rows(
+        self, prompts: Sequence[int], length: int, generator: torch.Generator
+    ) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+        """``length`` tokens after each prompt of one token, with their log-probabilities; all prompts at once."""
+        table = (self.table.detach() / self.temperature).log_softmax(-1)
+        tokens = [torch.tensor(prompts)]
+        for _ in range(length):
+            tokens.append(torch.multinomial(table[tokens[-1]].exp(), 1, generator=generator).squeeze(1))
+        logprobs = [table[before, after] for before, after in pairwise(tokens)]
+        columns = torch.stack(tokens[1:], dim=1).tolist(), torch.stack(logprobs, dim=1).tolist()
+        return [(tuple(ids), tuple(values)) for ids, values in zip(*columns, strict=True)]
 
     def row(self, prompt: Sequence[int], tokens: Sequence[int], reward: float, group: str = "") -> Sample:
         """A training row that this policy sampled just now."""

@@ -128,7 +128,7 @@ def test_aggregations_differ_where_lengths_do() -> None:
     tables = []
     for aggregation in ("sequence", "token"):
         learner = policy()
-        replace(CONFIG, aggregation=aggregation).build(learner).update(rows(learner))  # type: ignore[arg-type]
+        replace(CONFIG, aggregation=aggregation).build(learner).update(rows(learner))
         assert learner.table.grad is not None
         tables.append(learner.table.grad)
     assert not torch.allclose(tables[0], tables[1], atol=1e-3)
@@ -255,7 +255,7 @@ def test_policies_that_cannot_learn_are_refused() -> None:
     with pytest.raises(UsageError, match="temperature"):
         CONFIG.build(policy(temperature=0.0))
     frozen = policy()
-    frozen.parameters = list  # type: ignore[method-assign,assignment]
+    frozen.parameters = list  # type: ignore[method-assign]
     with pytest.raises(UsageError, match="no trainable parameters"):
         CONFIG.build(frozen)
 

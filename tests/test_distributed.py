@@ -1,0 +1,77 @@
+"""Two gloo processes on the CPU make the same update as one on the same rows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.accelerator import Accelerator
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
+
+from tests.bigram import BigramPolicy, random_table
+from waltz_env.algorithms.protocols import Metrics, Sample
+from waltz_env.algorithms.reinforce_pp import ReinforcePPConfig
+
+CONFIGS = {
+    "paper": ReinforcePPConfig(learning_rate=0.05),
+    "token": ReinforcePPConfig(learning_rate=0.05, aggregation="token", old_logprobs="trainer"),
+    "group": ReinforcePPConfig(learning_rate=0.05, baseline="group", kl_in="loss", epochs=2),
+    "micro": ReinforcePPConfig(learning_rate=0.05, tokens_per_microbatch=1),
+}
+SHARES = {"even": 4, "uneven": 1, "none": 0}
+"""How many of the eight rows the first process has."""
+
+
+def rows() -> list[Sample]:
+    """Eight rows of unequal length, in groups that any split cuts apart."""
+    policy = BigramPolicy(random_table(5))
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for i in range(8):
+        tokens = policy.sample((i % 5,), 1 + i % 4, generator)
+        found.append(policy.row((i % 5,), tokens, tokens.count(1) / len(tokens) + i, group=str(i % 2)))
+    return found
+
+
+def update(samples: list[Sample], config: ReinforcePPConfig, accelerator: Accelerator | None) -> tuple[Tensor, Metrics]:
+    """Two updates, so that the optimiser's state counts too."""
+    policy = BigramPolicy(random_table(5), random_table(5, 1))
+    if accelerator is not None and not accelerator.is_main_process:
+        policy.table.data.zero_()  # a process that started from other weights gets those of the first
+    learner = config.build(policy, accelerator)
+    learner.update(samples)
+    metrics = learner.update(samples)
+    return policy.table.detach(), metrics
+
+
+def worker(rank: int, folder: str) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS="1")
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    results = {}
+    for name, config in CONFIGS.items():
+        for share, count in SHARES.items():
+            mine = rows()[:count] if rank == 0 else rows()[count:]
+            results[f"{name}-{share}"] = update(mine, config, accelerator)
+    results["nobody"] = update([], CONFIGS["paper"], accelerator)
+    torch.save(results, Path(folder) / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
+    spawn(worker, (str(tmp_path),), nprocs=2)
+    for rank in (0, 1):
+        results = torch.load(tmp_path / f"{rank}.pt")
+        for name, config in CONFIGS.items():
+            table, metrics = update(rows(), config, None)
+            for share in SHARES:
+                their_table, their_metrics = results[f"{name}-{share}"]
+                assert torch.allclose(their_table, table, rtol=0, atol=1e-6), f"{name}, {share}"
+                assert their_metrics == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+        table, metrics = results["nobody"]
+        assert torch.equal(table, random_table(5))
+        assert metrics["skipped"] == 1
