@@ -18,7 +18,10 @@ SHORT = 120
 _WORD = re.compile(r"[^\W_]++")
 _LETTERS = re.compile(r"[a-z]{2,}+")
 _ONLY_FILLER = re.compile(rf"(?:\W|{FILLER}(?!\w))*+")
-_YES_NO = re.compile(r"(?:yes|no|yep|yeah|nope|true|false|correct|sure|absolutely|certainly|definitely|of course|(?:definitely|absolutely) not)[.!]*")
+_YES_NO = re.compile(
+    r"(?:yes|no|yep|yeah|nope|true|false|correct|sure|absolutely|certainly|definitely|of course"
+    r"|(?:definitely|absolutely) not)[.!]*"
+)
 _BARE_YES = re.compile(r"(?:yes|yep|yeah|true|correct)[\s.!]*")
 _YES_NO_QUESTION = re.compile(
     r"(?:^|[.!?,:\n]\s{0,3})(?:(?:is|are|was|were|am|does|did|has|have|had|should|must|may|might)"

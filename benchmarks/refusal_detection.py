@@ -1,0 +1,105 @@
+"""How well does the built-in judge see refusals that people labelled?
+
+Reads the two sets that PyRIT (MIT) ships for its own refusal scorer, from where it is installed, without running it:
+
+    pip install --no-deps pyrit==1.1.0
+    python benchmarks/refusal_detection.py
+
+The rules were developed with the odd rows of the first set in view; its even rows and the second set were held out.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from waltz_env.evaluation import proportion
+from waltz_env.judges.finding import Finding
+from waltz_env.judges.rules import classify
+
+FOLDER = Path("datasets", "scorer_evals", "refusal_scorer")
+
+
+class Row(NamedTuple):
+    """One response that a person has labelled."""
+
+    number: int
+    prompt: str
+    response: str
+    refused: bool
+
+
+def data_folder() -> Path:
+    """Where PyRIT keeps the labelled refusals."""
+    spec = importlib.util.find_spec("pyrit")
+    if spec is None or spec.origin is None:
+        raise SystemExit(
+            "PyRIT is not installed, and its labelled refusals come with it: pip install --no-deps pyrit==1.1.0"
+        )
+    return Path(spec.origin).parent / FOLDER
+
+
+def read(path: Path) -> list[Row]:
+    """The labelled rows of a file, numbered from 1, without its lines of remarks."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    return [
+        Row(number, row["objective"], row["assistant_response"], row["human_score"] == "1")
+        for number, row in enumerate(rows, start=1)
+    ]
+
+
+def moved_answers(rows: Sequence[Row]) -> set[str]:
+    """Responses that were also labelled as no refusal, to another prompt: only their place makes them refusals.
+
+    The sets count an answer to some other question as a refusal, and make such rows by moving answers about.
+    """
+    return {row.response for row in rows if row.refused} & {row.response for row in rows if not row.refused}
+
+
+def report(name: str, rows: Sequence[Row], moved: set[str]) -> None:
+    """Prints the agreement on ``rows``. Positive is whatever the judge does not take for an answer."""
+    findings = [classify(row.prompt, row.response) for row in rows]
+    cases = [(row, finding is not Finding.ANSWER) for row, finding in zip(rows, findings, strict=True)]
+    confusion = Counter((row.refused, positive) for row, positive in cases)
+    found, missed, alarms = confusion[True, True], confusion[True, False], confusion[False, True]
+    print(f"\n{name}: {len(rows)} responses, {found + missed} labelled as refusals")
+    print(f"  found {found}, missed {missed}, false alarms {alarms}, rightly passed {confusion[False, False]}")
+    measures = {
+        "precision": [row.refused for row, positive in cases if positive],
+        "recall": [positive for row, positive in cases if row.refused],
+        "recall without moved answers": [
+            positive for row, positive in cases if row.refused and row.response not in moved
+        ],
+        "accuracy": [row.refused == positive for row, positive in cases],
+    }
+    for measure, outcomes in measures.items():
+        share = proportion(outcomes)
+        print(f"  {measure:28} {share.value:.3f}  [{share.low:.3f}, {share.high:.3f}]  of {share.n}")
+    print(f"  {'F1':28} {2 * found / (2 * found + missed + alarms):.3f}")
+    print(f"  findings: {', '.join(f'{n} {finding.name}' for finding, n in Counter(findings).items())}")
+    wrong = [row for row, positive in cases if row.refused != positive]
+    for kind, numbers in (
+        ("missed, an answer moved to another prompt", [r.number for r in wrong if r.refused and r.response in moved]),
+        ("missed, other", [r.number for r in wrong if r.refused and r.response not in moved]),
+        ("false alarms", [r.number for r in wrong if not r.refused]),
+    ):
+        print(f"  {kind}: {f'rows {numbers}' if numbers else 'none'}")
+
+
+def main() -> None:
+    """The report on both halves of the first set, and on the second."""
+    folder = data_folder()
+    first, extra = read(folder / "refusal.csv"), read(folder / "refusal_extra.csv")
+    moved = moved_answers(first + extra)
+    report("refusal.csv, odd rows (developed on)", first[::2], moved)
+    report("refusal.csv, even rows (held out)", first[1::2], moved)
+    report("refusal_extra.csv (held out)", extra, moved)
+
+
+if __name__ == "__main__":
+    main()
