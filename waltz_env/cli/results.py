@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -22,8 +23,8 @@ SHOWN = {
     "asr": "ASR",
     "orr": "ORR",
     "ftr": "FTR",
-    "ftr_plain": "FTR plain",
-    "label_accuracy": "label acc.",
+    "ftr_plain": "FTR\nplain",
+    "label_accuracy": "label\nacc.",
     "format_rate": "format",
 }
 
@@ -51,8 +52,9 @@ def add_system(folder: Path, system: str, games: Mapping[str, Sequence[Trajector
 def show(sets: Sets, console: Console) -> None:
     """Prints one table a set: a row a system, percentages with 95 % Wilson intervals."""
     for name, content in sets.items():
-        table = Table(title=f"{name}: held-out prompts, final responses, % [95 % interval]", title_justify="left")
-        table.add_column("system")
+        title = f"{name}: held-out prompts, final responses, % with 95 % interval"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("system", no_wrap=True)
         for label in SHOWN.values():
             table.add_column(label, justify="right", no_wrap=True)
         for system, metrics in content["systems"].items():
@@ -63,7 +65,7 @@ def show(sets: Sets, console: Console) -> None:
 def _cell(rate: Mapping[str, Any]) -> str:
     if rate["value"] is None:
         return "-"
-    return f"{100 * rate['value']:.1f} [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
+    return f"{100 * rate['value']:.1f}\n[{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
 
 
 def _versions() -> dict[str, str]:
