@@ -10,7 +10,7 @@ from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 
-from waltz_env.files import write_text
+from waltz_env.files import atomic_path
 from waltz_env.records import write_games
 from waltz_env.types import Trajectory
 
@@ -34,9 +34,10 @@ class RunLog:
     def __enter__(self) -> RunLog:
         if self._enabled:
             self._folder.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in read_metrics(self._folder) if line["step"] <= self._first_step]
-            write_text(self._folder / METRICS, "".join(json.dumps(line) + "\n" for line in kept))
-            for path in self._folder.glob("games-*.jsonl"):
+            kept = [line for line in read_metrics(self._folder) if int(line["step"]) <= self._first_step]
+            with atomic_path(self._folder / METRICS) as path:
+                path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            for path in self._folder.glob("games-[0-9]*.jsonl"):
                 if int(path.stem.removeprefix("games-")) > self._first_step:
                     path.unlink()
             self._file = (self._folder / METRICS).open("a", encoding="utf-8")

@@ -222,13 +222,13 @@ def play_held_out(
     accelerator: Accelerator | None = None,
 ) -> list[Trajectory]:
     """Plays prompts that are not trained on; the agents' random state is put back, so that training is undisturbed."""
-    states = {name: agent.state_dict() for name, agent in agents.items() if isinstance(agent, Stateful)}
+    states = [(agent, agent.state_dict()) for agent in agents.values() if isinstance(agent, Stateful)]
     mine = list(prompts)
     if accelerator is not None:
         mine = mine[accelerator.process_index :: accelerator.num_processes]
     games = play(mine, agents, judge, max_rounds)
-    for name, state in states.items():
-        agents[name].load_state_dict(state)
+    for agent, state in states:
+        agent.load_state_dict(state)
     return gather_object(games) if accelerator is not None else games
 
 

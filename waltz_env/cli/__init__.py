@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True)
     try:
-        command = tyro.cli(_commands(arguments), prog="waltz", description=__doc__, args=arguments)
+        command: Train | Evaluate | Play = tyro.cli(_commands(arguments), prog="waltz", description=__doc__, args=arguments)
         return command.run()
     except WaltzError as error:
         errors.print(f"[bold red]{type(error).__name__}:[/] ", end="")
@@ -37,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _commands(arguments: Sequence[str]) -> type:
+def _commands(arguments: Sequence[str]) -> Any:
     """The commands; the defaults of ``train`` are those of the preset that the arguments name."""
     recipe = preset(_value(arguments, "--preset") or DEFAULT_PRESET).recipe
     train = Annotated[Train, tyro.conf.subcommand("train", default=Train(recipe), description=_train_help())]
-    return train | Annotated[Evaluate, tyro.conf.subcommand("evaluate")] | Annotated[Play, tyro.conf.subcommand("play")]  # type: ignore[return-value]
+    return train | Annotated[Evaluate, tyro.conf.subcommand("evaluate")] | Annotated[Play, tyro.conf.subcommand("play")]
 
 
 def _value(arguments: Sequence[str], flag: str) -> str | None:

@@ -65,7 +65,7 @@ def show(sets: Sets, console: Console) -> None:
 def _cell(rate: Mapping[str, Any]) -> str:
     if rate["value"] is None:
         return "-"
-    return f"{100 * rate['value']:.1f}\n[{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
+    return f"{100 * rate['value']:.1f}\n{100 * rate['low']:.0f}-{100 * rate['high']:.0f}"
 
 
 def _versions() -> dict[str, str]:

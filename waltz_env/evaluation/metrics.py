@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from waltz_env.types import Labels, Response, Trajectory
+from waltz_env.types import Completion, Labels, Response, Trajectory
 
 Z_95 = 1.959963984540054
 
@@ -65,11 +65,7 @@ def rates(games: Sequence[Trajectory]) -> dict[str, Proportion]:
         **_response_rates([(game, game.final) for game in judged], ""),
         **_response_rates([(game, game.responses[0]) for game in judged], "_first"),
         **_feedback_rates(judged),
-        "truncated": proportion(
-            completion.truncated
-            for game in judged
-            for completion in [turn.completion for turn in (*game.responses, *game.critiques)]
-        ),
+        "truncated": proportion(completion.truncated for game in judged for completion in _completions(game)),
         "judge_error_rate": proportion(not game.judged for game in games),
     }
 
@@ -77,6 +73,10 @@ def rates(games: Sequence[Trajectory]) -> dict[str, Proportion]:
 def first_only(games: Sequence[Trajectory]) -> list[Trajectory]:
     """The same games stopped at c_0: the baseline without a feedback agent, from responses already generated."""
     return [Trajectory(game.prompt, game.responses[:1], ()) for game in games]
+
+
+def _completions(game: Trajectory) -> list[Completion]:
+    return [response.completion for response in game.responses] + [critique.completion for critique in game.critiques]
 
 
 def _labels(response: Response) -> Labels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from pydantic import TypeAdapter, ValidationError
@@ -53,7 +54,7 @@ def load_run(folder: Path, accelerator: Accelerator) -> tuple[Recipe, Workbench]
     return recipe, bench
 
 
-def _untyped(value):  # type: ignore[no-untyped-def]
+def _untyped(value: Any) -> Any:
     """Without the ``type`` entries that name the classes of nested settings."""
     if isinstance(value, dict):
         return {key: _untyped(each) for key, each in value.items() if key != "type"}

@@ -58,9 +58,8 @@ def build_workbench(recipe: Recipe, folder: Path, accelerator: Accelerator) -> W
 
 def _base(recipe: Recipe, folder: Path, accelerator: Accelerator) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if accelerator.is_main_process and not folder.exists():
-        bar = tqdm(total=NanoConfig().steps, desc="warm start")
-        model, tokenizer = build(recipe.seed, on_step=lambda _, loss: (bar.update(), bar.set_postfix(loss=loss)))
-        bar.close()
+        with tqdm(total=NanoConfig().steps, desc="warm start") as bar:
+            model, tokenizer = build(recipe.seed, on_step=lambda step, _: _advance(bar, step))
         unfinished = folder.with_name(f".{folder.name}.unfinished")
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
@@ -68,6 +67,10 @@ def _base(recipe: Recipe, folder: Path, accelerator: Accelerator) -> tuple[PreTr
     accelerator.wait_for_everyone()
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def _advance(bar: tqdm, step: int) -> None:
+    bar.update(step - bar.n)
 
 
 PRESET = Preset("a laboratory model of 0.5 M parameters, built on the spot; minutes on a CPU", RECIPE, build_workbench)
