@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import torch
+
+from tests.tiny import tiny_model
+from waltz_env.agents.sampling import sample
+
+MODEL = tiny_model()
+NO_STOP = [-1]
+
+
+def uniforms(rows: int, limit: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(rows, limit, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def scored(prompt: list[int], tokens: tuple[int, ...], temperature: float = 1.0) -> torch.Tensor:
+    """Log-probabilities of ``tokens`` after ``prompt``, by one plain forward."""
+    with torch.no_grad():
+        logits = MODEL(torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 : -1]
+    return (logits / temperature).log_softmax(-1).gather(-1, torch.tensor(tokens)[:, None]).squeeze(-1)
+
+
+def test_tokens_follow_the_uniform_numbers_through_the_cumulative_distribution() -> None:
+    prompt = [1, 2, 3]
+    with torch.no_grad():
+        cumulative = MODEL(torch.tensor([prompt])).logits[0, -1].double().softmax(-1).cumsum(-1)
+    for token in (0, 1, 57, 260):
+        below, above = (float(cumulative[token - 1]) if token else 0.0), float(cumulative[token])
+        inside = torch.tensor([[below + 0.01 * (above - below)], [below + 0.99 * (above - below)]], dtype=torch.float64)
+        results = sample(MODEL, [prompt, prompt], uniforms=inside, stop_ids=NO_STOP, temperature=1.0)
+        assert [result.token_ids for result in results] == [(token,), (token,)]
+
+
+def test_the_ends_of_the_unit_interval_give_tokens_too() -> None:
+    ends = torch.tensor([[0.0], [1 - 2**-53]], dtype=torch.float64)
+    first, last = sample(MODEL, [[1], [1]], uniforms=ends, stop_ids=NO_STOP, temperature=1.0)
+    assert (first.token_ids, last.token_ids) == ((0,), (260,))
+
+
+def test_log_probabilities_are_those_of_a_plain_forward_at_the_temperature() -> None:
+    prompts = [[7] * 20 + [1], [7] * 20 + [1, 2, 3, 4, 5], [7] * 20 + [9, 9]]  # a shared start, then padding
+    for temperature in (0.5, 1.0, 2.0):
+        results = sample(MODEL, prompts, uniforms=uniforms(3, 12), stop_ids=NO_STOP, temperature=temperature)
+        for prompt, result in zip(prompts, results, strict=True):
+            expected = scored(prompt, result.token_ids, temperature)
+            torch.testing.assert_close(torch.tensor(result.logprobs), expected, atol=1e-4, rtol=0)
+
+
+def test_rows_that_end_leave_the_batch_and_the_others_go_on_unchanged() -> None:
+    prompts = [[index, 3 * index % 7] for index in range(24)]
+    stops = list(range(0, 261, 8))  # one token in eight ends a row
+    results = sample(MODEL, prompts, uniforms=uniforms(24, 30), stop_ids=stops, temperature=1.0)
+    assert len({len(result.token_ids) for result in results}) > 5
+    for prompt, result in zip(prompts, results, strict=True):
+        assert result.stopped == (result.token_ids[-1] in stops)
+        assert result.stopped or len(result.token_ids) == 30
+        assert not set(result.token_ids[:-1]) & set(stops)
+        torch.testing.assert_close(
+            torch.tensor(result.logprobs), scored(prompt, result.token_ids), atol=1e-4, rtol=0
+        )
+
+
+def test_neighbours_and_a_shared_start_do_not_change_what_a_row_says() -> None:
+    start = list(range(40))
+    prompts = [[*start, 100], [*start, 101, 102, 103], [50], [*start]]
+    numbers = uniforms(4, 15)
+    together = sample(MODEL, prompts[:2], uniforms=numbers[:2], stop_ids=NO_STOP, temperature=1.0)
+    mixed = sample(MODEL, prompts, uniforms=numbers, stop_ids=NO_STOP, temperature=1.0)
+    alone = [
+        sample(MODEL, [prompt], uniforms=row[None], stop_ids=NO_STOP, temperature=1.0)[0]
+        for prompt, row in zip(prompts, numbers, strict=True)
+    ]
+    assert [result.token_ids for result in mixed] == [result.token_ids for result in alone]
+    assert [result.token_ids for result in together] == [result.token_ids for result in alone[:2]]
+
+
+def test_temperature_zero_takes_the_likeliest_token() -> None:
+    prompt = [5, 6, 7]
+    (result,) = sample(MODEL, [prompt], uniforms=uniforms(1, 10), stop_ids=NO_STOP, temperature=0.0)
+    greedy = MODEL.generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, 3), do_sample=False, max_new_tokens=10, eos_token_id=None
+    )
+    assert list(result.token_ids) == greedy[0, 3:].tolist()
+    torch.testing.assert_close(torch.tensor(result.logprobs), scored(prompt, result.token_ids), atol=1e-4, rtol=0)
+
+
+def test_samples_have_the_frequencies_of_the_distribution() -> None:
+    rows = 4000
+    with torch.no_grad():
+        expected = MODEL(torch.tensor([[1, 2]])).logits[0, -1].softmax(-1)
+    results = sample(MODEL, [[1, 2]] * rows, uniforms=uniforms(rows, 1), stop_ids=NO_STOP, temperature=1.0)
+    counts = torch.bincount(torch.tensor([result.token_ids[0] for result in results]), minlength=261)
+    likely = expected * rows > 20
+    deviations = (counts - expected * rows)[likely] / (expected * (1 - expected) * rows)[likely].sqrt()
+    assert deviations.abs().max() < 4.5
