@@ -67,9 +67,16 @@ def encodable(text: str) -> str:
 
 
 def conversation_messages(observation: Observation) -> list[Message]:
-    """The conversation agent's chat: system, history, p, c_0, f_0, c_1, ...; feedback is the bare advice."""
-    messages = [_message("system", CONVERSATION_SYSTEM)]
-    messages += [_message(message["role"], message["content"]) for message in observation["history"]]
+    """The conversation agent's chat: system, history, p, c_0, f_0, c_1, ...; feedback is the bare advice.
+
+    A system message that opens the history joins the agent's own: many chat templates take one system turn, at the
+    head.
+    """
+    history = [_message(message["role"], message["content"]) for message in observation["history"]]
+    system = [CONVERSATION_SYSTEM]
+    if history and history[0]["role"] == "system":
+        system.append(history.pop(0)["content"])
+    messages = [_message("system", "\n\n".join(system)), *history]
     messages.append(_message("user", observation["prompt"]))
     for response, advice in zip(observation["responses"], observation["feedback"], strict=True):
         messages += [_message("assistant", response), _message("user", advice)]

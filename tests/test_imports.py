@@ -15,13 +15,15 @@ import pytest
 import waltz_env
 
 ROOT = Path(__file__).parents[1]
-CORE, AGENTS, ALGORITHMS, PRESETS, CLI = "core", "agents", "algorithms", "presets", "cli"
+CORE, AGENTS, ALGORITHMS, SERVING = "core", "agents", "algorithms", "serving"
+PRESETS, CLI = "presets", "cli"
 MAY_IMPORT = {
     CORE: {CORE},
     AGENTS: {CORE, AGENTS},
     ALGORITHMS: {CORE, ALGORITHMS},
+    SERVING: {CORE, SERVING},
     PRESETS: {CORE, AGENTS, ALGORITHMS, PRESETS},
-    CLI: {CORE, AGENTS, ALGORITHMS, PRESETS, CLI},
+    CLI: {CORE, AGENTS, ALGORITHMS, SERVING, PRESETS, CLI},
 }
 CORE_REQUIRES = {"numpy", "gymnasium", "pettingzoo"}
 
@@ -87,6 +89,8 @@ def test_no_file_imports_against_the_arrows() -> None:
         ("waltz_env.rollout", "from waltz_env.agents import templates"),
         ("waltz_env.judges.rules", "import torch"),
         ("waltz_env", "from waltz_env import presets"),
+        ("waltz_env.serving.duet", "from waltz_env.agents import templates"),
+        ("waltz_env.rollout", "from waltz_env.serving import Duet"),
         ("waltz_env.presets.nano", "from waltz_env import cli"),
         ("waltz_env.agents.scripted", "from . import templates"),
         ("waltz_env.agents.scripted", "from agents import templates"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from waltz_env.types import Judgement
+
+AgentFailure = Literal["error", "timeout", "unavailable", "malformed"]
 
 
 class WaltzError(Exception):
@@ -41,6 +43,25 @@ class JudgeError(WaltzError, RuntimeError):
     def __init__(self, message: str, judgements: Sequence[Judgement | None] = ()) -> None:
         super().__init__(message)
         self.judgements = tuple(judgements)
+
+
+class AgentError(WaltzError, RuntimeError):
+    """An agent said nothing, after its own retries, on some or all of its batch.
+
+    Args:
+        message: what failed, for how many observations, and what to do. Never what a user or an agent wrote.
+        kind: ``"timeout"``, ``"unavailable"`` (nothing answers, or it is overloaded: later may work) or ``"error"``.
+        partial: the batch in order, with ``None`` where there is no completion. Empty: the whole batch failed.
+    """
+
+    def __init__(self, message: str, *, kind: AgentFailure = "error", partial: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.partial = tuple(partial)
+
+
+class SyncError(WaltzError, RuntimeError):
+    """A sampler that does not hold the weights it should: what it samples would not be the policy's."""
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:

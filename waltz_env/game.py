@@ -32,14 +32,27 @@ class Game:
         prompt: what the user asks.
         max_rounds: T_max, rounds of feedback at most; 1 in the paper.
         max_chars: a longer action is cut there and marked (``Completion.finish == "cut"``).
+        always_revise: go on after feedback that flags nothing, too: always-on feedback, to compare with adaptive.
 
     Attributes:
         turn: whose turn it is; None once the game has ended.
     """
 
-    __slots__ = ("_critiques", "_feedback", "_responses", "_texts", "max_chars", "max_rounds", "prompt", "turn")
+    __slots__ = (
+        "_critiques",
+        "_feedback",
+        "_responses",
+        "_texts",
+        "always_revise",
+        "max_chars",
+        "max_rounds",
+        "prompt",
+        "turn",
+    )
 
-    def __init__(self, prompt: Prompt, *, max_rounds: int = 1, max_chars: int = MAX_CHARS) -> None:
+    def __init__(
+        self, prompt: Prompt, *, max_rounds: int = 1, max_chars: int = MAX_CHARS, always_revise: bool = False
+    ) -> None:
         if max_rounds < 0 or max_chars < 1:
             raise UsageError(
                 f"max_rounds must be 0 or more and max_chars 1 or more; got max_rounds={max_rounds}, "
@@ -48,6 +61,7 @@ class Game:
         self.prompt = prompt
         self.max_rounds = max_rounds
         self.max_chars = max_chars
+        self.always_revise = always_revise
         self.turn: AgentID | None = CONVERSATION
         self._responses: list[Response] = []
         self._critiques: list[Critique] = []
@@ -89,7 +103,8 @@ class Game:
             critique = Critique(completion, parse_feedback(completion.text))
             self._critiques.append(critique)
             self._feedback += (critique.feedback.advice,)
-            self.turn = CONVERSATION if critique.feedback.asks_revision else None
+            goes_on = critique.feedback.well_formed if self.always_revise else critique.feedback.asks_revision
+            self.turn = CONVERSATION if goes_on else None
 
     def judge(self, judgement: Judgement) -> None:
         """Puts the judge's verdict on the latest response."""

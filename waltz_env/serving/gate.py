@@ -1,0 +1,128 @@
+"""What stands before the application: keys and limits. Plain ASGI, so streams pass."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from waltz_env.errors import UsageError
+from waltz_env.serving.api_errors import RETRY_AFTER, Problem
+from waltz_env.serving.metrics import Metrics
+
+CHAT = "/v1/chat/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one server takes on.
+
+    Attributes:
+        body_bytes: of one request.
+        chat_chars: of all messages of a chat together.
+        concurrent: chats under way at once; more are turned away at once (429), so that waiting stays bounded.
+        body_seconds: for a request's body to arrive.
+    """
+
+    body_bytes: int = 1_048_576
+    chat_chars: int = 65_536
+    concurrent: int = 256
+    body_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if min(self.body_bytes, self.chat_chars, self.concurrent, self.body_seconds) <= 0:
+            raise UsageError(f"Every limit must be above 0; got {self}.")
+
+
+class Gate:
+    """Lets a request in only with a key (under ``/v1``), a place, and a body within the limits.
+
+    The body is read here, up to its limit, before the application sees anything of it.
+    """
+
+    def __init__(self, app: ASGIApp, *, limits: Limits, metrics: Metrics, api_keys: Sequence[str]) -> None:
+        self.app = app
+        self.limits = limits
+        self.metrics = metrics
+        self._keys = [key.encode() for key in api_keys]
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, or answers with what is wrong about it."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if scope["path"].startswith("/v1") and self._keys and not self._knows(Headers(scope=scope)):
+            return await NO_KEY.response()(scope, receive, send)
+        if scope["path"] != CHAT:
+            return await self._read_then_run(scope, receive, send)
+        if self._under_way >= self.limits.concurrent:
+            return await FULL.response()(scope, receive, send)
+        self._under_way += 1
+        self.metrics.in_flight.set(self._under_way)
+        try:
+            return await self._read_then_run(scope, receive, send)
+        finally:
+            self._under_way -= 1
+            self.metrics.in_flight.set(self._under_way)
+
+    def _knows(self, headers: Headers) -> bool:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = key.strip().encode("latin-1", errors="replace")
+        known = [hmac.compare_digest(given, each) for each in self._keys]  # all of them: the time tells nothing
+        return scheme.lower() == "bearer" and any(known)
+
+    async def _read_then_run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdecimal() and int(declared) > self.limits.body_bytes:
+            return await self._too_large().response()(scope, receive, send)
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                body = await self._body(receive)
+        except TimeoutError:
+            return await SLOW.response()(scope, receive, send)
+        if isinstance(body, Problem):
+            return await body.response()(scope, receive, send)
+        if body is None:
+            return None
+        return await self.app(scope, _replay(body, receive), send)
+
+    async def _body(self, receive: Receive) -> bytes | Problem | None:
+        """The whole body; None where the client has left."""
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            if len(body) > self.limits.body_bytes:
+                return self._too_large()
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    def _too_large(self) -> Problem:
+        return Problem(413, f"The body is larger than {self.limits.body_bytes} bytes.", "body_too_large")
+
+
+NO_KEY = Problem(
+    401,
+    "A valid API key is needed: Authorization: Bearer KEY.",
+    "invalid_api_key",
+    None,
+    {"WWW-Authenticate": "Bearer"},
+)
+FULL = Problem(429, "Too many requests are under way; try again.", "too_many_requests", None, RETRY_AFTER)
+SLOW = Problem(408, "The body did not arrive in time.", "request_timeout", None, {"Connection": "close"})
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """``receive`` that gives the body first, and after it what the connection gives."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replayed
