@@ -89,13 +89,9 @@ def shorten(observation: Observation, letters: int) -> Observation:
     Raises:
         UsageError: no text is left to cut.
     """
-    longest = max(
-        observation["prompt"],
-        *observation["responses"],
-        *observation["feedback"],
-        *(message["content"] for message in observation["history"]),
-        key=len,
-    )
+    texts = [observation["prompt"], *observation["responses"], *observation["feedback"]]
+    texts += [message["content"] for message in observation["history"]]
+    longest = max(texts, key=len)
     if not longest:
         raise UsageError(
             "The chat template and system prompt alone do not fit the model's context. Use a model with a longer one, "

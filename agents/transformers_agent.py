@@ -75,6 +75,7 @@ class TransformersAgent:
         prompts = self._encoder.encode([observations[index] for index in active])
         uniforms = torch.rand(len(prompts), self.max_new_tokens, dtype=torch.float64, generator=self._generator)
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+        on_policy = self.temperature in (None, self.policy.temperature)
         with self.policy.sampling_model(self.sampling_dtype) as model:
             for start in range(0, len(order), self.batch_size):
                 rows = order[start : start + self.batch_size]
@@ -86,7 +87,7 @@ class TransformersAgent:
                     temperature=self.policy.temperature if self.temperature is None else self.temperature,
                 )
                 for row, one in zip(rows, sampled, strict=True):
-                    completions[active[row]] = self._completion(prompts[row], one)
+                    completions[active[row]] = as_completion(self.policy, prompts[row], one, keep_ids=on_policy)
         return completions
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -97,17 +98,25 @@ class TransformersAgent:
         """Goes on from where ``state_dict`` was taken."""
         self._generator.set_state(state["generator"].cpu())
 
-    def _completion(self, prompt: Sequence[int], sampled: Sampled) -> Completion:
-        said = list(sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids)
-        on_policy = self.temperature in (None, self.policy.temperature)
-        return Completion(
-            text=str(self.policy.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)),
-            finish="stop" if sampled.stopped else "length",
-            prompt_ids=tuple(prompt) if on_policy else None,
-            token_ids=sampled.token_ids if on_policy else None,
-            logprobs=sampled.logprobs if on_policy else None,
-            version=self.policy.version,
-        )
+
+def as_completion(policy: Policy, prompt: Sequence[int], sampled: Sampled, *, keep_ids: bool) -> Completion:
+    """The action that was sampled from ``policy`` as it is now.
+
+    Args:
+        policy: gives the tokenizer and the version.
+        prompt: ids that were sampled from.
+        sampled: what came.
+        keep_ids: whether it is a sample of the policy's own distribution, which a learner may have.
+    """
+    said = list(sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids)
+    return Completion(
+        text=str(policy.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)),
+        finish="stop" if sampled.stopped else "length",
+        prompt_ids=tuple(prompt) if keep_ids else None,
+        token_ids=sampled.token_ids if keep_ids else None,
+        logprobs=sampled.logprobs if keep_ids else None,
+        version=policy.version,
+    )
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -120,8 +129,8 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
     chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "PROBE"}]
     _, _, after = str(tokenizer.apply_chat_template(chat, tokenize=False)).rpartition("PROBE")
-    closing = tokenizer.encode(after, add_special_tokens=False)[:1]
-    found |= set(closing) & set(tokenizer.all_special_ids)
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    found |= special.intersection(tokenizer.encode(after, add_special_tokens=False)[:1])
     if not found - {None}:
         raise UsageError("Nothing ends a turn: set `eos_token` on the tokenizer or `generation_config.eos_token_id`.")
     return sorted(found - {None})

@@ -13,7 +13,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-CONTEXT = 2048
+CONTEXT = 4096
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
