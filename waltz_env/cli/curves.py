@@ -58,7 +58,8 @@ def draw_curves(folder: Path) -> Path | None:
         axis.set_title(title, fontsize=10)
         axis.set_ylim(-0.05, 1.05)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        if axis.lines:
+            axis.legend(fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel(f"step (dotted: next stage; bold: mean of {WIDTH} steps)")
     path = folder / "curves.png"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from accelerate import Accelerator
@@ -40,7 +40,7 @@ class Play:
 
     agents: Annotated[str, tyro.conf.Positional] = SCRIPTED
     prompt: str | None = None
-    kind: Kind = Kind.BENIGN
+    kind: Literal["harmful", "benign"] = "benign"
     max_rounds: int = 1
     max_new_tokens: int = 128
     seed: int = 0
@@ -50,7 +50,7 @@ class Play:
         console = Console()
         fixed = None if self.agents == SCRIPTED else self._models()
         for text in [self.prompt] if self.prompt is not None else _typed(console):
-            prompt = Prompt(text, self.kind, id="typed")
+            prompt = Prompt(text, Kind(self.kind), id="typed")
             agents = fixed or _scripted(prompt, self.seed)
             (game,) = play([prompt], agents, RuleJudge(), self.max_rounds)
             console.print(escape("\n".join(transcript(game))), highlight=False)

@@ -77,7 +77,7 @@ class Train:
             resume=self.resume is not None and (folder / "checkpoints").exists(),
         )
         if not finished:
-            console.print(f"Stopped. Continue with: waltz train --resume {folder}", highlight=False)
+            console.print(f"Stopped. Continue with: waltz train --resume {folder}", highlight=False, soft_wrap=True)
             return 130
         _report(folder, {TRAINED[recipe.method]: play_tests(bench, recipe, accelerator)}, recipe, accelerator)
         if accelerator.is_main_process:
