@@ -10,7 +10,9 @@
 3. Different: an update whose rewards, after the baseline, are all equal is skipped and counted. Normalisation would
    blow what is left, the noise of the KL penalty, up to unit size. ``min_reward_std=0`` never skips.
 4. Different: log-probabilities of the sampler serve as pi_old, which saves a pass; ``old_logprobs="trainer"`` computes
-   them again, for a sampler of another precision or another implementation.
+   them again, for a sampler of another precision or another implementation. ``sampler_correction="truncated"`` then
+   weights each token's loss by min(pi_old of the trainer / pi of the sampler, ``sampler_cap``): truncated importance
+   sampling (Ionides 2008), as it is used for this gap.
 5. With one epoch of one minibatch, the default and the paper's batch, the ratio is 1 and the clip inert.
 """
 
@@ -56,6 +58,8 @@ class ReinforcePPConfig:
         baseline: ``"none"``, or the mean reward of the row's ``"group"``.
         kl_in: whether the penalty is part of the ``"reward"`` (k1) or of the ``"loss"`` (k2).
         old_logprobs: pi_old as the ``"sampler"`` recorded it, or computed again by the ``"trainer"``.
+        sampler_correction: ``"truncated"`` importance weights for the gap between the two, or ``"none"``.
+        sampler_cap: largest such weight.
         min_reward_std: an update whose rewards, after the baseline, spread less than this is skipped.
         epochs: passes over the rows of one update.
         minibatches: optimiser steps of one pass; rows are dealt out to them in turn.
@@ -75,6 +79,8 @@ class ReinforcePPConfig:
     baseline: Literal["none", "group"] = "none"
     kl_in: Literal["reward", "loss"] = "reward"
     old_logprobs: Literal["sampler", "trainer"] = "sampler"
+    sampler_correction: Literal["none", "truncated"] = "none"
+    sampler_cap: float = 2.0
     min_reward_std: float = 1e-6
     epochs: int = 1
     minibatches: int = 1
@@ -96,6 +102,12 @@ class ReinforcePPConfig:
                 f"beta={self.beta}, clip={self.clip}."
             )
 
+        if self.sampler_correction == "truncated" and (self.old_logprobs == "sampler" or self.sampler_cap <= 0):
+            raise UsageError(
+                "sampler_correction='truncated' needs old_logprobs='trainer' and sampler_cap above 0; got "
+                f"old_logprobs={self.old_logprobs!r}, sampler_cap={self.sampler_cap}."
+            )
+
     def build(self, policy: Policy, accelerator: Accelerator | None = None) -> ReinforcePP:
         """A new learner for ``policy``."""
         return ReinforcePP(policy, self, accelerator)
@@ -108,6 +120,7 @@ class _Targets:
     old_logprobs: Tensor
     reference_logprobs: Tensor | None
     advantages: Tensor
+    sampler_weights: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +165,9 @@ class ReinforcePP:
             ``reward_std``, ``staleness`` (updates between sampling and now, mean). Where not skipped also ``loss``,
             ``entropy`` (nats a token), ``kl`` (k1) and ``kl_k3`` of pi_old from the reference (beta above 0),
             ``ratio_mean``, ``ratio_max``, ``clip_fraction``, ``grad_norm`` (before clipping), ``learning_rate`` and,
-            where the trainer recomputed pi_old, ``sampler_gap`` (mean absolute difference to the sampler, nats).
+            where the trainer recomputed pi_old: ``sampler_gap`` and ``sampler_gap_max`` (mean and largest absolute
+            difference of a log-probability to the sampler's, nats), ``mismatch_kl`` (k3, of the sampler from the
+            trainer, a token) and, with the correction, ``sampler_weight`` (mean).
         """
         everyone = self._processes.gather([(s.group, s.reward, len(s.token_ids), s.version) for s in samples])
         if not everyone:
@@ -219,13 +234,24 @@ class ReinforcePP:
             if config.kl_in == "reward":
                 per_token = per_token - config.beta * k1
             sums = {"kl": k1[mask].sum().item(), "kl_k3": kl_estimate(old, reference, "k3")[mask].sum().item()}
+        largest = []
+        weights = None
         if config.old_logprobs == "trainer":
-            sums["sampler_gap"] = (old - sampled)[mask].abs().sum().item()
+            gap = (old - sampled)[mask].abs()
+            largest = [gap.max().item()] if len(gap) else []
+            sums["sampler_gap"] = gap.sum().item()
+            sums["mismatch_kl"] = kl_estimate(sampled, old, "k3")[mask].sum().item()
+            if config.sampler_correction == "truncated":
+                weights = probability_ratio(old, sampled).clamp(max=config.sampler_cap)
+                sums["sampler_weight"] = weights[mask].sum().item()
         returns = returns_to_go(per_token, mask)
         moments = Moments.merge(self._processes.gather([Moments.of(returns, mask)]))
         gathered = self._processes.gather([sums])
-        means = {name: sum(part[name] for part in gathered) / moments.size for name in sums}
-        return _Targets(old, reference, normalise(returns, mask, moments)), means
+        known = {name: sum(part[name] for part in gathered) / moments.size for name in sums}
+        everywhere = self._processes.gather(largest)
+        if everywhere:
+            known["sampler_gap_max"] = max(everywhere)
+        return _Targets(old, reference, normalise(returns, mask, moments), weights), known
 
     @torch.no_grad()
     def _logprobs(self, steps: Sequence[_Step], mask: Tensor, *, reference: bool = False) -> Tensor:
@@ -279,6 +305,8 @@ class ReinforcePP:
         if targets.reference_logprobs is not None and config.kl_in == "loss":
             reference = targets.reference_logprobs[batch.rows, :width].to(device)
             losses = losses + config.beta * kl_estimate(logprobs, reference, "k2")
+        if targets.sampler_weights is not None:
+            losses = losses * targets.sampler_weights[batch.rows, :width].to(device)
         weights = token_weights(batch.mask, config.aggregation, rows=step.rows, tokens=step.tokens)
         loss = (losses * weights).sum()
         loss.backward()

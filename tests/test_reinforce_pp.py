@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import product
 
@@ -190,7 +191,39 @@ def test_the_trainer_can_recompute_what_the_sampler_recorded() -> None:
     shifted = [replace(row, logprobs=tuple(p - 0.25 for p in row.logprobs)) for row in rows(learner)]
     metrics = replace(CONFIG, old_logprobs="trainer").build(learner).update(shifted)
     assert metrics["sampler_gap"] == pytest.approx(0.25, abs=1e-6)
+    assert metrics["sampler_gap_max"] == pytest.approx(0.25, abs=1e-6)
+    assert metrics["mismatch_kl"] == pytest.approx(math.exp(0.25) - 1 - 0.25, abs=1e-6)
     assert metrics["ratio_max"] == pytest.approx(1, abs=1e-6)
+
+
+def test_truncated_importance_weights_multiply_each_tokens_gradient() -> None:
+    """Row 0 was sampled with half the trainer's probability (weight 2, cut to 1.5), row 1 with twice (weight 0.5)."""
+    gradients = []
+    for cap in (None, 1.5):
+        learner = BigramPolicy(torch.zeros(3, 3))
+        old = math.log(1 / 3)
+        samples = [
+            Sample((0,), (1,), (old - math.log(2),), 1.0, "", 0),
+            Sample((2,), (2,), (old + math.log(2),), 0.0, "", 0),
+        ]
+        config = replace(CONFIG, beta=0.0, old_logprobs="trainer", max_grad_norm=1e9)
+        if cap is not None:
+            config = replace(config, sampler_correction="truncated", sampler_cap=cap)
+        metrics = config.build(learner).update(samples)
+        assert learner.table.grad is not None
+        gradients.append(learner.table.grad.clone())
+        if cap is not None:
+            assert metrics["sampler_weight"] == pytest.approx((1.5 + 0.5) / 2, abs=1e-6)
+    plain, corrected = gradients
+    # Advantages are +1 and -1; d(-log pi) of the uniform softmax is p - onehot; the mean is over two rows.
+    torch.testing.assert_close(plain[0], torch.tensor([1, -2, 1]) / 6)
+    torch.testing.assert_close(corrected[0], 1.5 * plain[0])
+    torch.testing.assert_close(corrected[2], 0.5 * plain[2])
+
+
+def test_importance_weights_need_log_probabilities_of_the_trainer() -> None:
+    with pytest.raises(UsageError, match="old_logprobs='trainer'"):
+        ReinforcePPConfig(sampler_correction="truncated")
 
 
 def test_several_epochs_move_the_ratio() -> None:
