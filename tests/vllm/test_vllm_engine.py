@@ -1,0 +1,163 @@
+"""Weights brought over to a real engine, and what happens when they are not."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEMPLATES, Pair
+
+from waltz_env import CONVERSATION, FEEDBACK, Kind, Prompt, PromptSet
+from waltz_env.agents import Policy, VLLMAgent, VLLMEngine
+from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, train
+from waltz_env.algorithms.run_log import read_metrics
+from waltz_env.algorithms.samples import samples
+from waltz_env.errors import SyncError, UsageError
+from waltz_env.feedback import JSON_SCHEMA, parse_feedback
+from waltz_env.game import Game
+from waltz_env.judges import RuleJudge
+from waltz_env.records import read_games
+from waltz_env.rewards import SETUP_B
+from waltz_env.rollout import play
+from waltz_env.testing import agent_test
+from waltz_env.types import Observation
+
+PROMPTS = [Prompt(f"Tell me about {thing}.", Kind.BENIGN, id=thing) for thing in ("rain", "bread", "trains", "bees")]
+
+
+def shake(policy: Policy, size: float = 1e-3) -> None:
+    """Changes the adapter's weights as an update would, without raising the version."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in policy.state_dict().values():
+            tensor.add_(size * torch.randn(tensor.shape, generator=generator))
+
+
+def observation() -> Observation:
+    return Game(PROMPTS[0]).observe(CONVERSATION)
+
+
+def trainer_logprobs(policy: Policy, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> torch.Tensor:
+    ids = torch.tensor([prompt + tokens])
+    with torch.no_grad():
+        logits = policy.logits(ids, torch.ones_like(ids), torch.arange(ids.shape[1])[None], keep=len(tokens) + 1)
+    return logits[0, :-1].log_softmax(-1).gather(-1, torch.tensor(tokens)[:, None]).squeeze(-1)
+
+
+def test_it_keeps_the_agent_protocol(pair: Pair) -> None:
+    for name, agent in pair.agents.items():
+        agent_test(agent, roles=[name])
+
+
+def test_the_log_probabilities_that_it_keeps_are_those_of_the_trainer(pair: Pair) -> None:
+    policy, agent = pair.policies[CONVERSATION], pair.agents[CONVERSATION]
+    shake(policy)
+    (completion,) = agent.act([observation()])
+    assert completion.prompt_ids
+    assert completion.token_ids
+    assert completion.logprobs
+    expected = trainer_logprobs(policy, completion.prompt_ids, completion.token_ids)
+    torch.testing.assert_close(torch.tensor(completion.logprobs), expected, rtol=0, atol=1e-3)
+
+
+def test_equal_weights_are_not_brought_over_again(pair: Pair) -> None:
+    agent = pair.agents[CONVERSATION]
+    agent.act([observation()])
+    syncs = pair.engine.syncs
+    agent.act([observation()])
+    assert pair.engine.syncs == syncs
+    shake(agent.policy)
+    agent.act([observation()])
+    assert pair.engine.syncs == syncs + 1
+    assert pair.engine.report is not None
+    assert pair.engine.report.arrived == pytest.approx(1, abs=0.05)
+
+
+def test_the_random_stream_goes_on_from_its_state(pair: Pair) -> None:
+    agent = pair.agents[CONVERSATION]
+    state = agent.state_dict()
+    first = agent.act([observation()])
+    assert agent.act([observation()]) != first
+    agent.load_state_dict(state)
+    assert agent.act([observation()])[0].token_ids == first[0].token_ids
+
+
+def test_a_sync_that_does_nothing_is_an_error(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = pair.agents[CONVERSATION]
+    agent.act([observation()])
+    shake(agent.policy)
+    with monkeypatch.context() as planted:
+        planted.setattr(pair.engine, "_bring_merged", lambda policy: None)
+        with pytest.raises(SyncError, match="did not reach the sampler"):
+            agent.act([observation()])
+    agent.act([observation()])  # the next sync mends it
+
+
+def test_weights_of_the_other_role_are_an_error(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, bring = pair.agents[CONVERSATION], pair.engine._bring_merged
+    agent.act([observation()])
+    shake(agent.policy)
+    with monkeypatch.context() as planted:
+        planted.setattr(pair.engine, "_bring_merged", lambda policy: bring(pair.policies[FEEDBACK]))
+        with pytest.raises(SyncError):
+            agent.act([observation()])
+
+
+def test_two_steps_of_training_sample_from_the_new_weights_each_time(pair: Pair, tmp_path: Path) -> None:
+    learner = ReinforcePPConfig(
+        learning_rate=1e-3, min_reward_std=0.0, old_logprobs="trainer", sampler_correction="truncated"
+    )
+    stage = Stage("both", 2, {CONVERSATION: learner, FEEDBACK: learner}, SETUP_B)
+    versions = {name: policy.version for name, policy in pair.policies.items()}
+    assert train(
+        pair.policies,
+        pair.agents,
+        judge=RuleJudge(),
+        prompts=PromptSet(PROMPTS),
+        stages=[stage],
+        folder=tmp_path,
+        config=TrainConfig(games=4),
+    )
+    for step, line in enumerate(read_metrics(tmp_path)):
+        for name in (CONVERSATION, FEEDBACK):
+            assert line[f"{name}/staleness"] == 0
+            assert line[f"{name}/sampler_gap"] < 1e-3
+            assert line[f"{name}/mismatch_kl"] < 1e-5
+        for game in read_games(tmp_path / f"games-{step + 1:05d}.jsonl"):
+            assert {r.completion.version for r in game.responses} == {versions[CONVERSATION] + step}
+    assert {n: p.version for n, p in pair.policies.items()} == {n: v + 2 for n, v in versions.items()}
+
+
+def test_json_by_schema_is_well_formed_and_refused_by_a_learner(pair: Pair) -> None:
+    policy = pair.policies[FEEDBACK]
+    constrained = VLLMAgent(pair.engine, policy, TEMPLATES[FEEDBACK], max_new_tokens=300, json_schema=JSON_SCHEMA)
+    games = play(PROMPTS, {**pair.agents, FEEDBACK: constrained}, RuleJudge())
+    whole = [game.critiques[0] for game in games if not game.critiques[0].completion.truncated]
+    assert whole
+    assert all(parse_feedback(critique.completion.text).well_formed for critique in whole)
+    with pytest.raises(UsageError, match="cannot be trained on"):
+        samples(games, SETUP_B, FEEDBACK, np.random.default_rng(0))
+
+
+def test_adapters_alone_can_be_brought_over_side_by_side(pair: Pair) -> None:
+    """LoRA requests: the way of a GPU, here on whatever there is."""
+    engine = VLLMEngine(
+        list(pair.policies.values()), sync="adapter", dtype=torch.float32, max_model_len=512, kv_cache_gib=0.5
+    )
+    for name, policy in pair.policies.items():
+        shake(policy)
+        agent = VLLMAgent(engine, policy, TEMPLATES[name], max_new_tokens=4)
+        game = Game(PROMPTS[0])
+        game.act("It is wet.")
+        agent.act([observation() if name == CONVERSATION else game.observe(FEEDBACK)])
+        assert engine.report is not None
+        assert engine.report.arrived == pytest.approx(1, abs=0.05)
+    syncs = engine.syncs
+    for policy in pair.policies.values():
+        engine.sync(policy)
+    assert engine.syncs == syncs
+    engine.close()
+    gc.collect()
