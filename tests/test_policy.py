@@ -214,7 +214,7 @@ def test_sampling_in_bfloat16_leaves_training_in_float32() -> None:
 
 
 def test_adapters_are_float32_on_a_bfloat16_base() -> None:
-    policy = lora_policies(tiny_model().to(torch.bfloat16), tiny_tokenizer())[CONVERSATION]
+    policy = lora_policies(tiny_model().bfloat16(), tiny_tokenizer())[CONVERSATION]
     assert {parameter.dtype for parameter in policy.parameters()} == {torch.float32}
     train(policy)
     assert (logits(policy) - logits(policy, reference=True)).abs().max() > 0.1
@@ -308,7 +308,7 @@ def test_a_policy_needs_a_temperature_above_zero() -> None:
 
 
 def test_a_model_that_is_no_decoder_is_refused() -> None:
-    config = T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=300, decoder_start_token_id=0)
+    config = T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=300)
     with pytest.raises(UsageError, match="takes no position_ids, logits_to_keep"):
         full_policy(T5ForConditionalGeneration(config), tiny_tokenizer())
 

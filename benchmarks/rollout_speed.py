@@ -1,0 +1,108 @@
+"""How fast does `TransformersAgent` generate, against `generate` of transformers on the same prompts?
+
+Prints new tokens a second of SmolLM2-135M-Instruct on the built-in prompts, without stopping early, so that both sides
+do equal work: `generate` on the merged model, the agent, and the agent again with its adapter left unmerged, which
+shows what merging saves. The last column is the ratio to `generate` in the same repeat, by its median: on a shared
+machine seconds drift, ratios hardly.
+
+    python benchmarks/rollout_speed.py --rows 16 --new-tokens 48
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from waltz_env.agents import TEMPLATES, Policy, load_smollm2, lora_policies
+from waltz_env.agents.prompt_encoder import PromptEncoder
+from waltz_env.agents.sampling import sample
+from waltz_env.game import Game
+from waltz_env.prompts import PromptSet
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID
+
+NO_STOP = [-1]
+
+
+def prompts_of(policy: Policy, agent: AgentID, rows: int) -> list[list[int]]:
+    """Ids of what ``agent`` is asked first, on the built-in prompts."""
+    observations = []
+    for prompt in PromptSet.load("builtin:train").shuffle(0)[:rows]:
+        game = Game(prompt)
+        if agent == FEEDBACK:
+            game.act("I'm sorry, but I can't help with that.")
+        observations.append(game.observe(agent))
+    return PromptEncoder(policy.tokenizer, TEMPLATES[agent], max_tokens=2048).encode(observations)
+
+
+def by_generate(policy: Policy, prompts: Sequence[Sequence[int]], new_tokens: int, dtype: torch.dtype | None) -> None:
+    """Padded ``generate``, keeping the log-probabilities that training needs."""
+    batch = policy.tokenizer.pad({"input_ids": [list(prompt) for prompt in prompts]}, return_tensors="pt")
+    settings = GenerationConfig(
+        do_sample=True,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
+        pad_token_id=0,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    with policy.sampling_model(dtype) as model:
+        generator: Any = model
+        output = generator.generate(**batch, generation_config=settings)
+        sampled = output.sequences[:, -new_tokens:]
+        for step, logits in enumerate(output.logits):
+            logits.float().log_softmax(-1).gather(-1, sampled[:, step, None])
+
+
+def by_agent(
+    policy: Policy, prompts: Sequence[Sequence[int]], new_tokens: int, dtype: torch.dtype | None, *, merged: bool = True
+) -> None:
+    """The sampling loop of ``TransformersAgent``."""
+    uniforms = torch.rand(len(prompts), new_tokens, dtype=torch.float64)
+    with policy.sampling_model(dtype) if merged else nullcontext(policy.model) as model:
+        sample(model, prompts, uniforms=uniforms, stop_ids=NO_STOP, temperature=1.0)
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--new-tokens", type=int, default=48)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--bfloat16", action="store_true", help="generate in bfloat16")
+    args = parser.parse_args()
+    dtype = torch.bfloat16 if args.bfloat16 else None
+    policy = lora_policies(*load_smollm2())[CONVERSATION]
+
+    def unmerged(*work: Any) -> None:
+        policy.logits(torch.tensor([[1]]), torch.tensor([[1]]), torch.tensor([[0]]), 1)  # turns the adapter on
+        by_agent(*work, merged=False)
+
+    print(f"{'agent':<15} {'how':<10} {'tokens/s':>9} {'ratio':>6}")
+    for agent in (CONVERSATION, FEEDBACK):
+        prompts = prompts_of(policy, agent, args.rows)
+        ways: dict[str, Callable[..., None]] = {"generate": by_generate, "agent": by_agent}
+        if dtype is None:
+            ways["unmerged"] = unmerged
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(args.repeats):
+            for name, way in ways.items():
+                start = time.perf_counter()
+                way(policy, prompts, args.new_tokens, dtype)
+                seconds[name].append(time.perf_counter() - start)
+        for name, measured in seconds.items():
+            speed = args.rows * args.new_tokens / statistics.median(measured)
+            ratio = statistics.median(ours / base for ours, base in zip(seconds["generate"], measured, strict=True))
+            print(f"{agent:<15} {name:<10} {speed:>9.1f} {ratio:>6.2f}")
+
+
+if __name__ == "__main__":
+    main()
