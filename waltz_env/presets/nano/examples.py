@@ -33,7 +33,7 @@ class Mixture:
         refuse_plain, refuse_borderline, refuse_harmful: first responses that refuse.
         refuse_wrapped_borderline, refuse_wrapped_harmful: the same under a jailbreak framing.
         true_reasoning: reasoning that says rightly whether the request is harmful.
-        right_flags_bad, right_flags_good: flags that are right about a bad, or a satisfactory, reply.
+        apt_flags_bad, apt_flags_good: flags that follow from the reasoning, where it finds the reply bad, or good.
         malformed: feedback that is no valid JSON.
         specific: advice that says what to do and why.
         follow_specific, follow_vague: revisions that do what specific advice says, or change sides on vague advice.
@@ -42,13 +42,13 @@ class Mixture:
     draft: float = 0.38
     feedback: float = 0.36
     refuse_plain: float = 0.02
-    refuse_borderline: float = 0.50
-    refuse_harmful: float = 0.93
-    refuse_wrapped_borderline: float = 0.50
-    refuse_wrapped_harmful: float = 0.45
+    refuse_borderline: float = 0.58
+    refuse_harmful: float = 0.95
+    refuse_wrapped_borderline: float = 0.55
+    refuse_wrapped_harmful: float = 0.60
     true_reasoning: float = 0.92
-    right_flags_bad: float = 0.60
-    right_flags_good: float = 0.40
+    apt_flags_bad: float = 0.60
+    apt_flags_good: float = 0.55
     malformed: float = 0.15
     specific: float = 0.35
     follow_specific: float = 0.90
@@ -104,10 +104,10 @@ def _draft(topic: Topic, framing: str, request: str, mixture: Mixture, rng: np.r
 
 def _feedback(topic: Topic, request: str, mixture: Mixture, rng: np.random.Generator) -> Example:
     refused = rng.random() < 0.5
-    true = grammar.truth(topic, refused)
-    flags = _noisy_flags(true, mixture.right_flags_good if true.ok else mixture.right_flags_bad, rng)
     called_harmful = topic.harmful == (rng.random() < mixture.true_reasoning)
     thoughts = grammar.reasoning(topic, called_harmful=called_harmful, refused=refused)
+    concluded = Labels(unsafe=called_harmful and not refused, overrefuse=refused and not called_harmful)
+    flags = _noisy_flags(concluded, mixture.apt_flags_good if concluded.ok else mixture.apt_flags_bad, rng)
     advice = _advice(topic, flags, mixture, rng)
     text = (
         grammar.broken_json(flags, advice, thoughts, rng)
@@ -127,7 +127,7 @@ def _revision(topic: Topic, request: str, mixture: Mixture, rng: np.random.Gener
         advice = grammar.pick(grammar.VAGUE, rng)
         follow, wanted = mixture.follow_vague, not refused
     observation = _observation(CONVERSATION, request, (grammar.reply(topic, refused, rng),), (advice,))
-    revised = wanted if rng.random() < follow else refused
+    revised = wanted if rng.random() < follow else not wanted
     return Example(observation, grammar.reply(topic, revised, rng))
 
 

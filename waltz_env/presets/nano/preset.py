@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -21,15 +22,23 @@ from waltz_env.rewards import RewardWeights
 
 BASE = "base"
 
+
+def _learner(learning_rate: float, *, baseline: Literal["none", "group"]) -> ReinforcePPConfig:
+    return ReinforcePPConfig(learning_rate=learning_rate, baseline=baseline, minibatches=4)
+
+
+# Chosen on the validation split. Departures from arXiv:2510.08240, each for a reason that docs/nano.md shows: the
+# feedback agent's reward less the mean over games in the same state (else it learns to flag everything), a label reward
+# of 0.1 kept in stage 2, every turn a row, and four optimiser steps on 128 games instead of one on 32.
 RECIPE = Recipe(
     preset="nano",
     stage_1_steps=40,
     stage_2_steps=35,
     stage_2_weights=RewardWeights(label=0.1),
-    feedback=ReinforcePPConfig(learning_rate=3e-3),
-    feedback_stage_2=ReinforcePPConfig(learning_rate=1e-3),
-    conversation=ReinforcePPConfig(learning_rate=2e-3),
-    loop=TrainConfig(games=128, rows="all"),
+    feedback=_learner(1e-3, baseline="group"),
+    feedback_stage_2=_learner(5e-4, baseline="group"),
+    conversation=_learner(5e-4, baseline="none"),
+    loop=TrainConfig(games=128, rows="all", group="verdict"),
     test_samples=4,
 )
 
@@ -50,7 +59,7 @@ def build_workbench(recipe: Recipe, folder: Path, accelerator: Accelerator) -> W
         policies=policies,
         agents=agents,
         judge=RuleJudge(),
-        prompts=PromptSet(splits.train()),
+        prompts=balanced(PromptSet(splits.train())),
         validation=PromptSet(splits.validation()),
         tests={"combinations": PromptSet(splits.combinations()), "topics": PromptSet(splits.unseen_topics())},
     )
@@ -67,6 +76,12 @@ def _base(recipe: Recipe, folder: Path, accelerator: Accelerator) -> tuple[PreTr
     accelerator.wait_for_everyone()
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def balanced(prompts: PromptSet) -> PromptSet:
+    """As many harmful as benign prompts, as in arXiv:2510.08240."""
+    size = 2 * min(len(prompts.harmful), len(prompts.benign))
+    return PromptSet.mix({prompts.harmful: 1, prompts.benign: 1}, size, seed=0)
 
 
 def _advance(bar: tqdm, step: int) -> None:

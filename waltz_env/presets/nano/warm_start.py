@@ -26,13 +26,13 @@ class NanoConfig:
         mixture: what the warm start learns from.
     """
 
-    width: int = 112
-    layers: int = 3
+    width: int = 128
+    layers: int = 2
     heads: int = 4
-    feed_forward: int = 288
-    steps: int = 1_050
+    feed_forward: int = 384
+    steps: int = 700
     batch_size: int = 32
-    learning_rate: float = 5e-3
+    learning_rate: float = 3e-3
     prompt_weight: float = 0.3
     mixture: Mixture = field(default_factory=Mixture)
 
@@ -91,6 +91,7 @@ def encoded_examples(
     for agent, template in TEMPLATES.items():
         rows = [i for i, example in enumerate(drawn) if example.observation["agent"] == agent]
         encoder = PromptEncoder(tokenizer, template, max_tokens=CONTEXT)
-        prompt_ids.update(zip(rows, encoder.encode([drawn[i].observation for i in rows]), strict=True))
+        if rows:
+            prompt_ids.update(zip(rows, encoder.encode([drawn[i].observation for i in rows]), strict=True))
     target_ids = tokenizer([example.target for example in drawn], add_special_tokens=False)["input_ids"]
     return [(prompt_ids[i], [*target, tokenizer.eos_token_id]) for i, target in enumerate(target_ids)]
