@@ -1,0 +1,131 @@
+"""A real HTTP server on loopback that answers chats as it is told: well, badly, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from waltz_env.loop_thread import LoopThread
+
+Json = dict[str, Any]
+Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+Script = Callable[[Json, int], Answer]
+"""From a request's body and its number, counted from 0, to what is done about it."""
+
+SOON = {"retry-after-ms": "1"}
+
+
+def sends(body: str, *, status: int = 200, after: float = 0.0, headers: dict[str, str] | None = None) -> Answer:
+    """A whole HTTP answer with this body."""
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(after)
+        content = body.encode()
+        head = {
+            "content-type": "application/json",
+            "content-length": str(len(content)),
+            "connection": "close",
+            **(headers or {}),
+        }
+        lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in head.items()), "", ""]
+        writer.write("\r\n".join(lines).encode() + content)
+        await writer.drain()
+
+    return send
+
+
+def completion(text: str | None, *, finish: str = "stop", choice: Json | None = None, **fields: Any) -> str:
+    """A chat completion as JSON; ``choice`` and ``fields`` are added to it."""
+    message = {"role": "assistant", "content": text}
+    return json.dumps({"choices": [{"message": message, "finish_reason": finish, **(choice or {})}], **fields})
+
+
+def says(text: str, *, after: float = 0.0) -> Answer:
+    """A good chat completion."""
+    return sends(completion(text), after=after)
+
+
+def fails(status: int) -> Answer:
+    """An error that may be tried again at once."""
+    return sends('{"error": {"message": "no"}}', status=status, headers=SOON)
+
+
+async def hangs(_: asyncio.StreamWriter) -> None:
+    """Nothing, for longer than any test waits."""
+    await asyncio.sleep(600)
+
+
+async def drops(_: asyncio.StreamWriter) -> None:
+    """The connection is closed without a word."""
+
+
+async def breaks_off(writer: asyncio.StreamWriter) -> None:
+    """The connection is closed in the middle of the body."""
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n{")
+    await writer.drain()
+
+
+def always(answer: Answer) -> Script:
+    """The same, whatever is asked."""
+    return lambda body, number: answer
+
+
+def in_turn(*answers: Answer) -> Script:
+    """One answer for each request as they come; the last one from then on."""
+    return lambda body, number: answers[min(number, len(answers) - 1)]
+
+
+class Upstream:
+    """The server. It runs from construction until ``stop``; ``start`` brings it back on the same port.
+
+    Attributes:
+        requests: the body of every chat that came.
+        now: chats under way; ``most``: at once so far; ``left``: whose client hung up before the answer.
+    """
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.requests: list[Json] = []
+        self.now = self.most = self.left = 0
+        self.port = 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def start(self) -> None:
+        self._loop = LoopThread()
+        server = self._loop.run(asyncio.start_server(self._answer, "127.0.0.1", self.port))
+        self.port = server.sockets[0].getsockname()[1]
+        self._server = server
+
+    def stop(self) -> None:
+        """Every connection is cut."""
+        self._loop.run(self._close())
+        self._loop.close()
+
+    async def _close(self) -> None:
+        self._server.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            length = int(head.split("content-length:")[1].split("\r\n")[0])
+            body = json.loads(await reader.readexactly(length))
+            self.requests.append(body)
+            answering = asyncio.ensure_future(self.script(body, len(self.requests) - 1)(writer))
+            leaving = asyncio.ensure_future(reader.read())
+            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            self.left += not answering.done()
+            answering.cancel()
+            leaving.cancel()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the client was there only to look, or left
+        finally:
+            self.now -= 1
+            writer.close()
