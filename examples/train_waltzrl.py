@@ -15,7 +15,7 @@ from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, play_hel
 from waltz_env.evaluation import rates
 from waltz_env.judges import RuleJudge
 from waltz_env.presets import lora_pair, nano
-from waltz_env.rewards import SETUP_A, SETUP_B
+from waltz_env.rewards import SETUP_A, RewardWeights
 
 
 def main(
@@ -37,13 +37,14 @@ def main(
     # One base model, two adapters: the frozen reference of both is the base with its adapters off.
     policies, agents = lora_pair(lm, tokenizer, templates=templates, max_new_tokens=lengths, seed=seed)
     judge = RuleJudge()
-    feedback = ReinforcePPConfig(learning_rate=3e-3 if model is None else 1e-4)
-    conversation = ReinforcePPConfig(learning_rate=1e-3 if model is None else 1e-4)
+    # The feedback agent's baseline is the mean reward among games in the same state; see docs/nano.md.
+    feedback = ReinforcePPConfig(learning_rate=1e-3 if model is None else 1e-4, baseline="group", minibatches=4)
+    conversation = ReinforcePPConfig(learning_rate=5e-4 if model is None else 1e-4, minibatches=4)
     stages = [
         # Stage 1: the conversation agent is frozen, the feedback agent learns format, labels and advice.
         Stage("stage-1", steps[0], {FEEDBACK: feedback}, SETUP_A),
-        # Stage 2: both learn; the label reward goes, labels still gate the improvement reward.
-        Stage("stage-2", steps[1], {FEEDBACK: feedback, CONVERSATION: conversation}, SETUP_B),
+        # Stage 2: both learn. The paper drops the label reward here; a little of it keeps labels right.
+        Stage("stage-2", steps[1], {FEEDBACK: feedback, CONVERSATION: conversation}, RewardWeights(label=0.1)),
     ]
 
     def evaluate() -> dict[str, float]:
@@ -58,7 +59,7 @@ def main(
         prompts=prompts,
         stages=stages,
         folder=out,
-        config=TrainConfig(games=games, rows="all"),
+        config=TrainConfig(games=games, rows="all", group="verdict"),
         seed=seed,
     )
     after = evaluate()

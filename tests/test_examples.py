@@ -1,0 +1,64 @@
+"""Every example runs, and shows what it says it shows. Long ones are shortened by their arguments."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from waltz_env.presets import nano
+from waltz_env.presets.nano.warm_start import NanoConfig, build
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_quickstart_earns_the_full_feedback_reward(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load("quickstart").main() == pytest.approx(1.0)
+    assert "-- response 1" in capsys.readouterr().out
+
+
+def test_custom_loop_learns_with_nothing_of_the_learners() -> None:
+    first, last = load("custom_loop").main(games=1500)
+    assert last > first + 0.1
+
+
+def test_your_own_judge_calls_a_long_answer_overrefusing() -> None:
+    assert load("your_own_judge").main() == [True, False]
+
+
+def test_your_own_agent_mends_some_responses() -> None:
+    shown = load("your_own_agent").main()
+    assert 0.3 < shown["label_accuracy"] <= 1.0
+    assert 0 < shown["ftr"] < 1
+
+
+def test_two_stage_recipe_runs_as_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(nano, "build", lambda seed: build(seed, NanoConfig(width=16, steps=5)))
+    shown = load("train_waltzrl").main(steps=(1, 1), games=4, out=tmp_path / "run")
+    assert shown["before"].keys() == shown["after"].keys() >= {"asr", "orr", "label_accuracy"}
+    assert (tmp_path / "run" / "games-00002.jsonl").exists()
+
+
+def test_smollm2_makes_two_real_training_steps(tmp_path: Path) -> None:
+    last = load("train_smollm2").main(steps=(1, 1), games=2, out=tmp_path / "run")
+    assert last["step"] == 2
+    assert last["conversation_0/skipped"] in (0.0, 1.0)
+    assert (tmp_path / "run" / "checkpoints" / "step-00002").exists()
+
+
+def test_every_example_has_a_test_and_stays_short() -> None:
+    tested = Path(__file__).read_text()
+    for path in EXAMPLES.glob("*.py"):
+        assert f'load("{path.stem}")' in tested
+        assert len(path.read_text().splitlines()) <= 110
