@@ -10,7 +10,7 @@ from waltz_env.agents.scripted import AlwaysFlag, FollowAdvice, NeverFlag, Oracl
 from waltz_env.agents.templates import TEMPLATES, Template, conversation_messages, feedback_messages
 
 if TYPE_CHECKING:
-    from waltz_env.agents.models import load_model
+    from waltz_env.agents.models import fast_dtype, load_model
     from waltz_env.agents.openai_agent import OpenAIAgent
     from waltz_env.agents.policy import Policy, full_policy, lora_policies
     from waltz_env.agents.smollm2 import load_smollm2
@@ -24,6 +24,7 @@ _NEED_TORCH = {
     "TransformersAgent": "transformers_agent",
     "VLLMAgent": "vllm_agent",
     "VLLMEngine": "vllm_engine",
+    "fast_dtype": "models",
     "full_policy": "policy",
     "load_model": "models",
     "load_smollm2": "smollm2",
@@ -43,6 +44,7 @@ __all__ = [
     "VLLMAgent",
     "VLLMEngine",
     "conversation_messages",
+    "fast_dtype",
     "feedback_messages",
     "full_policy",
     "load_model",

@@ -34,8 +34,8 @@ class TransformersAgent:
         seed: of the random stream.
         batch_size: rows generated at once; observations of like length share a batch.
         max_prompt_tokens: None: what the model's context leaves beside ``max_new_tokens``.
-        sampling_dtype: dtype of the weights while generating; None: the model's own. The log-probabilities kept are
-            those of the rounded weights.
+        sampling_dtype: dtype of the weights while generating; None: the model's own. ``fast_dtype`` knows where
+            bfloat16 pays. The log-probabilities kept are those of the rounded weights.
 
     Raises:
         UsageError: the tokenizer has no chat template, nothing ends a turn, or the limits leave no room for a prompt.
