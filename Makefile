@@ -11,16 +11,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEV := $(VENV)/.installed-dev
 TRAIN := $(VENV)/.installed-train
 
-.PHONY: help train test test-vllm lint format clean
+.PHONY: help train test test-serving test-vllm lint format clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
 train: $(TRAIN)  ## train both agents on the nano preset, then print the results and the run folder
 	$(BIN)/waltz train --preset nano
 
 test: $(DEV)  ## run the default test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-serving: $(DEV)  ## fuzz the chat server from its own schema and put it under load, minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/heavy/serving_fuzz.py tests/heavy/serving_load.py
 
 test-vllm: $(VLLM_VENV)/.installed  ## run the tests of agents on a real vLLM engine, in an environment of its own
 	HF_HUB_OFFLINE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm -o filterwarnings=

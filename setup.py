@@ -48,6 +48,7 @@ DEV = [
     "pytest>=8.4",
     "pytest-xdist>=3.6",
     "ruff~=0.17.6",
+    "schemathesis>=4.20",
     "setuptools>=77",
     "types-tqdm",
 ]

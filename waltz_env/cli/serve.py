@@ -79,7 +79,7 @@ class Serve:
         """Serves until it is told to stop; see ``main`` for the exit code."""
         missing = [name for name in REQUIRED if find_spec(name) is None]
         if missing:
-            raise UsageError(f"`waltz serve` needs {', '.join(missing)}: pip install 'waltz-env[serve]'")
+            raise UsageError(f"`waltz serve` needs {', '.join(missing)}: pip install 'waltz-env[openai,serve]'")
         from waltz_env.serving.app import create_app
         from waltz_env.serving.server import serve
 
