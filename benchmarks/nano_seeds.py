@@ -1,0 +1,48 @@
+"""What do several seeds of the nano preset say together? The median over runs, as the tables of docs/nano.md.
+
+    for s in 0 1 2; do waltz train --seed $s --out runs/waltz-$s; done
+    for s in 0 1 2; do waltz train --seed $s --out runs/single-$s --method single-model; done
+    python benchmarks/nano_seeds.py runs/waltz-? runs/single-?
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from waltz_env.cli.results import read_sets
+
+METRICS = ("asr", "orr", "ftr", "ftr_plain", "label_accuracy", "format_rate")
+
+
+def main(runs: list[Path]) -> None:
+    """Prints one Markdown table a held-out set: median, and the runs' own values in the order of their names."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for run in sorted(runs):
+        for name, content in read_sets(run).items():
+            for system, metrics in content["systems"].items():
+                if system == "baseline" and "single_model_rl" in content["systems"]:
+                    continue  # the same untrained model as in the run of the pair
+                for metric in METRICS:
+                    if metrics[metric]["value"] is not None:
+                        found[name][system][metric].append(100 * metrics[metric]["value"])
+    for name, systems in found.items():
+        print(f"\n`{name}`, %\n")
+        print(f"| system | {' | '.join(METRICS)} |")
+        print("|---" * (1 + len(METRICS)) + "|")
+        for system, metrics in systems.items():
+            print(f"| {system} | {' | '.join(_cell(metrics[metric]) for metric in METRICS)} |")
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return "-"
+    return f"**{statistics.median(values):.1f}** ({', '.join(f'{value:.1f}' for value in values)})"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
+    main(parser.parse_args().runs)
