@@ -28,7 +28,8 @@ def main(
     """Trains a pair; returns its rates on held-out prompts before and after."""
     if model is None:
         lm, tokenizer = nano.build(seed)
-        templates, lengths, prompts, held_out = nano.TEMPLATES, nano.NEW_TOKENS, nano.train(), nano.validation()
+        templates, lengths = nano.TEMPLATES, nano.NEW_TOKENS
+        prompts, held_out = PromptSet(nano.train()), PromptSet(nano.validation())
     else:
         lm, tokenizer = load_model(model)
         templates, lengths = TEMPLATES, {CONVERSATION: 512, FEEDBACK: 512}

@@ -38,7 +38,7 @@ class WordListFeedback:
 def main() -> dict[str, float]:
     """Plays the test prompts with and without the agent; returns the final rates with it."""
     agent = WordListFeedback()
-    agent_test(agent)  # the conformance check that ships with the package
+    agent_test(agent, roles=[FEEDBACK])  # the conformance check that ships with the package
     prompts = PromptSet.load("builtin:test")
     shown = {}
     for name, feedback in (("no feedback", NeverFlag()), ("word lists", agent)):
