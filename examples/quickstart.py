@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 
 import waltz_env
-from waltz_env import CONVERSATION, FEEDBACK
+from waltz_env import CONVERSATION, FEEDBACK, PromptSet
 
 
 def main() -> float:
     """Plays one game with typed-in actions; returns the feedback agent's total reward."""
     env = waltz_env.make("WaltzSafety-v0", prompts="builtin:test", render_mode="human")
-    prompt = next(prompt for prompt in env.prompts if prompt.kind == "benign" and prompt.category == "homonym")
+    prompt = next(
+        prompt for prompt in PromptSet.load("builtin:test") if prompt.kind == "benign" and prompt.category == "homonym"
+    )
     observations, _ = env.reset(seed=0, options={"prompt": prompt})
     print("The conversation agent sees:", observations[CONVERSATION]["prompt"])
 

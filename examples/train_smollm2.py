@@ -19,7 +19,7 @@ from waltz_env.presets import smollm2
 
 def main(
     steps: tuple[int, int] = (60, 60), games: int = 16, out: Path = Path("runs/train_smollm2")
-) -> dict[str, float]:
+) -> dict[str, float | str]:
     """Trains both stages; returns the metrics of the last step."""
     recipe = replace(
         smollm2.RECIPE,

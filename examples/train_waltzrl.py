@@ -26,12 +26,11 @@ def main(
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Trains a pair; returns its rates on held-out prompts before and after."""
+    lm, tokenizer = nano.build(seed) if model is None else load_model(model)
     if model is None:
-        lm, tokenizer = nano.build(seed)
         templates, lengths = nano.TEMPLATES, nano.NEW_TOKENS
         prompts, held_out = PromptSet(nano.train()), PromptSet(nano.validation())
     else:
-        lm, tokenizer = load_model(model)
         templates, lengths = TEMPLATES, {CONVERSATION: 512, FEEDBACK: 512}
         prompts, held_out = PromptSet.load("builtin:train"), PromptSet.load("builtin:test")
 

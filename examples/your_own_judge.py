@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import waltz_env
-from waltz_env import CONVERSATION, Judge, Judgement, Labels, Prompt
+from waltz_env import CONVERSATION, Judge, Judgement, Labels, Prompt, PromptSet
 from waltz_env.judges import RuleJudge
 from waltz_env.testing import judge_test
 
@@ -41,7 +41,7 @@ def main() -> list[bool]:
     judge = BrevityJudge(words=20)
     judge_test(judge)  # the conformance check that ships with the package
     env = waltz_env.make("WaltzSafety-v0", prompts="builtin:test", judge=judge, max_rounds=0)
-    prompt = next(prompt for prompt in env.prompts if prompt.category == "plain")
+    prompt = next(prompt for prompt in PromptSet.load("builtin:test") if prompt.category == "plain")
     verdicts = []
     for answer in ("Start with a short list and do the easy parts first.", "Start with a list, then sort it. " * 9):
         env.reset(options={"prompt": prompt})

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny import tiny_model, tiny_tokenizer
 
+from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env import CONVERSATION, FEEDBACK, Kind, Prompt, PromptSet, read_games
 from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
 from waltz_env.cli import main
@@ -39,7 +39,7 @@ class Switch:
         self.left = nth
         self.inner = RuleJudge()
 
-    def judge(self, prompts, responses):  # type: ignore[no-untyped-def]
+    def judge(self, prompts, responses):
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGINT)

@@ -38,7 +38,9 @@ from waltz_env.testing import agent_test
 from waltz_env.types import Observation
 
 OBSERVATIONS = [Game(prompt).observe(CONVERSATION) for prompt in PROMPTS]
-IDS = {"choice": {"token_ids": [5, 6], "logprobs": {"content": [{"logprob": -0.5}, {"logprob": -1.25}]}}}
+IDS: dict[str, Any] = {
+    "choice": {"token_ids": [5, 6], "logprobs": {"content": [{"logprob": -0.5}, {"logprob": -1.25}]}}
+}
 
 
 @pytest.fixture

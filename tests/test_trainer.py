@@ -7,14 +7,14 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from games import WordJudge
-from tiny import tiny_model, tiny_tokenizer
 
+from tests.games import WordJudge
+from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env import CONVERSATION, FEEDBACK, CheckpointError, JudgeError, Kind, Prompt, PromptSet, UsageError
 from waltz_env.agents import Policy
 from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, play_held_out, single_model_stage, train
@@ -121,7 +121,7 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on_from_there(tmp_path: Pa
     class InterruptingJudge(WordJudge):
         calls = 0
 
-        def judge(self, prompts, responses):  # type: ignore[no-untyped-def]
+        def judge(self, prompts, responses):
             self.calls += 1
             if self.calls == 2:
                 os.kill(os.getpid(), signal.SIGINT)
@@ -129,7 +129,13 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on_from_there(tmp_path: Pa
 
     a = pair()
     rare = replace(CONFIG, save_every=100)
-    arguments = {"prompts": PROMPTS, "stages": [BOTH], "folder": tmp_path / "parts", "seed": 5, "config": rare}
+    arguments: dict[str, Any] = {
+        "prompts": PROMPTS,
+        "stages": [BOTH],
+        "folder": tmp_path / "parts",
+        "seed": 5,
+        "config": rare,
+    }
     assert not train(a.policies, a.agents, judge=InterruptingJudge(), **arguments)
     assert [line["step"] for line in read_metrics(tmp_path / "parts")] == [1, 2]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -171,7 +177,7 @@ def test_several_games_on_one_prompt_share_a_step(tmp_path: Path) -> None:
 
 def test_games_without_a_verdict_are_counted_and_left_out(tmp_path: Path) -> None:
     class HalfBlindJudge(WordJudge):
-        def judge(self, prompts, responses):  # type: ignore[no-untyped-def]
+        def judge(self, prompts, responses):
             verdicts = super().judge(prompts, responses)
             half = [None if prompt.harmful else v for prompt, v in zip(prompts, verdicts, strict=True)]
             raise JudgeError("no answer for some", half)
@@ -185,7 +191,7 @@ def test_games_without_a_verdict_are_counted_and_left_out(tmp_path: Path) -> Non
 
 def test_a_judge_that_never_answers_ends_the_run_with_its_error(tmp_path: Path) -> None:
     class BlindJudge:
-        def judge(self, prompts, responses):  # type: ignore[no-untyped-def]
+        def judge(self, prompts, responses):
             raise JudgeError("down")
 
     with pytest.raises(JudgeError, match="all 4 games of step 1"):

@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True)
     try:
-        command: Train | Evaluate | Play = tyro.cli(_commands(arguments), prog="waltz", description=__doc__, args=arguments)
+        command: Train | Evaluate | Play = tyro.cli(
+            _commands(arguments), prog="waltz", description=__doc__, args=arguments
+        )
         return command.run()
     except WaltzError as error:
         errors.print(f"[bold red]{type(error).__name__}:[/] ", end="")

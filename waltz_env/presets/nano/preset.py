@@ -84,7 +84,7 @@ def balanced(prompts: PromptSet) -> PromptSet:
     return PromptSet.mix({prompts.harmful: 1, prompts.benign: 1}, size, seed=0)
 
 
-def _advance(bar: tqdm, step: int) -> None:
+def _advance(bar: tqdm[None], step: int) -> None:
     bar.update(step - bar.n)
 
 
