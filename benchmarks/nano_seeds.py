@@ -1,8 +1,8 @@
 """What do several seeds of the nano preset say together? The median over runs, as the tables of docs/nano.md.
 
-    for s in 0 1 2; do waltz train --seed $s --out runs/waltz-$s; done
-    for s in 0 1 2; do waltz train --seed $s --out runs/single-$s --method single-model; done
-    python benchmarks/nano_seeds.py runs/waltz-? runs/single-?
+for s in 0 1 2; do waltz train --seed $s --out runs/waltz-$s; done
+for s in 0 1 2; do waltz train --seed $s --out runs/single-$s --method single-model; done
+python benchmarks/nano_seeds.py runs/waltz-? runs/single-?
 """
 
 from __future__ import annotations

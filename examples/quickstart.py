@@ -14,9 +14,7 @@ from waltz_env import CONVERSATION, FEEDBACK, PromptSet
 def main() -> float:
     """Plays one game with typed-in actions; returns the feedback agent's total reward."""
     env = waltz_env.make("WaltzSafety-v0", prompts="builtin:test", render_mode="human")
-    prompt = next(
-        prompt for prompt in PromptSet.load("builtin:test") if prompt.kind == "benign" and prompt.category == "homonym"
-    )
+    prompt = PromptSet.load("builtin:test").benign.category("homonym")[0]
     observations, _ = env.reset(seed=0, options={"prompt": prompt})
     print("The conversation agent sees:", observations[CONVERSATION]["prompt"])
 

@@ -47,7 +47,7 @@ def pair() -> Pair:
 
 def run(folder: Path, stages: list[Stage], a: Pair | None = None, *, resume: bool = False, **changes: object) -> Pair:
     a = a or pair()
-    arguments = {"judge": WordJudge(), "prompts": PROMPTS, "config": CONFIG} | changes
+    arguments: dict[str, Any] = {"judge": WordJudge(), "prompts": PROMPTS, "config": CONFIG} | changes
     assert train(a.policies, a.agents, stages=stages, folder=folder, seed=5, resume=resume, **arguments)
     return a
 
