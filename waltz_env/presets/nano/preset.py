@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -84,7 +84,7 @@ def balanced(prompts: PromptSet) -> PromptSet:
     return PromptSet.mix({prompts.harmful: 1, prompts.benign: 1}, size, seed=0)
 
 
-def _advance(bar: tqdm[None], step: int) -> None:
+def _advance(bar: tqdm[Any], step: int) -> None:
     bar.update(step - bar.n)
 
 
