@@ -45,6 +45,7 @@ RECIPE = Recipe(
 
 def build_workbench(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
     """The warm-started model, kept in the run's folder so that nothing builds it twice, with two LoRA adapters."""
+    torch.set_num_threads(1)  # for a model of this size a second thread costs more than it gives
     model, tokenizer = _base(recipe, folder / BASE, accelerator)
     policies, agents = lora_pair(
         model.to(accelerator.device),
