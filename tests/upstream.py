@@ -90,6 +90,7 @@ class Upstream:
         self.requests: list[Json] = []
         self.now = self.most = self.left = 0
         self.port = 0
+        self._writers: set[asyncio.StreamWriter] = set()
         self.start()
 
     @property
@@ -109,8 +110,12 @@ class Upstream:
 
     async def _close(self) -> None:
         self._server.close()
+        await asyncio.sleep(0.05)  # connections just accepted get to their handlers
+        for writer in self._writers:
+            writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         self.now += 1
         self.most = max(self.most, self.now)
         try:
@@ -124,8 +129,9 @@ class Upstream:
             self.left += not answering.done()
             answering.cancel()
             leaving.cancel()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the client was there only to look, or left
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+            pass  # the client was there only to look, or left; or the server is stopped
         finally:
             self.now -= 1
+            self._writers.remove(writer)
             writer.close()

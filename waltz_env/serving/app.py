@@ -25,6 +25,7 @@ from waltz_env.types import Message
 
 T = TypeVar("T")
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
 class Refused(Exception):
@@ -68,7 +69,7 @@ def create_app(
     @app.post(
         CHAT,
         response_model=ChatAnswer,
-        responses=documented(400, 401, 404, 408, 413, 429, 502, 503, 504),
+        responses=documented(400, 401, 404, 408, 413, 429, 502, 503, 504) | STREAM,
     )
     async def chat_completions(chat: ChatRequest, request: Request) -> Any:
         """Answers a chat; with ``stream``, as server-sent events once the answer is final."""

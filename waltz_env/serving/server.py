@@ -10,6 +10,23 @@ from fastapi import FastAPI
 
 from waltz_env.serving.recorder import JsonLines
 
+KEEP_ALIVE = 75
+"""Seconds that an idle connection stays open: longer than clients keep theirs, or a request may meet its closing."""
+
+
+def configuration(app: FastAPI, *, host: str, port: int, drain: float) -> uvicorn.Config:
+    """How uvicorn runs the application; see ``serve``."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        ws="none",
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=int(drain) + 1,
+    )
+
 
 def serve(app: FastAPI, *, host: str, port: int, drain: float) -> None:
     """Serves until SIGINT or SIGTERM; then takes nothing new, finishes what is under way, and returns.
@@ -26,7 +43,4 @@ def serve(app: FastAPI, *, host: str, port: int, drain: float) -> None:
     logging.captureWarnings(True)
     for chatty in ("httpx", "httpx2", "openai"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=int(drain) + 1
-    )
-    uvicorn.Server(config).run()
+    uvicorn.Server(configuration(app, host=host, port=port, drain=drain)).run()

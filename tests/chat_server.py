@@ -1,0 +1,41 @@
+"""The chat server, run by a real uvicorn on loopback, in a thread."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from waltz_env.serving import Duet, create_app
+from waltz_env.serving.server import configuration
+
+
+@contextmanager
+def running(app: FastAPI) -> Iterator[str]:
+    """Base URL of the application, which stops gracefully at the end."""
+    server = uvicorn.Server(configuration(app, host="127.0.0.1", port=0, drain=10))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(1024)
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def serving(duet: Duet, **options) -> Iterator[str]:
+    """Base URL of a server of ``duet``."""
+    with running(create_app(duet, **options)) as url:
+        yield url
