@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -34,7 +35,7 @@ from waltz_env.testing import agent_test
 from waltz_env.types import Observation
 
 ROOT = Path(__file__).parents[1]
-CHAT = [{"role": "user", "content": "How do I kill a process?"}]
+CHAT: Any = [{"role": "user", "content": "How do I kill a process?"}]
 DRAFT, REVISION = "A DRAFT that nobody may see.", "A revision of several words, longer than one piece of a stream."
 ADVICE = "Leave the ADVICE out."
 FLAGS = critique(UNSAFE, ADVICE).completion.text
@@ -197,7 +198,8 @@ def test_a_pair_can_stand_behind_another_as_a_server() -> None:
 def test_text_that_no_encoding_carries_is_mended() -> None:
     with serving(Duet({CONVERSATION: Speaker("a\ud800b")}, mode="off")) as url:
         surrogate = json.dumps({"model": "waltz", "messages": [{"role": "user", "content": "\ud800"}]})
-        answer = httpx.post(f"{url}/v1/chat/completions", content=surrogate)
+        headers = {"content-type": "application/json"}
+        answer = httpx.post(f"{url}/v1/chat/completions", content=surrogate, headers=headers)
         assert answer.json()["choices"][0]["message"]["content"] == "a?b"
         assert "a?b" in ask(url, stream=True).text
 
@@ -262,7 +264,12 @@ def test_a_key_is_needed_where_one_is_set() -> None:
             with client(url, key) as api, pytest.raises(openai.AuthenticationError) as error:
                 api.models.list()
             assert error.value.code == "invalid_api_key"
-        headers = [{}, {"Authorization": "right"}, {"Authorization": "Basic right"}, {"Authorization": b"Bearer \xe9"}]
+        headers: list[Any] = [
+            {},
+            {"Authorization": "right"},
+            {"Authorization": "Basic right"},
+            {"Authorization": b"Bearer \xe9"},
+        ]
         assert {httpx.get(f"{url}/v1/models", headers=header).status_code for header in headers} == {401}
         assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
         assert httpx.get(f"{url}/metrics").status_code == 200
