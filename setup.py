@@ -42,6 +42,7 @@ DEV = [
     *SERVE,
     "build>=1.2",
     "coverage>=7.6",
+    "httpx>=0.27",
     "hypothesis>=6.130",
     "mypy~=2.4.1",  # pinned to a minor version, as is ruff: both change what they accept between minor versions
     "pre-commit>=4.0",

@@ -1,4 +1,4 @@
-"""Trains, evaluates and plays pairs of language models that make each other safe and helpful."""
+"""Trains, evaluates, plays and serves pairs of language models that make each other safe and helpful."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from waltz_env.cli.evaluate import Evaluate
 from waltz_env.cli.play import Play
+from waltz_env.cli.serve import Serve
 from waltz_env.cli.train import Train
 from waltz_env.errors import WaltzError
 from waltz_env.presets import PRESETS, preset
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True)
     try:
-        command: Train | Evaluate | Play = tyro.cli(
+        command: Train | Evaluate | Play | Serve = tyro.cli(
             _commands(arguments), prog="waltz", description=__doc__, args=arguments
         )
         return command.run()
@@ -43,7 +44,9 @@ def _commands(arguments: Sequence[str]) -> Any:
     """The commands; the defaults of ``train`` are those of the preset that the arguments name."""
     recipe = preset(_value(arguments, "--preset") or DEFAULT_PRESET).recipe
     train = Annotated[Train, tyro.conf.subcommand("train", default=Train(recipe), description=_train_help())]
-    return train | Annotated[Evaluate, tyro.conf.subcommand("evaluate")] | Annotated[Play, tyro.conf.subcommand("play")]
+    evaluate = Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    play = Annotated[Play, tyro.conf.subcommand("play")]
+    return train | evaluate | play | Annotated[Serve, tyro.conf.subcommand("serve")]
 
 
 def _value(arguments: Sequence[str], flag: str) -> str | None:
