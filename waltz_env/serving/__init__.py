@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from waltz_env.serving.batcher import Batcher
 from waltz_env.serving.chat import chat_prompt
 from waltz_env.serving.duet import AsyncAgent, Duet, Mode, OnFailure
+from waltz_env.serving.limits import Limits
 from waltz_env.serving.reply import Failure, Latency, Reply
 
 if TYPE_CHECKING:
     from waltz_env.serving.app import create_app
-    from waltz_env.serving.gate import Limits
     from waltz_env.serving.server import serve
 
-_NEED_FASTAPI = {"Limits": "gate", "create_app": "app", "serve": "server"}
+_NEED_FASTAPI = {"create_app": "app", "serve": "server"}
 
 __all__ = [
     "AsyncAgent",

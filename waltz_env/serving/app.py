@@ -17,7 +17,8 @@ from waltz_env.errors import AgentError, UsageError
 from waltz_env.serving.answers import chat_answer, events
 from waltz_env.serving.api_errors import Problem, documented, of_agent
 from waltz_env.serving.duet import Duet
-from waltz_env.serving.gate import CHAT, Gate, Limits
+from waltz_env.serving.gate import CHAT, Gate
+from waltz_env.serving.limits import Limits
 from waltz_env.serving.metrics import Metrics
 from waltz_env.serving.recorder import CLIENT_LEFT, Recorder
 from waltz_env.serving.schemas import ChatAnswer, ChatRequest, Health, Model, ModelList
