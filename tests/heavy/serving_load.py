@@ -32,21 +32,22 @@ TROUBLE: tuple[Answer, ...] = (hangs, drops, breaks_off, fails(500), fails(503),
 
 def flood(url: str, count: int, *, concurrent: int) -> list[httpx.Response]:
     """The answers to ``count`` chats, of which ``concurrent`` are under way at once; every third is a stream."""
+    waiting = list(range(count))
+    answers: list[httpx.Response] = []
 
-    async def ask_all() -> list[httpx.Response]:
-        turns = asyncio.Semaphore(concurrent)
-        limits = httpx.Limits(max_connections=concurrent)
-        async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
-
-            async def ask(number: int) -> httpx.Response:
+    async def client() -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=60, verify=False) as connection:
+            while waiting:
+                number = waiting.pop()
                 messages = [{"role": "user", "content": f"Question {number}?"}]
                 body = {"model": "waltz", "messages": messages, "stream": number % 3 == 0}
-                async with turns:
-                    return await client.post("/v1/chat/completions", json=body)
+                answers.append(await connection.post("/v1/chat/completions", json=body))
 
-            return await asyncio.gather(*map(ask, range(count)))
+    async def clients() -> None:
+        await asyncio.gather(*(client() for _ in range(concurrent)))
 
-    return asyncio.run(ask_all())
+    asyncio.run(clients())
+    return answers
 
 
 def check(answers: Sequence[httpx.Response]) -> Counter[int]:
