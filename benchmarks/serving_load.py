@@ -1,0 +1,108 @@
+"""How fast does `waltz serve` answer, alone and under load, and does its memory stay flat?
+
+Starts the command on a free port of loopback, once for each mode, and sends it the built-in test prompts. Prints, for
+each number of requests under way at once, requests a second and the 50th and 95th percentile of the seconds that one
+took; then the feedback trigger rate so far, and the server's resident memory.
+
+    python benchmarks/serving_load.py                            # scripted agents: what the server itself costs
+    python benchmarks/serving_load.py RUN --requests 200         # a trained pair: adaptive against always-on and off
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from waltz_env.prompts import PromptSet
+
+MODES = ("off", "adaptive", "always-on")
+
+
+@contextmanager
+def server(agents: str, mode: str) -> Iterator[tuple[str, int]]:
+    """Base URL and process id of `waltz serve`."""
+    run = "import sys; from waltz_env.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", run, "serve", agents, "--port", "0", "--mode", mode, "--concurrent", "1024"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            lines = iter(process.stderr.readline, "")
+            url = next(found[0] for line in lines if (found := re.search(r"http://127[.\d:]+", line)))
+            with subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL):  # empties the pipe
+                yield url, process.pid
+                process.terminate()
+        finally:
+            process.kill()
+
+
+async def flood(url: str, texts: Sequence[str], concurrent: int) -> list[float]:
+    """Seconds of each request. Each of ``concurrent`` clients has a connection of its own and asks again at once.
+
+    A request that fails ends the benchmark.
+    """
+    waiting = list(texts)
+    seconds = []
+
+    async def client() -> None:
+        async with httpx.AsyncClient(base_url=url, timeout=600, verify=False) as connection:
+            while waiting:
+                body = {"model": "waltz", "messages": [{"role": "user", "content": waiting.pop()}]}
+                start = time.perf_counter()
+                (await connection.post("/v1/chat/completions", json=body)).raise_for_status()
+                seconds.append(time.perf_counter() - start)
+
+    await asyncio.gather(*(client() for _ in range(concurrent)))
+    return seconds
+
+
+def megabytes(process: int) -> float:
+    """Resident memory of a process, as Linux tells it."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
+    return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
+
+
+def trigger_rate(url: str) -> float:
+    """The share of drafts that were flagged, from the server's metrics; NaN where there was no feedback."""
+    page = httpx.get(f"{url}/metrics").text
+    counts = dict(re.findall(r"^waltz_(critiques|triggered)_total (\S+)$", page, re.MULTILINE))
+    return float(counts["triggered"]) / float(counts["critiques"]) if float(counts["critiques"]) else float("nan")
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("agents", nargs="?", default="scripted", help="as for `waltz serve`")
+    parser.add_argument("--requests", type=int, default=1000, help="in each round")
+    parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 16, 256])
+    arguments = parser.parse_args()
+    prompts = [prompt.text for prompt in PromptSet.load("builtin:test")]
+    texts = [prompts[number % len(prompts)] for number in range(arguments.requests)]
+    print("| mode | at once | requests/s | p50 s | p95 s | triggered | memory MB |")
+    print("|---|---|---|---|---|---|---|")
+    for mode in MODES:
+        with server(arguments.agents, mode) as (url, process):
+            asyncio.run(flood(url, texts[:32], 16))
+            for concurrent in arguments.concurrent:
+                start = time.perf_counter()
+                seconds = asyncio.run(flood(url, texts, concurrent))
+                rate = len(texts) / (time.perf_counter() - start)
+                p50, p95 = (statistics.quantiles(seconds, n=100)[percent - 1] for percent in (50, 95))
+                print(
+                    f"| {mode} | {concurrent} | {rate:.0f} | {p50:.4f} | {p95:.4f} | {trigger_rate(url):.2f} "
+                    f"| {megabytes(process):.0f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
