@@ -302,7 +302,8 @@ def ask_while_the_first_runs(batcher: Batcher, gate: Gate, texts: Sequence[str],
         rest = [asyncio.create_task(batcher.ask(CONVERSATION, observe(text))) for text in texts]
         await asyncio.sleep(0)
         then(rest)
-        await asyncio.sleep(0)
+        for _ in range(5):  # rounds of the loop that a cancellation needs to get through
+            await asyncio.sleep(0)
         gate.open.set()
         await first
         return await asyncio.gather(*rest, return_exceptions=True)

@@ -258,6 +258,21 @@ def test_it_can_be_awaited_and_it_can_block_within_a_running_loop(upstream) -> N
     assert texts == [prompt.text.upper() for prompt in PROMPTS[:2]]
 
 
+def test_cancelling_drops_the_requests(upstream) -> None:
+    server = upstream(always(hangs))
+
+    async def cancel(asked: OpenAIAgent) -> None:
+        task = asyncio.create_task(asked.aact(OBSERVATIONS))
+        while len(server.requests) < 3:  # each has been read to its end and is being kept waiting
+            await asyncio.sleep(0.01)
+        task.cancel()
+        while server.left < 3:
+            await asyncio.sleep(0.01)
+
+    with agent(server) as asked:
+        asyncio.run(asyncio.wait_for(cancel(asked), 20))
+
+
 def test_it_plays_the_game(upstream) -> None:
     with agent(upstream(in_turn(says("draft"), says("revision")))) as asked:
         feedback = Speaker(json.dumps({"reasoning": "", "unsafe": True, "overrefuse": False, "feedback": "Do better."}))
