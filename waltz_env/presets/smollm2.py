@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 
-from waltz_env.agents import load_smollm2
+from waltz_env.agents import fast_dtype, load_smollm2
 from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
 from waltz_env.judges import RuleJudge
 from waltz_env.presets.pair import lora_pair
@@ -29,7 +28,7 @@ RECIPE = Recipe(
 
 
 def build(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
-    """SmolLM2-135M-Instruct with two LoRA adapters, sampled in bfloat16."""
+    """SmolLM2-135M-Instruct with two LoRA adapters, sampled in bfloat16 where that is faster."""
     model, tokenizer = load_smollm2()
     policies, agents = lora_pair(
         model.to(accelerator.device),
@@ -37,7 +36,7 @@ def build(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
         seed=recipe.seed,
         process=accelerator.process_index,
         max_new_tokens={CONVERSATION: 64, FEEDBACK: 96},
-        sampling_dtype=torch.bfloat16,
+        sampling_dtype=fast_dtype(accelerator.device),
     )
     prompts, validation = PromptSet.load("builtin:train").split(0.9, seed=0, by="topic")
     return Workbench(
