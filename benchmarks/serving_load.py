@@ -1,8 +1,8 @@
 """How fast does `waltz serve` answer, alone and under load, and does its memory stay flat?
 
-Starts the command on a free port of loopback, once for each mode, and sends it the built-in test prompts. Prints, for
-each number of requests under way at once, requests a second and the 50th and 95th percentile of the seconds that one
-took; then the feedback trigger rate so far, and the server's resident memory.
+Starts the command on a free port of loopback, once for each mode, and sends it prompts. Prints, for each number of
+requests under way at once, requests a second and the 50th and 95th percentile of the seconds that one took; then the
+feedback trigger rate so far, and the server's resident memory.
 
     python benchmarks/serving_load.py                            # scripted agents: what the server itself costs
     python benchmarks/serving_load.py RUN --requests 200         # a trained pair: adaptive against always-on and off
@@ -82,10 +82,11 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("agents", nargs="?", default="scripted", help="as for `waltz serve`")
+    parser.add_argument("--prompts", default="builtin:test", help="builtin:test, builtin:train, or a JSONL file")
     parser.add_argument("--requests", type=int, default=1000, help="in each round")
     parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 16, 256])
     arguments = parser.parse_args()
-    prompts = [prompt.text for prompt in PromptSet.load("builtin:test")]
+    prompts = [prompt.text for prompt in PromptSet.load(arguments.prompts)]
     texts = [prompts[number % len(prompts)] for number in range(arguments.requests)]
     print("| mode | at once | requests/s | p50 s | p95 s | triggered | memory MB |")
     print("|---|---|---|---|---|---|---|")

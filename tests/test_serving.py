@@ -25,9 +25,10 @@ from tests.chat_server import serving
 from tests.games import REFUSING, SAFE, UNSAFE, Speaker, critique
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.upstream import Script, Upstream, always, drops, fails, hangs, says
-from waltz_env import CONVERSATION, FEEDBACK, Completion
+from waltz_env import CONVERSATION, FEEDBACK, Completion, UsageError
 from waltz_env.agents.openai_agent import OpenAIAgent
 from waltz_env.agents.templates import TEMPLATES, conversation_messages
+from waltz_env.cli.serve import Serve
 from waltz_env.presets import lora_pair
 from waltz_env.serving import Duet, Limits
 from waltz_env.serving.recorder import JsonLines
@@ -447,10 +448,33 @@ def test_each_answer_carries_the_id_that_is_in_the_log(caplog) -> None:
 # The command
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "a server for each role"),
+        ({"conversation_url": "http://127.0.0.1:9/v1"}, "a server for each role"),
+        ({"agents": "smolm2"}, "Did you mean 'smollm2'"),
+        ({"agents": "scripted", "max_rounds": 0}, "max_rounds"),
+    ],
+)
+def test_a_pair_that_cannot_be_served_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Serve(**settings).duet()
+
+
+def test_scripted_agents_and_any_model_can_be_served(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    for agents in ("scripted", str(tmp_path)):
+        with closing(Serve(agents, max_new_tokens=4).duet()) as duet:
+            replies = duet.respond_batch([CHAT] * 2)
+        assert all(reply.game.critiques for reply in replies)
+
+
 def test_the_command_finishes_what_is_under_way_when_it_is_told_to_stop(upstream) -> None:
     conversation, feedback = upstream(always(says("draft", after=1.0))), upstream(always(says(PASSES)))
-    run = "import sys, tyro; from waltz_env.cli.serve import Serve; sys.exit(tyro.cli(Serve).run())"
-    command = [sys.executable, "-c", run, "--port", "0"]
+    run = "import sys; from waltz_env.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", run, "serve", "--port", "0"]
     command += ["--conversation-url", conversation.url, "--feedback-url", feedback.url]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

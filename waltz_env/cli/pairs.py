@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from waltz_env.agents import load_model, load_smollm2
 from waltz_env.errors import unknown_name
 from waltz_env.presets.pair import lora_pair
-from waltz_env.presets.run import CONFIG, load_run
+from waltz_env.presets.run import CONFIG, is_run, load_run
 from waltz_env.protocols import Agent
 from waltz_env.types import AgentID
 
@@ -30,7 +30,7 @@ def load_pair(name: str, *, seed: int, max_new_tokens: int) -> tuple[Mapping[Age
         CheckpointError: the run has no checkpoint.
     """
     folder = Path(name)
-    if (folder / CONFIG).exists():
+    if is_run(folder):
         recipe, bench = load_run(folder, Accelerator())
         return bench.agents, recipe.max_rounds
     if name == SMOLLM2:

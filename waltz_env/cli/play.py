@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from accelerate import Accelerator
 from rich.console import Console
 from rich.markup import escape
 
-from waltz_env.agents import FollowAdvice, OracleFeedback, load_model, load_smollm2
-from waltz_env.errors import unknown_name
+from waltz_env.agents import FollowAdvice, OracleFeedback
+from waltz_env.cli.pairs import SCRIPTED, load_pair
 from waltz_env.judges import RuleJudge
-from waltz_env.presets.pair import lora_pair
-from waltz_env.presets.run import CONFIG, load_run
 from waltz_env.protocols import Agent
 from waltz_env.rollout import play
 from waltz_env.transcript import transcript
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Kind, Prompt
-
-SCRIPTED, SMOLLM2 = "scripted", "smollm2"
 
 
 @dataclass(frozen=True)
@@ -48,26 +42,15 @@ class Play:
     def run(self) -> int:
         """Plays until the input ends; see ``main`` for the exit code."""
         console = Console()
-        fixed = None if self.agents == SCRIPTED else self._models()
+        fixed = None
+        if self.agents != SCRIPTED:
+            fixed, _ = load_pair(self.agents, seed=self.seed, max_new_tokens=self.max_new_tokens)
         for text in [self.prompt] if self.prompt is not None else _typed(console):
             prompt = Prompt(text, Kind(self.kind), id="typed")
             agents = fixed or _scripted(prompt, self.seed)
             (game,) = play([prompt], agents, RuleJudge(), self.max_rounds)
             console.print(escape("\n".join(transcript(game))), highlight=False)
         return 0
-
-    def _models(self) -> Mapping[AgentID, Agent]:
-        folder = Path(self.agents)
-        if (folder / CONFIG).exists() and (folder / "checkpoints").exists():
-            return load_run(folder, Accelerator())[1].agents
-        if self.agents == SMOLLM2:
-            model, tokenizer = load_smollm2()
-        elif folder.exists() or self.agents.count("/") == 1:
-            model, tokenizer = load_model(self.agents)
-        else:
-            runs = [str(each.parent) for each in Path("runs").glob(f"*/{CONFIG}")]
-            raise unknown_name("agents", self.agents, [SCRIPTED, SMOLLM2, *runs])
-        return lora_pair(model, tokenizer, seed=self.seed, max_new_tokens=self.max_new_tokens)[1]
 
 
 def _scripted(prompt: Prompt, seed: int) -> Mapping[AgentID, Agent]:

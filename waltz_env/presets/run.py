@@ -16,6 +16,12 @@ from waltz_env.presets.recipe import Recipe, Workbench
 CONFIG = "config.json"
 
 
+def is_run(folder: Path) -> bool:
+    """Whether ``folder`` is a run's; the folder of a Hugging Face model has a ``config.json`` too, of another kind."""
+    path = folder / CONFIG
+    return path.exists() and '"preset"' in path.read_text(encoding="utf-8")
+
+
 def read_recipe(folder: Path) -> Recipe:
     """The settings of the run in ``folder``.
 
