@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 
 from tests.games import PROCESS, PROMPTS, Speaker, WordJudge
 from tests.upstream import (
-    Script,
     Upstream,
     always,
     breaks_off,
@@ -42,19 +40,6 @@ OBSERVATIONS = [Game(prompt).observe(CONVERSATION) for prompt in PROMPTS]
 IDS: dict[str, Any] = {
     "choice": {"token_ids": [5, 6], "logprobs": {"content": [{"logprob": -0.5}, {"logprob": -1.25}]}}
 }
-
-
-@pytest.fixture
-def upstream() -> Iterator[Callable[[Script], Upstream]]:
-    servers: list[Upstream] = []
-
-    def start(script: Script) -> Upstream:
-        servers.append(Upstream(script))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 def agent(server: Upstream, **settings) -> closing[OpenAIAgent]:

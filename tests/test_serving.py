@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +24,7 @@ import pytest
 from tests.chat_server import serving
 from tests.games import REFUSING, SAFE, UNSAFE, Speaker, critique
 from tests.tiny import tiny_model, tiny_tokenizer
-from tests.upstream import Script, Upstream, always, drops, fails, hangs, says
+from tests.upstream import Upstream, always, drops, fails, hangs, says
 from waltz_env import CONVERSATION, FEEDBACK, Completion, UsageError
 from waltz_env.agents.openai_agent import OpenAIAgent
 from waltz_env.agents.templates import TEMPLATES, conversation_messages
@@ -67,19 +67,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
             return
         time.sleep(0.01)
     raise AssertionError("It never came to pass.")
-
-
-@pytest.fixture
-def upstream() -> Iterator[Callable[[Script], Upstream]]:
-    servers: list[Upstream] = []
-
-    def start(script: Script) -> Upstream:
-        servers.append(Upstream(script))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 def behind(conversation: Upstream, feedback: Upstream | None = None, **options) -> Duet:
