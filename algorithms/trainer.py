@@ -139,11 +139,12 @@ def train(
                 if not any(game.judged for game in games):
                     raise JudgeError(f"The judge failed on all {len(games)} games of step {progress.step}.")
                 log.games(progress.step, games)
-                log.metrics(progress.step, stage.name, step_metrics(games, stage.weights, updates, clocked))
+                metrics = step_metrics(games, stage.weights, updates, clocked)
+                log.metrics(progress.step, stage.name, metrics)
                 if validation and config.evaluate_every and progress.step % config.evaluate_every == 0:
                     held_out = play_held_out(agents, judge, validation, stage.max_rounds, accelerator)
                     log.metrics(progress.step, stage.name, _validation(held_out))
-                bar.set_postfix(_summary(games), refresh=False)
+                bar.set_postfix(_summary(metrics), refresh=False)
                 bar.update()
 
                 stop = _agreed(bool(stopped), accelerator)
@@ -209,9 +210,8 @@ def _validation(games: Sequence[Trajectory]) -> Metrics:
     return {f"validation/{name}": rate.value for name, rate in rates(games).items()}
 
 
-def _summary(games: Sequence[Trajectory]) -> dict[str, str]:
-    shown = rates(games)
-    return {name: f"{shown[name].value:.2f}" for name in ("r_c_first", "r_c", "ftr", "label_accuracy")}
+def _summary(metrics: Metrics) -> dict[str, str]:
+    return {name: f"{metrics[f'games/{name}']:.2f}" for name in ("r_c_first", "r_c", "ftr", "label_accuracy")}
 
 
 def play_held_out(
