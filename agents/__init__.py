@@ -1,6 +1,6 @@
 """Things that act in the game.
 
-What needs torch is imported on first use: scripted agents and templates work without it.
+What needs torch or openai is imported on first use: scripted agents and templates work without it.
 """
 
 from importlib import import_module
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from waltz_env.agents.vllm_agent import VLLMAgent
     from waltz_env.agents.vllm_engine import VLLMEngine
 
-_NEED_TORCH = {
+_ON_FIRST_USE = {
     "OpenAIAgent": "openai_agent",
     "Policy": "policy",
     "TransformersAgent": "transformers_agent",
@@ -54,6 +54,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _NEED_TORCH:
+    if name not in _ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_NEED_TORCH[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_ON_FIRST_USE[name]}"), name)

@@ -60,9 +60,9 @@ class Train:
                 path.write_text(json.dumps(describe(**vars(recipe)), indent=1) + "\n", encoding="utf-8")
         if not read_sets(folder):
             games = play_tests(bench, recipe, accelerator)
-            _report(folder, {"baseline": {name: first_only(each) for name, each in games.items()}}, recipe, accelerator)
+            _report(folder, "baseline", {name: first_only(each) for name, each in games.items()}, recipe, accelerator)
             if recipe.method == "waltz":
-                _report(folder, {"untrained_pair": games}, recipe, accelerator)
+                _report(folder, "untrained_pair", games, recipe, accelerator)
         finished = train(
             bench.policies,
             bench.agents,
@@ -79,7 +79,7 @@ class Train:
         if not finished:
             console.print(f"Stopped. Continue with: waltz train --resume {folder}", highlight=False, soft_wrap=True)
             return 130
-        _report(folder, {TRAINED[recipe.method]: play_tests(bench, recipe, accelerator)}, recipe, accelerator)
+        _report(folder, TRAINED[recipe.method], play_tests(bench, recipe, accelerator), recipe, accelerator)
         if accelerator.is_main_process:
             for name, policy in bench.policies.items():
                 policy.save(folder / "weights" / name)
@@ -99,19 +99,14 @@ def play_tests(bench: Workbench, recipe: Recipe, accelerator: Accelerator) -> di
 
 
 def _report(
-    folder: Path, systems: Mapping[str, Mapping[str, list[Trajectory]]], recipe: Recipe, accelerator: Accelerator
+    folder: Path, system: str, games: Mapping[str, list[Trajectory]], recipe: Recipe, accelerator: Accelerator
 ) -> None:
     if not accelerator.is_main_process:
         return
-    for system, games in systems.items():
-        for name, played in games.items():
-            write_games(folder / f"games-{name}-{system}.jsonl", played, tokens=False)
-        add_system(
-            folder,
-            system,
-            games,
-            {"preset": recipe.preset, "seed": recipe.seed, "temperature": 1.0, "samples_a_prompt": recipe.test_samples},
-        )
+    for name, played in games.items():
+        write_games(folder / f"games-{name}-{system}.jsonl", played, tokens=False)
+    about = {"preset": recipe.preset, "seed": recipe.seed, "temperature": 1.0, "samples_a_prompt": recipe.test_samples}
+    add_system(folder, system, games, about)
 
 
 def _new_folder(recipe: Recipe) -> Path:
