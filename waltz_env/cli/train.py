@@ -12,6 +12,7 @@ from typing import Annotated
 
 import tyro
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from rich.console import Console
 
 from waltz_env.algorithms import play_held_out, train
@@ -54,11 +55,13 @@ class Train:
                 f"{folder} holds a run already. Continue it with --resume {folder}, or choose another --out."
             )
         accelerator = Accelerator()
+        # The first process decides for all: others may see another second of the clock, or what it has written since.
+        folder, evaluated = gather_object([(folder, bool(read_sets(folder)))])[0]
         bench = preset(recipe.preset).build(recipe, folder, accelerator)
         if accelerator.is_main_process:
             with atomic_path(folder / CONFIG) as path:
                 path.write_text(json.dumps(describe(**vars(recipe)), indent=1) + "\n", encoding="utf-8")
-        if not read_sets(folder):
+        if not evaluated:
             games = play_tests(bench, recipe, accelerator)
             _report(folder, "baseline", {name: first_only(each) for name, each in games.items()}, recipe, accelerator)
             if recipe.method == "waltz":
