@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Aggregation = Literal["sequence", "token"]
+Aggregation = Literal["sequence", "token", "sum"]
 _LOG_RATIO_LIMIT = 20.0
 
 
@@ -26,10 +26,13 @@ def token_weights(mask: Tensor, aggregation: Aggregation, *, rows: int, tokens: 
 
     Args:
         mask: (B, T) bool, true on sampled tokens.
-        aggregation: ``"sequence"``: mean over a row's tokens, then over rows (eq. 4); ``"token"``: over all tokens.
+        aggregation: ``"sequence"``: mean over a row's tokens, then over rows (eq. 4); ``"token"``: over all tokens;
+            ``"sum"``: sum over a row's tokens, mean over rows, for the log-probability of the whole action.
         rows: of the whole step, all micro-batches and processes.
         tokens: likewise.
     """
     if aggregation == "token":
         return mask.float() / tokens
+    if aggregation == "sum":
+        return mask.float() / rows
     return mask.float() / (mask.sum(1, keepdim=True) * rows)

@@ -23,6 +23,9 @@ class Sample:
         reward: the scalar reward of the action.
         group: rows with equal ``group`` may share a baseline; never the same for two agents or two turns.
         version: number of updates of the weights that sampled it.
+        agent: whose action it is. Statistics of a batch are of one agent, also where a policy plays both.
+        turn: t of the action c_t or f_t.
+        state: what the global state tells beyond ``prompt_ids``, as numbers, shape (S,); for centralised critics.
     """
 
     prompt_ids: tuple[int, ...]
@@ -31,6 +34,9 @@ class Sample:
     reward: float
     group: Hashable
     version: int
+    agent: str = ""
+    turn: int = 0
+    state: tuple[float, ...] = ()
 
 
 class Policy(Protocol):
@@ -74,11 +80,25 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class FeaturePolicy(Policy, Protocol):
+    """A policy with features of what was said so far, from which a critic can tell how it will end."""
+
+    @property
+    def feature_size(self) -> int:
+        """D, the number of features of a position."""
+        ...
+
+    def features(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, keep: int) -> Tensor:
+        """Of the last ``keep`` positions: the frozen reference's last hidden states, (B, keep, D), without gradient."""
+        ...
+
+
+@runtime_checkable
 class Learner(Protocol):
     """Anything that improves one policy from samples."""
 
     def update(self, samples: Sequence[Sample]) -> Metrics:
-        """One update. The samples are of one agent; in several processes, each gives its own share."""
+        """One update. The samples are of the agents that play the policy; each process gives its own share of them."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waltz_env.algorithms.advantages import Moments, group_means, normalise, returns_to_go, token_rewards
+from waltz_env.algorithms.advantages import Moments, group_moments, normalise, returns_to_go, token_rewards
 from waltz_env.algorithms.batches import pad
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
@@ -45,5 +45,8 @@ def test_moments_of_parts_are_those_of_the_whole(rows: list[list[float]]) -> Non
     assert whole.size == sum(map(len, rows))
 
 
-def test_a_group_mean_is_of_that_group_alone() -> None:
-    assert group_means(["a", "b", "a", "c"], [1.0, 0.5, 0.0, 7.0]) == {"a": 0.5, "b": 0.5, "c": 7.0}
+def test_the_moments_of_a_group_are_of_that_group_alone() -> None:
+    moments = group_moments(["a", "b", "a", "c"], [1.0, 0.5, 0.0, 7.0])
+    assert {group: each.mean for group, each in moments.items()} == {"a": 0.5, "b": 0.5, "c": 7.0}
+    assert moments["a"].deviation == 0.5
+    assert moments["b"].deviation == pytest.approx(1e-4)
