@@ -17,6 +17,7 @@ import numpy as np
 from waltz_env.errors import DataError, UsageError, UsageTypeError, unknown_name
 from waltz_env.files import atomic_path
 from waltz_env.prompts.jsonl import format_prompt, read_prompts
+from waltz_env.prompts.public import PUBLIC
 from waltz_env.types import Kind, Prompt
 
 BUILTIN = ("builtin:train", "builtin:test")
@@ -58,7 +59,7 @@ class PromptSet(Sequence[Prompt]):
 
     @classmethod
     def load(cls, source: PromptSet | str | Path) -> PromptSet:
-        """Prompts from ``"builtin:train"``, ``"builtin:test"`` or a JSONL file; a set passes through.
+        """Prompts from ``"builtin:train"``, ``"builtin:test"``, a public set or a JSONL file; a set passes through.
 
         Raises:
             UsageError: no built-in set has that name.
@@ -72,6 +73,8 @@ class PromptSet(Sequence[Prompt]):
             )
         if isinstance(source, str) and source.startswith("builtin:"):
             return cls(_read_builtin(source), source)
+        if isinstance(source, str) and source in PUBLIC:
+            return cls(PUBLIC[source].load(), source)
         return cls(_read_file(Path(source)), str(source))
 
     def save(self, path: str | Path) -> None:
