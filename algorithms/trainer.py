@@ -1,11 +1,12 @@
 """The training loop: prompts, play, samples, update, evaluate, save.
 
 1. As arXiv:2510.08240, algorithm 1: each step plays a batch of games with the current agents; each agent that learns in
-   this stage then makes one update on its own samples of those games. Both are drawn before either is updated.
+   this stage then makes one update on its own samples of those games. Both are drawn before either is updated. Agents
+   with the same policy make one update together.
 2. Left open by the paper, chosen here: a stage begins with a fresh optimiser; prompts are walked in a seeded order,
    reshuffled every epoch.
-3. Beyond the paper: several games a prompt (for learners with a group baseline), held-out games during training,
-   exact continuation after an interruption, several processes.
+3. Beyond the paper: several games a prompt (for learners with a group baseline), held-out games during training, exact
+   continuation after an interruption, several processes.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from waltz_env.algorithms.protocols import Learner, Metrics, Policy, Sample, Stateful
+from waltz_env.algorithms.protocols import Metrics, Policy, Sample, Stateful
 from waltz_env.algorithms.run_log import RunLog
 from waltz_env.algorithms.samples import samples
 from waltz_env.algorithms.saved_state import Parts, Progress, describe, load, save
+from waltz_env.algorithms.shared_policy import build_learners, update_learners
 from waltz_env.algorithms.stages import Stage
 from waltz_env.errors import JudgeError, UsageError
 from waltz_env.evaluation.metrics import rates
@@ -47,6 +49,7 @@ class TrainConfig:
         games_per_prompt: games on the same prompt in one step; more than 1 for learners with a group baseline.
         rows: ``"one"`` random row an agent and game, as in the paper, or ``"all"`` its turns.
         draft_probability: of the draft c_0 as the conversation agent's row, where there is a revision to choose.
+        responses: which ones the conversation agent learns from: drafts, revisions, or both, see ``samples``.
         group: what rows must share to have one baseline, see ``samples``.
         save_every: steps between checkpoints; one is always made at the end of a stage and on Ctrl-C.
         keep_checkpoints: how many of them stay.
@@ -57,6 +60,7 @@ class TrainConfig:
     games_per_prompt: int = 1
     rows: Literal["one", "all"] = "one"
     draft_probability: float = 0.5
+    responses: Literal["both", "drafts", "revisions"] = "both"
     group: Literal["prompt", "verdict"] = "prompt"
     save_every: int = 10
     keep_checkpoints: int = 2
@@ -119,7 +123,7 @@ def train(
 
     with RunLog(folder, first_step=progress.step, enabled=is_main) as log, stop_signal() as stopped:
         for number, stage in list(enumerate(stages))[progress.stage :]:
-            learners = {agent: learner.build(policies[agent], accelerator) for agent, learner in stage.learners.items()}
+            learners = build_learners(stage, policies, accelerator)
             cursor = PromptCursor(sets[number], seed=seed + number)
             parts = Parts(policies, learners, agents, rng, cursor)
             if saved and number == saved.progress.stage:
@@ -133,7 +137,7 @@ def train(
                 batch = _share(cursor.next(config.games // config.games_per_prompt), config, accelerator)
                 games = play(batch, clocked, judge, stage.max_rounds)
                 rows = {agent: _rows(games, stage, agent, rng, config) for agent in learners}
-                updates = {agent: _timed_update(learner, rows[agent]) for agent, learner in learners.items()}
+                updates = update_learners(learners, rows)
 
                 games = gather_object(games)
                 if not any(game.judged for game in games):
@@ -191,14 +195,9 @@ def _rows(
         rng,
         draft_probability=config.draft_probability,
         rows=config.rows,
+        responses=config.responses,
         group=config.group,
     )
-
-
-def _timed_update(learner: Learner, rows: Sequence[Sample]) -> Metrics:
-    start = time.perf_counter()
-    metrics = learner.update(rows)
-    return metrics | {"update_seconds": time.perf_counter() - start}
 
 
 def _agreed(stopped: bool, accelerator: Accelerator) -> bool:

@@ -92,6 +92,24 @@ def test_all_rows_are_all_turns_of_that_agent() -> None:
     assert [r.token_ids[0] for r in samples(games, SETUP_A, FEEDBACK, rng(), rows="all")] == [20, 21]
 
 
+@pytest.mark.parametrize(
+    ("responses", "rows", "conversation"),
+    [
+        ("drafts", "all", [10, 10]),
+        ("drafts", "one", [10, 10]),
+        ("revisions", "all", [11, 12]),
+        ("revisions", "one", [12]),
+    ],
+)
+def test_drafts_or_revisions_alone_are_chosen_for_the_conversation_agent_only(
+    responses: str, rows: str, conversation: list[int]
+) -> None:
+    games = [game(UNSAFE, UNSAFE, OK), game(OK)]
+    chosen = [samples(games, SETUP_A, a, rng(), rows=rows, responses=responses) for a in (CONVERSATION, FEEDBACK)]  # type: ignore[arg-type]
+    assert [row.token_ids[0] for row in chosen[0]] == conversation
+    assert len(chosen[1]) == (2 if rows == "all" else 1)
+
+
 def test_games_without_a_verdict_and_turns_without_a_token_are_left_out() -> None:
     silent = Trajectory(
         Prompt("p", Kind.BENIGN),
@@ -150,6 +168,8 @@ def test_completions_that_cannot_be_trained_on_are_refused(missing: Completion) 
 def test_unknown_names_suggest_the_nearest() -> None:
     with pytest.raises(UsageError, match="conversation_0"):
         samples([], SETUP_A, "conversation", rng())
+    with pytest.raises(UsageError, match="drafts"):
+        samples([], SETUP_A, CONVERSATION, rng(), responses="draft")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="verdict"):
         samples([], SETUP_A, FEEDBACK, rng(), group="verdicts")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="one"):
