@@ -42,16 +42,32 @@ SETUPS: dict[str, RewardWeights] = {"A": SETUP_A, "B": SETUP_B, "C": SETUP_C, "d
 
 
 def setup(weights: RewardWeights | str) -> RewardWeights:
-    """Weights by the name of a set-up; weights themselves pass through.
+    """Weights by the name of a set-up, or from three numbers; weights themselves pass through.
+
+    >>> setup("0.65,0.1,0.1")
+    RewardWeights(improvement=0.65, label=0.1, format=0.1, gated=True)
+
+    Args:
+        weights: A, B, C, dir-off, or ``alpha,lambda,gamma``.
 
     Raises:
-        UsageError: no set-up has that name.
+        UsageError: it is neither.
     """
     if isinstance(weights, RewardWeights):
         return weights
-    if weights not in SETUPS:
+    if weights in SETUPS:
+        return SETUPS[weights]
+    numbers = weights.split(",")
+    if len(numbers) == 1:
         raise unknown_name("reward set-up", weights, SETUPS)
-    return SETUPS[weights]
+    try:
+        improvement, label, format = map(float, numbers)
+    except ValueError:
+        raise UsageError(
+            f"Reward weights are the name of a set-up ({', '.join(SETUPS)}) or alpha,lambda,gamma such as "
+            f"0.65,0.1,0.1; got {weights!r}."
+        ) from None
+    return RewardWeights(improvement, label, format)
 
 
 @dataclass(frozen=True, slots=True)
