@@ -64,18 +64,26 @@ def judge_games(trajectories: Sequence[Trajectory], judge: Judge) -> list[Trajec
     if not played:
         return list(trajectories)
     prompts, texts = zip(*played, strict=True)
-    verdicts: Sequence[Judgement | None]
-    try:
-        verdicts = ask_judge(judge, prompts, texts)
-    except JudgeError as error:
-        verdicts = error.judgements or [None] * len(texts)
-        _check_count(judge, len(texts), len(verdicts))
-        logger.warning("%d of %d responses have no verdict: %s", list(verdicts).count(None), len(texts), error)
-    remaining = iter(verdicts)
+    remaining = iter(try_judge(judge, prompts, texts))
     return [
         replace(trajectory, responses=tuple(Response(r.completion, next(remaining)) for r in trajectory.responses))
         for trajectory in trajectories
     ]
+
+
+def try_judge(judge: Judge, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement | None]:
+    """One batched call of ``judge``; None, with the reason in the log, where it has no verdict.
+
+    Raises:
+        UsageError: it gave the wrong number of verdicts.
+    """
+    try:
+        return ask_judge(judge, prompts, responses)
+    except JudgeError as error:
+        verdicts = error.judgements or [None] * len(responses)
+        _check_count(judge, len(responses), len(verdicts))
+        logger.warning("%d of %d responses have no verdict: %s", list(verdicts).count(None), len(responses), error)
+        return verdicts
 
 
 def ask_judge(judge: Judge, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement]:

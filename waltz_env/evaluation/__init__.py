@@ -1,5 +1,17 @@
 """Evaluation: rates with intervals, and systems side by side."""
 
-from waltz_env.evaluation.metrics import Proportion, first_only, proportion, rates
+from waltz_env.evaluation.comparison import Difference, compare, compare_systems
+from waltz_env.evaluation.metrics import Proportion, bounds, first_only, proportion, rates
+from waltz_env.evaluation.safeguard import safeguarded
 
-__all__ = ["Proportion", "first_only", "proportion", "rates"]
+__all__ = [
+    "Difference",
+    "Proportion",
+    "bounds",
+    "compare",
+    "compare_systems",
+    "first_only",
+    "proportion",
+    "rates",
+    "safeguarded",
+]
