@@ -24,6 +24,7 @@ TRAIN = [
     "pydantic>=2.10",
     "rich>=13.7",
     "safetensors>=0.5",
+    "scikit-learn>=1.5",
     "tensorboard>=2.16",
     "tokenizers>=0.22",
     "torch>=2.6",
@@ -36,10 +37,12 @@ TRAIN = [
 SMOLLM2 = [*TRAIN, "gguf>=0.19"]
 OPENAI = ["openai>=2.0", "pydantic>=2.10"]
 SERVE = ["fastapi>=0.115", "prometheus-client>=0.21", "pydantic>=2.10", "uvicorn>=0.32"]
+CAPABILITIES = [*TRAIN, "lm-eval>=0.4.9"]
 DEV = [
     *SMOLLM2,
     *OPENAI,
     *SERVE,
+    *CAPABILITIES,
     "build>=1.2",
     "coverage>=7.6",
     "httpx>=0.27",
@@ -91,6 +94,7 @@ setup(
         "smollm2": SMOLLM2,
         "openai": OPENAI,
         "serve": SERVE,
+        "capabilities": CAPABILITIES,
         "vllm": [*TRAIN, "vllm>=0.33"],
         "sb3": ["stable-baselines3>=2.7"],
         "dev": DEV,

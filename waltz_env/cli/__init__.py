@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import tyro
 from rich.console import Console
 
+from waltz_env.cli.arguments import REGISTRY
 from waltz_env.cli.evaluate import Evaluate
 from waltz_env.cli.play import Play
+from waltz_env.cli.rejudge import Rejudge
+from waltz_env.cli.rescore import Rescore
 from waltz_env.cli.serve import Serve
 from waltz_env.cli.train import Train
 from waltz_env.errors import WaltzError
 from waltz_env.presets import PRESETS, preset
 
 DEFAULT_PRESET = "nano"
+
+
+class Command(Protocol):
+    """A command with its arguments."""
+
+    def run(self) -> int:
+        """Runs it and gives the exit code."""
+        ...
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     errors = Console(stderr=True)
     try:
-        command: Train | Evaluate | Play | Serve = tyro.cli(
-            _commands(arguments), prog="waltz", description=__doc__, args=arguments
+        command: Command = tyro.cli(
+            _commands(arguments), prog="waltz", description=__doc__, args=arguments, registry=REGISTRY
         )
         return command.run()
     except WaltzError as error:
@@ -46,7 +57,9 @@ def _commands(arguments: Sequence[str]) -> Any:
     train = Annotated[Train, tyro.conf.subcommand("train", default=Train(recipe), description=_train_help())]
     evaluate = Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     play = Annotated[Play, tyro.conf.subcommand("play")]
-    return train | evaluate | play | Annotated[Serve, tyro.conf.subcommand("serve")]
+    rejudge = Annotated[Rejudge, tyro.conf.subcommand("rejudge")]
+    rescore = Annotated[Rescore, tyro.conf.subcommand("rescore")]
+    return train | evaluate | rejudge | rescore | play | Annotated[Serve, tyro.conf.subcommand("serve")]
 
 
 def _value(arguments: Sequence[str], flag: str) -> str | None:

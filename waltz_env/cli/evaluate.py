@@ -1,53 +1,129 @@
-"""``waltz evaluate``: plays a trained run on any prompts."""
+"""``waltz evaluate``: systems side by side on the same prompts."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from accelerate import Accelerator
 from rich.console import Console
 
-from waltz_env.algorithms import play_held_out
-from waltz_env.cli.results import add_system, show
-from waltz_env.cli.train import TRAINED
-from waltz_env.presets.run import load_run
+from waltz_env.cli.capabilities import capabilities
+from waltz_env.cli.results import add_systems, read_sets, show, show_extras
+from waltz_env.cli.systems import TRAINED, Systems, trained_systems, untrained_systems
+from waltz_env.errors import UsageError
+from waltz_env.evaluation.request_classifier import RequestClassifier
+from waltz_env.judges import load_judge
+from waltz_env.presets import Recipe, workbench
+from waltz_env.presets.run import load_weights, newest_checkpoint, read_recipe
 from waltz_env.prompts import PromptSet
-from waltz_env.records import write_games
+from waltz_env.serving.latency import latency
+from waltz_env.types import CONVERSATION
+
+CLASSIFIER = "classifier"
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Plays a trained run on prompts and writes ``results.json`` and ``games.jsonl``.
+    """Plays the systems that runs stand for on the same prompts: rates, paired comparisons, games.
+
+    The untrained systems (baseline, baseline with a safeguard, untrained pair, oracle feedback) are those of the first
+    run; each run adds what it has trained, and single-model training adds itself with a safeguard too.
 
     Attributes:
-        run_folder: folder of a run, as ``waltz train`` printed it.
-        out: folder for the results.
-        prompts: builtin:test, builtin:train, or a JSONL file with ``text`` and ``kind`` in each line.
+        runs: folders of runs, as ``waltz train`` printed them. Two of the same method are told apart by their names.
+        out: folder for ``results.json`` and the games.
+        prompts: sets of prompts, see docs/data.md; the held-out sets of the first run by default.
         samples: games on each prompt.
+        judge: labels every response, by name; that of the first run's training by default.
+        safeguard: a judge by name, or classifier: a linear classifier of requests, fitted on the first run's training
+            prompts.
+        untrained: whether to play the untrained systems.
+        latency: prompts of the first set to time the last run on: alone, with the safeguard, always on, adaptive.
+        capabilities: tasks of lm-evaluation-harness for the conversation agent of the last run and for its base; a task
+            of your own is FOLDER/NAME.yaml.
+        capability_limit: questions a task at most; all by default.
     """
 
-    run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     out: Path
-    prompts: str = "builtin:test"
+    prompts: tuple[str, ...] = ()
     samples: int = 1
+    judge: str | None = None
+    safeguard: str = CLASSIFIER
+    untrained: bool = True
+    latency: int = 0
+    capabilities: tuple[str, ...] = ()
+    capability_limit: int | None = None
 
     def run(self) -> int:
         """Plays and reports; see ``main`` for the exit code."""
+        if not self.runs:
+            raise UsageError("Name at least one run: waltz evaluate RUN --out FOLDER.")
+        named = {_set_name(spec): PromptSet.load(spec) for spec in self.prompts}
         accelerator = Accelerator()
-        prompts = PromptSet.load(self.prompts)
-        recipe, bench = load_run(self.run_folder, accelerator)
-        rounds = recipe.stages()[-1].max_rounds
-        games = play_held_out(bench.agents, bench.judge, list(prompts) * self.samples, rounds, accelerator)
+        recipes = [read_recipe(folder) for folder in self.runs]
+        for folder in self.runs:
+            newest_checkpoint(folder)  # before anything is built
+        bench = workbench(recipes[0], self.runs[0], accelerator)
+        judge = load_judge(self.judge) if self.judge else bench.judge
+        guard = RequestClassifier(bench.prompts) if self.safeguard == CLASSIFIER else load_judge(self.safeguard)
+        prompts = {name: list(each) * self.samples for name, each in (named or bench.tests).items()}
+        sets: dict[str, Systems] = {name: {} for name in prompts}
+        if self.untrained:
+            for name, each in prompts.items():
+                sets[name] = untrained_systems(
+                    bench.agents,
+                    judge,
+                    each,
+                    rounds=recipes[0].max_rounds,
+                    guard=guard,
+                    oracle=True,
+                    accelerator=accelerator,
+                )
+        for folder, recipe, system in zip(self.runs, recipes, _names(self.runs, recipes), strict=True):
+            if folder != self.runs[0]:
+                bench = workbench(recipe, folder, accelerator)
+            load_weights(folder, bench)
+            for name, each in prompts.items():
+                sets[name] |= trained_systems(
+                    recipe, bench.agents, judge, each, name=system, guard=guard, accelerator=accelerator
+                )
         if accelerator.is_main_process:
-            write_games(self.out / "games.jsonl", games, tokens=False)
-            about = {
-                "run": str(self.run_folder),
-                "prompts": self.prompts,
+            about: dict[str, Any] = {
+                "runs": [str(folder) for folder in self.runs],
+                "judge": self.judge or type(judge).__name__,
+                "training_judge": recipes[0].judge or type(bench.judge).__name__,
+                "safeguard": self.safeguard,
                 "samples_a_prompt": self.samples,
                 "temperature": 1.0,
             }
-            show(add_system(self.out, TRAINED[recipe.method], {"prompts": games}, about), Console())
+            if self.latency:
+                timed = next(iter(prompts.values()))[: self.latency]
+                about["latency"] = latency(bench.agents, timed, guard, max_rounds=recipes[-1].max_rounds)
+            if self.capabilities:
+                about["capabilities"] = capabilities(
+                    bench.policies[CONVERSATION], self.capabilities, limit=self.capability_limit
+                )
+            add_systems(self.out, sets, about)
+            show(read_sets(self.out), Console())
+            show_extras(about, Console())
         return 0
+
+
+def _set_name(spec: str) -> str:
+    """The name of a set of prompts, fit for a file's: ``builtin-test``, ``mine`` for ``data/mine.jsonl``."""
+    return re.sub(r"\W+", "-", Path(spec).stem)
+
+
+def _names(runs: Sequence[Path], recipes: Sequence[Recipe]) -> list[str]:
+    """What each run's system is called: by its method, or by its folder where two runs have the same method."""
+    methods = [recipe.method for recipe in recipes]
+    return [
+        TRAINED[method] if methods.count(method) == 1 else folder.resolve().name
+        for folder, method in zip(runs, methods, strict=True)
+    ]

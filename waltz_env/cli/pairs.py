@@ -32,7 +32,7 @@ def load_pair(name: str, *, seed: int, max_new_tokens: int) -> tuple[Mapping[Age
     folder = Path(name)
     if is_run(folder):
         recipe, bench = load_run(folder, Accelerator())
-        return bench.agents, recipe.max_rounds
+        return bench.agents, recipe.rounds
     if name == SMOLLM2:
         model, tokenizer = load_smollm2()
     elif folder.exists() or name.count("/") == 1:

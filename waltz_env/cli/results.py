@@ -1,9 +1,14 @@
-"""``results.json`` of a run or an evaluation: rates of each system on each held-out set, and how they were made."""
+"""What a run or an evaluation leaves: the games of each system on each held-out set, and ``results.json``.
+
+``results.json`` holds the rates of each system on each set, paired comparisons, and how they were made.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -14,9 +19,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from waltz_env.evaluation.metrics import rates
+from waltz_env.evaluation import bounds, compare_systems, rates
 from waltz_env.files import atomic_path
-from waltz_env.types import Trajectory
+from waltz_env.records import read_games, write_games
+from waltz_env.types import Prompt, Trajectory
 
 RESULTS = "results.json"
 SHOWN = {
@@ -31,22 +37,86 @@ SHOWN = {
 Sets = dict[str, dict[str, dict[str, dict[str, Any]]]]
 
 
-def read_sets(folder: Path) -> Sets:
-    """The ``sets`` of ``folder/results.json``; empty if there is none yet."""
+def read_results(folder: Path) -> dict[str, Any]:
+    """``folder/results.json``; empty if there is none yet."""
     path = folder / RESULTS
-    return json.loads(path.read_text(encoding="utf-8"))["sets"] if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def add_system(folder: Path, system: str, games: Mapping[str, Sequence[Trajectory]], about: Mapping[str, Any]) -> Sets:
-    """Adds a system's rates, set by set, to ``folder/results.json``; other systems in it stay."""
-    sets = read_sets(folder)
-    for name, played in games.items():
-        systems = sets.setdefault(name, {"systems": {}})["systems"]
-        systems[system] = {metric: rate.as_dict() for metric, rate in rates(played).items()}
-    content = {"sets": sets, "command": ["waltz", *sys.argv[1:]], "versions": _versions(), **about}
+def read_sets(folder: Path) -> Sets:
+    """The ``sets`` of ``folder/results.json``; empty if there are none yet."""
+    sets: Sets = read_results(folder).get("sets", {})
+    return sets
+
+
+def games_path(folder: Path, name: str, system: str) -> Path:
+    """Where the games of a system on a set are kept."""
+    return folder / f"games-{name}-{system}.jsonl"
+
+
+def stored_systems(paths: Sequence[Path]) -> dict[str, dict[str, list[Trajectory]]]:
+    """The games of files, by the set and the system that their names give; others are of the set ``games``."""
+    sets: dict[str, dict[str, list[Trajectory]]] = {}
+    for path in paths:
+        named = re.fullmatch(r"games-(.+)-([^-]+)", path.stem)
+        name, system = named.groups() if named else ("games", path.stem)
+        sets.setdefault(name, {})[system] = read_games(path)
+    return sets
+
+
+def add_systems(
+    folder: Path, sets: Mapping[str, Mapping[str, Sequence[Trajectory]]], about: Mapping[str, Any] | None = None
+) -> Sets:
+    """Writes games and adds their rates to ``folder/results.json``; other sets and systems in it stay.
+
+    In each set, every system is compared with the last one, prompt by prompt, where both were played on the same ones.
+
+    Args:
+        folder: of the run or the evaluation.
+        sets: games by the names of the set and of the system.
+        about: how they were made; earlier entries stay.
+    """
+    found = read_results(folder)
+    results = found.setdefault("sets", {})
+    for name, systems in sets.items():
+        content = results.setdefault(name, {"systems": {}})
+        for system, games in systems.items():
+            write_games(games_path(folder, name, system), games, tokens=False)
+            content["systems"][system] = _metrics(games)
+        content["comparisons"] = _comparisons(folder, name, systems, list(content["systems"]))
+    content = found | {"command": ["waltz", *sys.argv[1:]], "versions": _versions(), **(about or {})}
     with atomic_path(folder / RESULTS) as path:
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return sets
+    sets_of: Sets = content["sets"]
+    return sets_of
+
+
+def _metrics(games: Sequence[Trajectory]) -> dict[str, dict[str, Any]]:
+    metrics: dict[str, dict[str, Any]] = {name: rate.as_dict() for name, rate in rates(games).items()}
+    for name, ends in bounds(games).items():
+        metrics[name] |= dict(zip(("at_least", "at_most"), map(_number, ends), strict=True))
+    return metrics
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _comparisons(
+    folder: Path, name: str, known: Mapping[str, Sequence[Trajectory]], systems: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    games = {each: known.get(each) or read_games(games_path(folder, name, each)) for each in systems}
+    *others, last = systems
+    same = {each: games[each] for each in others if _prompts(games[each]) == _prompts(games[last])}
+    compared = compare_systems({**same, last: games[last]}, last)
+    return {
+        each: {"against": last} | {metric: found.as_dict() for metric, found in differences.items()}
+        for each, differences in compared.items()
+    }
+
+
+def _prompts(games: Sequence[Trajectory]) -> list[Prompt]:
+    return [game.prompt for game in games]
 
 
 def show(sets: Sets, console: Console) -> None:
@@ -59,6 +129,26 @@ def show(sets: Sets, console: Console) -> None:
             table.add_column(label, justify="right", no_wrap=True)
         for system, metrics in content["systems"].items():
             table.add_row(system, *(_cell(metrics[metric]) for metric in SHOWN))
+        console.print(table)
+
+
+def show_extras(results: Mapping[str, Any], console: Console) -> None:
+    """Prints latencies and general ability, where ``results`` has them."""
+    if "latency" in results:
+        table = Table(title="latency of one request, s", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("", "p50", "p95", "n"):
+            table.add_column(column, justify="right" if column else "left")
+        for name, each in results["latency"].items():
+            table.add_row(name, f"{each['p50']:.3f}", f"{each['p95']:.3f}", str(each["n"]))
+        console.print(table)
+    if "capabilities" in results:
+        table = Table(title="general ability", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("task", "metric", "base", "trained"):
+            table.add_column(column, justify="right" if column in ("base", "trained") else "left")
+        base, trained = results["capabilities"]["base"], results["capabilities"]["trained"]
+        for task, metrics in base.items():
+            for metric, value in metrics.items():
+                table.add_row(task, metric, f"{value:.3f}", f"{trained[task][metric]:.3f}")
         console.print(table)
 
 

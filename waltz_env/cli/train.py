@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,19 +14,15 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from rich.console import Console
 
-from waltz_env.algorithms import play_held_out, train
+from waltz_env.algorithms import train
 from waltz_env.algorithms.saved_state import describe
 from waltz_env.cli.curves import draw_curves
-from waltz_env.cli.results import add_system, read_sets, show
+from waltz_env.cli.results import add_systems, read_sets, show
+from waltz_env.cli.systems import trained_systems, untrained_systems
 from waltz_env.errors import UsageError
-from waltz_env.evaluation import first_only
 from waltz_env.files import atomic_path
-from waltz_env.presets import Recipe, Workbench, preset
+from waltz_env.presets import Recipe, workbench
 from waltz_env.presets.run import CONFIG, read_recipe
-from waltz_env.records import write_games
-from waltz_env.types import Trajectory
-
-TRAINED = {"waltz": "trained_pair", "single-model": "single_model_rl"}
 
 
 @dataclass(frozen=True)
@@ -57,15 +52,27 @@ class Train:
         accelerator = Accelerator()
         # The first process decides for all: others may see another second of the clock, or what it has written since.
         folder, evaluated = gather_object([(folder, bool(read_sets(folder)))])[0]
-        bench = preset(recipe.preset).build(recipe, folder, accelerator)
+        bench = workbench(recipe, folder, accelerator)
+        about = {
+            "preset": recipe.preset,
+            "seed": recipe.seed,
+            "judge": type(bench.judge).__name__,
+            "temperature": 1.0,
+            "samples_a_prompt": recipe.test_samples,
+        }
+        tests = {name: list(prompts) * recipe.test_samples for name, prompts in bench.tests.items()}
         if accelerator.is_main_process:
             with atomic_path(folder / CONFIG) as path:
                 path.write_text(json.dumps(describe(**vars(recipe)), indent=1) + "\n", encoding="utf-8")
         if not evaluated:
-            games = play_tests(bench, recipe, accelerator)
-            _report(folder, "baseline", {name: first_only(each) for name, each in games.items()}, recipe, accelerator)
-            if recipe.method == "waltz":
-                _report(folder, "untrained_pair", games, recipe, accelerator)
+            untrained = {
+                name: untrained_systems(
+                    bench.agents, bench.judge, prompts, rounds=recipe.rounds, accelerator=accelerator
+                )
+                for name, prompts in tests.items()
+            }
+            if accelerator.is_main_process:
+                add_systems(folder, untrained, about)
         finished = train(
             bench.policies,
             bench.agents,
@@ -82,34 +89,18 @@ class Train:
         if not finished:
             console.print(f"Stopped. Continue with: waltz train --resume {folder}", highlight=False, soft_wrap=True)
             return 130
-        _report(folder, TRAINED[recipe.method], play_tests(bench, recipe, accelerator), recipe, accelerator)
+        trained = {
+            name: trained_systems(recipe, bench.agents, bench.judge, prompts, accelerator=accelerator)
+            for name, prompts in tests.items()
+        }
         if accelerator.is_main_process:
+            add_systems(folder, trained, about)
             for name, policy in bench.policies.items():
                 policy.save(folder / "weights" / name)
             draw_curves(folder)
             show(read_sets(folder), console)
             console.print(f"{time.perf_counter() - start:.0f} s. Run folder: {folder}", highlight=False, soft_wrap=True)
         return 0
-
-
-def play_tests(bench: Workbench, recipe: Recipe, accelerator: Accelerator) -> dict[str, list[Trajectory]]:
-    """The games of the current weights on every held-out set, ``test_samples`` a prompt."""
-    rounds = recipe.stages()[-1].max_rounds
-    return {
-        name: play_held_out(bench.agents, bench.judge, list(prompts) * recipe.test_samples, rounds, accelerator)
-        for name, prompts in bench.tests.items()
-    }
-
-
-def _report(
-    folder: Path, system: str, games: Mapping[str, list[Trajectory]], recipe: Recipe, accelerator: Accelerator
-) -> None:
-    if not accelerator.is_main_process:
-        return
-    for name, played in games.items():
-        write_games(folder / f"games-{name}-{system}.jsonl", played, tokens=False)
-    about = {"preset": recipe.preset, "seed": recipe.seed, "temperature": 1.0, "samples_a_prompt": recipe.test_samples}
-    add_system(folder, system, games, about)
 
 
 def _new_folder(recipe: Recipe) -> Path:

@@ -1,6 +1,12 @@
 """Presets: everything a training run is made of, by name. They join game, agents and algorithms."""
 
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import Accelerator
+
 from waltz_env.errors import unknown_name
+from waltz_env.judges import load_judge
 from waltz_env.presets import nano, smollm2
 from waltz_env.presets.pair import lora_pair
 from waltz_env.presets.recipe import Preset, Recipe, Workbench
@@ -19,4 +25,19 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-__all__ = ["PRESETS", "Preset", "Recipe", "Workbench", "lora_pair", "preset"]
+def workbench(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
+    """What the recipe's preset builds, with the recipe's judge where it names one.
+
+    Args:
+        recipe: the settings.
+        folder: of the run, where base models that were made on the spot are kept.
+        accelerator: device and processes.
+
+    Raises:
+        UsageError: no preset or no judge has the name that the recipe gives.
+    """
+    bench = preset(recipe.preset).build(recipe, folder, accelerator)
+    return bench if recipe.judge is None else replace(bench, judge=load_judge(recipe.judge))
+
+
+__all__ = ["PRESETS", "Preset", "Recipe", "Workbench", "lora_pair", "preset", "workbench"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, single_m
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent, Judge
 from waltz_env.rewards import SETUP_A, SETUP_B, RewardWeights
-from waltz_env.types import AgentID
+from waltz_env.types import FEEDBACK, AgentID
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,11 @@ class Recipe:
     Attributes:
         preset: models, prompts and judge, by name.
         method: waltz trains the pair in two stages; single-model trains the conversation agent alone on R_c, without
-            feedback, for the steps of stage 2.
+            feedback, for the steps of stage 2; feedback-only keeps the conversation agent frozen in both stages.
         seed: of everything that is random.
-        stage_1_steps: steps in which the feedback agent learns alone.
-        stage_2_steps: steps in which both learn.
+        judge: labels the responses in training, by name (see ``load_judge``); the preset's by default.
+        stage_1_steps: steps in which the feedback agent learns alone; 0 leaves the stage out.
+        stage_2_steps: steps in which both learn; 0 leaves the stage out.
         stage_1_weights: the feedback agent's reward in stage 1.
         stage_2_weights: the feedback agent's reward in stage 2.
         feedback: its learner in stage 1.
@@ -39,8 +40,9 @@ class Recipe:
     """
 
     preset: str
-    method: Literal["waltz", "single-model"] = "waltz"
+    method: Literal["waltz", "single-model", "feedback-only"] = "waltz"
     seed: int = 0
+    judge: str | None = None
     stage_1_steps: int = 312
     stage_2_steps: int = 312
     stage_1_weights: RewardWeights = SETUP_A
@@ -56,7 +58,7 @@ class Recipe:
         """The stages of ``method``."""
         if self.method == "single-model":
             return (single_model_stage(self.conversation, steps=self.stage_2_steps),)
-        return waltz_stages(
+        stages = waltz_stages(
             self.feedback,
             self.conversation,
             feedback_stage_2=self.feedback_stage_2,
@@ -64,6 +66,14 @@ class Recipe:
             weights=(self.stage_1_weights, self.stage_2_weights),
             max_rounds=self.max_rounds,
         )
+        if self.method == "feedback-only":
+            return tuple(replace(stage, learners={FEEDBACK: stage.learners[FEEDBACK]}) for stage in stages)
+        return stages
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of feedback that the result of ``method`` is played with: none after single-model training."""
+        return self.stages()[-1].max_rounds
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from waltz_env.algorithms import checkpoint
 from waltz_env.errors import CheckpointError, unknown_name
-from waltz_env.presets.recipe import Recipe, Workbench
+from waltz_env.presets import Recipe, Workbench, workbench
 
 CONFIG = "config.json"
 
@@ -46,18 +46,35 @@ def load_run(folder: Path, accelerator: Accelerator) -> tuple[Recipe, Workbench]
         UsageError: there is no run in ``folder``.
         CheckpointError: the run has no checkpoint yet.
     """
-    from waltz_env.presets import preset
-
     recipe = read_recipe(folder)
+    newest_checkpoint(folder)  # before anything is built
+    bench = workbench(recipe, folder, accelerator)
+    load_weights(folder, bench)
+    return recipe, bench
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The newest checkpoint of the run in ``folder``.
+
+    Raises:
+        CheckpointError: the run has none yet.
+    """
     newest = checkpoint.latest(folder / "checkpoints")
     if newest is None:
         raise CheckpointError(f"The run in {folder} has no checkpoint yet. Continue it: waltz train --resume {folder}")
-    bench = preset(recipe.preset).build(recipe, folder, accelerator)
-    tensors, meta = checkpoint.load(newest)
+    return newest
+
+
+def load_weights(folder: Path, bench: Workbench) -> None:
+    """Gives the policies of ``bench`` the weights of the newest checkpoint of the run in ``folder``.
+
+    Raises:
+        CheckpointError: the run has no checkpoint yet.
+    """
+    tensors, meta = checkpoint.load(newest_checkpoint(folder))
     for name, policy in bench.policies.items():
         policy.load_state_dict(tensors[f"policy/{name}"])
         policy.version = meta["versions"][name]
-    return recipe, bench
 
 
 def _untyped(value: Any) -> Any:

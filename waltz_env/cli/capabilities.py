@@ -1,0 +1,68 @@
+"""General ability of the conversation agent before and after training, by EleutherAI's lm-evaluation-harness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from waltz_env.agents import Policy
+from waltz_env.errors import UsageError
+
+Scores = dict[str, dict[str, float]]
+
+
+def capabilities(policy: Policy, tasks: Sequence[str], *, limit: int | None = None) -> dict[str, Scores]:
+    """Scores of the merged model, and of its base without the adapter, which is what training began with.
+
+    Args:
+        policy: of the conversation agent.
+        tasks: names of the harness, or ``FOLDER/NAME.yaml`` for a task NAME of one's own.
+        limit: questions a task at most.
+
+    Returns:
+        ``{"base": ..., "trained": ...}``, each metric by task.
+
+    Raises:
+        UsageError: the harness is not installed or does not know a task.
+    """
+    try:
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "--capabilities needs lm-evaluation-harness. Install it: pip install 'waltz-env[capabilities]'"
+        ) from error
+    own = [Path(task) for task in tasks if task.endswith(".yaml")]
+    names = [Path(task).stem if task.endswith(".yaml") else task for task in tasks]
+    manager = TaskManager(include_path=[str(path.parent) for path in own] or None)
+    unknown = [name for name in names if name not in manager.all_tasks]
+    if unknown:
+        raise UsageError(
+            f"lm-evaluation-harness knows no task {', '.join(unknown)}. `lm-eval ls tasks` lists them; a task of your "
+            "own is named by its file, FOLDER/NAME.yaml."
+        )
+    scores = {}
+    for name, adapter in (("base", False), ("trained", True)):
+        with policy.sampling_model(adapter=adapter) as model:
+            found = simple_evaluate(
+                HFLM(pretrained=model, tokenizer=policy.tokenizer, device=str(policy.device)),
+                tasks=names,
+                limit=limit,
+                task_manager=manager,
+                apply_chat_template=True,
+                bootstrap_iters=0,
+            )
+        assert found is not None  # only ranks other than the first get None
+        scores[name] = {task: _numbers(metrics) for task, metrics in found["results"].items()}
+    return scores
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    """``{"acc": 0.5}`` from the harness's ``{"alias": ..., "acc,none": 0.5, "acc_stderr,none": "N/A"}``."""
+    return {
+        name.removesuffix(",none"): float(value)
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and "_stderr" not in name
+    }

@@ -1,0 +1,65 @@
+"""``waltz rejudge``: another judge's verdicts on stored games, without generating anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from waltz_env.cli.results import add_systems, show, stored_systems
+from waltz_env.errors import UsageError
+from waltz_env.judges import load_judge
+from waltz_env.rollout import judge_games
+from waltz_env.types import Trajectory
+
+
+@dataclass(frozen=True)
+class Rejudge:
+    """Judges stored games anew and writes them, their rates and the agreement of the two judges to a folder.
+
+    Attributes:
+        games: files of games, as ``waltz train`` and ``waltz evaluate`` write them.
+        judge: the judge, by name.
+        out: folder for the games with the new verdicts and for ``results.json``.
+    """
+
+    games: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="GAMES.jsonl...")]
+    judge: str
+    out: Path
+
+    def run(self) -> int:
+        """Judges and reports; see ``main`` for the exit code."""
+        if not self.games:
+            raise UsageError("Name at least one file of games: waltz rejudge GAMES.jsonl --judge JUDGE --out FOLDER.")
+        judge = load_judge(self.judge)
+        console = Console()
+        before = stored_systems(self.games)
+        after = {
+            name: {system: judge_games(games, judge) for system, games in systems.items()}
+            for name, systems in before.items()
+        }
+        agreement = {
+            f"{name}/{system}": _agreement(games, after[name][system])
+            for name, systems in before.items()
+            for system, games in systems.items()
+        }
+        about = {"judge": self.judge, "games": [str(path) for path in self.games], "agreement": agreement}
+        show(add_systems(self.out, after, about), console)
+        for name, share in agreement.items():
+            text = "no verdicts to compare" if share is None else f"{100 * share:.1f} % of responses keep their labels"
+            console.print(f"{name}: {text}", highlight=False)
+        return 0
+
+
+def _agreement(before: Sequence[Trajectory], after: Sequence[Trajectory]) -> float | None:
+    pairs = [
+        (old.judgement.labels, new.judgement.labels)
+        for one, other in zip(before, after, strict=True)
+        for old, new in zip(one.responses, other.responses, strict=True)
+        if old.judgement is not None and new.judgement is not None
+    ]
+    return sum(old == new for old, new in pairs) / len(pairs) if pairs else None

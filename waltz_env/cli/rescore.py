@@ -1,0 +1,70 @@
+"""``waltz rescore``: rewards of stored games under other weights, without generating or judging anything."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from waltz_env.errors import UsageError
+from waltz_env.files import atomic_path
+from waltz_env.records import read_games
+from waltz_env.rewards import SETUP_A, Rewards, RewardWeights, score
+
+
+@dataclass(frozen=True)
+class Rescore:
+    """Scores stored games again and prints the mean of each part of the rewards.
+
+    Attributes:
+        games: a file of judged games.
+        weights: of the feedback agent's reward.
+        out: JSONL file for the rewards of each game, turn by turn; not written by default.
+    """
+
+    games: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="GAMES.jsonl")]
+    weights: RewardWeights = SETUP_A
+    out: Path | None = None
+
+    def run(self) -> int:
+        """Scores and reports; see ``main`` for the exit code."""
+        games = read_games(self.games)
+        judged = [game for game in games if game.judged]
+        if not judged:
+            raise UsageError(
+                f"{self.games} holds {len(games)} games and none with a verdict on each response. Judge them first: "
+                f"waltz rejudge {self.games} --judge JUDGE --out FOLDER"
+            )
+        scores = [score(game, self.weights) for game in judged]
+        if self.out is not None:
+            lines = [
+                json.dumps({"id": game.prompt.id, **asdict(rewards)})
+                for game, rewards in zip(judged, scores, strict=True)
+            ]
+            with atomic_path(self.out) as path:
+                path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        _show(scores, len(games) - len(judged))
+        return 0
+
+
+def _show(scores: list[Rewards], unjudged: int) -> None:
+    table = Table(title=f"{len(scores)} games, {unjudged} without a verdict left out", title_justify="left")
+    for column in ("reward", "mean", "turns"):
+        table.add_column(column, justify="left" if column == "reward" else "right")
+    names = {
+        "conversation": "R_c",
+        "feedback": "R_f",
+        "improvement": "R_DIR",
+        "label": "R_label",
+        "format": "R_format",
+    }
+    for part, name in names.items():
+        values = [value for rewards in scores for value in getattr(rewards, part)]
+        table.add_row(name, f"{np.mean(values):.3f}" if values else "-", str(len(values)))
+    Console().print(table)

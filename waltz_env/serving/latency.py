@@ -1,0 +1,65 @@
+"""How long a user waits: each way to deploy the pair, on the same prompts, one request at a time, in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+
+import numpy as np
+from tqdm import tqdm
+
+from waltz_env.protocols import Agent, Judge
+from waltz_env.rollout import try_judge
+from waltz_env.serving.chat import chat_prompt
+from waltz_env.serving.duet import Duet
+from waltz_env.types import AgentID, Message, Prompt
+
+
+def latency(
+    agents: Mapping[AgentID, Agent], prompts: Sequence[Prompt], guard: Judge, *, max_rounds: int = 1
+) -> dict[str, dict[str, float]]:
+    """Wall-clock seconds of a request: the median and the 95th percentile, by the way it is answered.
+
+    ``baseline``: the conversation agent alone. ``baseline_safeguard``: its draft, then the safeguard. ``always_on``: a
+    revision after every feedback. ``adaptive``: a revision where something is flagged.
+
+    Args:
+        agents: the pair.
+        prompts: asked one after the other; of each, every way in turn, so that a slow moment hits all of them.
+        guard: the safeguard.
+        max_rounds: rounds of feedback at most.
+
+    Returns:
+        ``p50``, ``p95`` (seconds) and ``n`` (requests) for each.
+    """
+    seconds: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        off, always_on, adaptive = (
+            stack.enter_context(closing(Duet(agents, mode=mode, max_rounds=max_rounds, timeout=600.0)))
+            for mode in ("off", "always-on", "adaptive")
+        )
+        ways: dict[str, Callable[[list[Message]], object]] = {
+            "baseline": off.respond,
+            "baseline_safeguard": partial(_guarded, off, guard),
+            "always_on": always_on.respond,
+            "adaptive": adaptive.respond,
+        }
+        for way in ways.values():
+            way([Message(role="user", content="Good morning.")])  # threads and caches start here, not in a measurement
+        for prompt in tqdm(prompts, desc="latency"):
+            chat = [*prompt.history, Message(role="user", content=prompt.text)]
+            for name, way in ways.items():
+                start = time.perf_counter()
+                way(chat)
+                seconds.setdefault(name, []).append(time.perf_counter() - start)
+    return {
+        name: {"p50": float(np.quantile(each, 0.5)), "p95": float(np.quantile(each, 0.95)), "n": len(each)}
+        for name, each in seconds.items()
+    }
+
+
+def _guarded(duet: Duet, guard: Judge, chat: list[Message]) -> None:
+    reply = duet.respond(chat)
+    try_judge(guard, [chat_prompt(chat)], [reply.text])
