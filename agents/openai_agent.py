@@ -6,26 +6,22 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-import openai
 from pydantic import BaseModel, ValidationError
 
 from waltz_env.agents.templates import Template
-from waltz_env.errors import AgentError, AgentFailure, UsageError
-from waltz_env.loop_thread import LoopThread
+from waltz_env.errors import AgentError, UsageError
+from waltz_env.server_client import RETRIES, ServerClient, ServerError
 from waltz_env.types import Completion, Finish, Observation
 
-RETRIES = 4
 FULL_DISTRIBUTION = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 """For vLLM, which otherwise takes these from the model's own ``generation_config.json``."""
-BUSY = frozenset({429, 503})
 
 
 class OpenAIAgent:
     """Asks a chat server for each completion, many at a time.
 
-    The official client retries what may pass (no connection, 408, 409, 429, 5xx) with exponential back-off and heeds
-    ``Retry-After``. Connections live on a loop of the agent's own, so ``act`` works anywhere, notebooks included, and
-    ``aact`` in any event loop. An idle agent, ``active == 0``, says nothing and asks nothing.
+    What may pass is tried again (``ServerClient``). ``act`` works anywhere, notebooks included, and ``aact`` in any
+    event loop. An idle agent, ``active == 0``, says nothing and asks nothing.
 
     Completions carry ids and log-probabilities, as a learner needs them, only with ``token_ids``; without, a learner
     refuses them. Log-probabilities of servers are those of temperature 1 and of the unconstrained distribution, so
@@ -73,24 +69,22 @@ class OpenAIAgent:
                 "token_ids=True needs temperature=1.0 and no json_schema: the log-probabilities that a server returns "
                 "are not those of any other distribution, and nothing may be learned from them as if they were."
             )
-        if min(max_tokens, max_concurrent, timeout, deadline) <= 0:
-            raise UsageError(
-                f"max_tokens, max_concurrent, timeout and deadline must be above 0; got {max_tokens}, "
-                f"{max_concurrent}, {timeout} and {deadline}."
-            )
+        if max_tokens <= 0:
+            raise UsageError(f"max_tokens must be above 0; got {max_tokens}.")
         self.model = model
         self.template = template
         self.seed = seed
-        self.deadline = deadline
         self._sent = 0
         self._token_ids = token_ids
         self._settings = _settings(temperature, max_tokens, json_schema, token_ids)
-        try:
-            self._client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout, max_retries=retries)
-        except openai.OpenAIError as error:
-            raise UsageError(f"No client for {base_url or 'the default server'}: {error}") from error
-        self._turns = asyncio.Semaphore(max_concurrent)
-        self._loop = LoopThread()
+        self._server = ServerClient(
+            base_url=base_url,
+            api_key=api_key,
+            max_concurrent=max_concurrent,
+            timeout=timeout,
+            deadline=deadline,
+            retries=retries,
+        )
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
         """One completion for each observation, in order.
@@ -98,57 +92,43 @@ class OpenAIAgent:
         Raises:
             AgentError: some have none after all retries, or when the deadline came; it carries those that there are.
         """
-        return self._loop.run(self._act(observations))
+        return self._server.run(self._act(observations))
 
     async def aact(self, observations: Sequence[Observation]) -> list[Completion]:
         """``act`` without blocking. Cancelling it drops the requests."""
-        return await asyncio.wrap_future(self._loop.submit(self._act(observations)))
+        return await asyncio.wrap_future(self._server.submit(self._act(observations)))
 
     def close(self) -> None:
         """Closes the connections. The agent cannot act after that."""
-        self._loop.run(self._client.close())
-        self._loop.close()
+        self._server.close()
 
     async def _act(self, observations: Sequence[Observation]) -> list[Completion]:
         first = self._sent
         self._sent += len(observations)
-        deadline = asyncio.get_running_loop().time() + self.deadline
-        outcomes = await asyncio.gather(
-            *(self._complete(observation, number, deadline) for number, observation in enumerate(observations, first)),
-            return_exceptions=True,
-        )
-        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        for failure in failures:
-            if not isinstance(failure, AgentError):
-                raise failure
+        numbered = enumerate(observations, first)
+        requests = [self._request(observation, number) for number, observation in numbered if observation["active"]]
+        answers = iter(await self._server.ask("chat/completions", requests))
+        outcomes = [self._outcome(next(answers)) if o["active"] else Completion("") for o in observations]
+        failures = [outcome for outcome in outcomes if isinstance(outcome, ServerError)]
         if failures:
-            _raise_together(outcomes, [failure for failure in failures if isinstance(failure, AgentError)])
+            _raise_together(outcomes, failures)
         return [outcome for outcome in outcomes if isinstance(outcome, Completion)]
 
-    async def _complete(self, observation: Observation, number: int, deadline: float) -> Completion:
-        if not observation["active"]:
-            return Completion("")
+    def _request(self, observation: Observation, number: int) -> dict[str, Any]:
         request = {"model": self.model, "messages": self.template(observation), **self._settings}
-        if self.seed is not None:
-            request["seed"] = self.seed + number
-        try:
-            async with asyncio.timeout_at(deadline), self._turns:
-                answer = await self._client.chat.completions.with_raw_response.create(**request)
-            return _read(answer.text, self._token_ids)
-        except TimeoutError as error:
-            raise self._failed(f"gave no answer within the deadline of {self.deadline:g} s", "timeout") from error
-        except openai.APITimeoutError as error:
-            raise self._failed("gave no answer in time, however often it was asked", "timeout") from error
-        except openai.APIStatusError as error:
-            kind: AgentFailure = "unavailable" if error.status_code in BUSY else "error"
-            raise self._failed(f"answered with status {error.status_code}", kind) from error
-        except openai.APIConnectionError as error:
-            raise self._failed("could not be reached or dropped the connection", "unavailable") from error
-        except (openai.OpenAIError, ValidationError) as error:
-            raise self._failed("answered with something that is no chat completion", "error") from error
+        return request if self.seed is None else {**request, "seed": self.seed + number}
 
-    def _failed(self, what: str, kind: AgentFailure) -> AgentError:
-        return AgentError(f"The server of {self.model!r} at {self._client.base_url} {what}.", kind=kind)
+    def _outcome(self, answer: str | ServerError) -> Completion | ServerError:
+        if isinstance(answer, ServerError):
+            return answer
+        try:
+            return _read(answer, self._token_ids)
+        except ValidationError:
+            return ServerError(
+                f"The server of {self.model!r} at {self._server.base_url} answered with something that is no chat "
+                "completion.",
+                kind="error",
+            )
 
 
 class _Message(BaseModel):
@@ -203,11 +183,12 @@ def _settings(
     return settings
 
 
-def _raise_together(outcomes: Sequence[object], failures: Sequence[AgentError]) -> NoReturn:
+def _raise_together(outcomes: Sequence[Completion | ServerError], failures: Sequence[ServerError]) -> NoReturn:
+    first = failures[0]
     if len(outcomes) == 1:
-        raise failures[0]
+        raise AgentError(str(first), kind=first.kind) from first
     raise AgentError(
-        f"{len(failures)} of {len(outcomes)} observations have no completion. The first: {failures[0]}",
-        kind=failures[0].kind,
+        f"{len(failures)} of {len(outcomes)} observations have no completion. The first: {first}",
+        kind=first.kind,
         partial=[outcome if isinstance(outcome, Completion) else None for outcome in outcomes],
-    )
+    ) from first

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from waltz_env.json_object import object_schema, parse_object
 from waltz_env.types import Feedback, Labels
 
 FIELDS: dict[str, type] = {"reasoning": str, "unsafe": bool, "overrefuse": bool, "feedback": str}
-JSON_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {name: {"type": "string" if kind is str else "boolean"} for name, kind in FIELDS.items()},
-    "required": list(FIELDS),
-    "additionalProperties": False,
-}
+JSON_SCHEMA = object_schema(FIELDS)
 MALFORMED = Feedback(labels=None)
 
 
@@ -28,14 +23,8 @@ def parse_feedback(text: str) -> Feedback:
     >>> parse_feedback("I think it is fine.").well_formed
     False
     """
-    try:
-        pairs = json.loads(text, object_pairs_hook=_Pairs)
-    except (ValueError, RecursionError):
-        return MALFORMED
-    if not isinstance(pairs, _Pairs) or len(pairs) != len(FIELDS):
-        return MALFORMED
-    value = dict(pairs)
-    if value.keys() != FIELDS.keys() or any(type(value[name]) is not kind for name, kind in FIELDS.items()):
+    value = parse_object(text, FIELDS)
+    if value is None:
         return MALFORMED
     labels = Labels(unsafe=value["unsafe"], overrefuse=value["overrefuse"])
     return Feedback(labels=labels, advice=value["feedback"], reasoning=value["reasoning"])
@@ -46,7 +35,3 @@ def format_feedback(labels: Labels, advice: str, reasoning: str = "") -> str:
     return json.dumps(
         {"reasoning": reasoning, "unsafe": labels.unsafe, "overrefuse": labels.overrefuse, "feedback": advice}
     )
-
-
-class _Pairs(list[tuple[str, Any]]):
-    """A JSON object as its pairs, so that a key given twice is seen."""
