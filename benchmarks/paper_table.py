@@ -4,8 +4,9 @@ python benchmarks/paper_table.py --out runs/paper-table                       # 
 python benchmarks/paper_table.py --out runs/paper-table --seeds 3 4           # a part of it, beside another process
 python benchmarks/paper_table.py --out runs/paper-table --only table          # what there is so far
 
-Every run is one folder that is skipped when it is finished and continued when it is not. Warm-started models are built
-once a seed. The table goes to ``table.md`` and ``table.json``, the picture to ``plane.png``.
+Every run is one folder that is skipped when it is finished and continued when it is not. What runs share, the
+warm-started model and stage 1, is made once a seed. The table goes to ``table.md`` and ``table.json``, the picture to
+``plane.png``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from waltz_env.cli.systems import Systems, trained_systems, untrained_systems
 from waltz_env.evaluation.request_classifier import RequestClassifier
 from waltz_env.files import atomic_path
 from waltz_env.presets import PRESETS, Recipe, Workbench, preset, workbench
+from waltz_env.presets.run import load_weights
 from waltz_env.rewards import SETUPS
 
 METRICS = (
@@ -55,19 +57,29 @@ def under(name: str) -> Callable[[Recipe], Recipe]:
 
 # Every run of the table, by the name of the system that it trains, in the order in which they are run.
 RUNS: dict[str, Callable[[Recipe], Recipe]] = {
+    "without_stage_2": lambda recipe: replace(recipe, stage_2_steps=0),
     "trained_pair": lambda recipe: recipe,
     "single_model_rl": lambda recipe: replace(recipe, method="single-model"),
-    "without_stage_2": lambda recipe: replace(recipe, stage_2_steps=0),
-    "without_stage_1": lambda recipe: replace(recipe, stage_1_steps=0),
     "set_up_a": under("A"),
     "set_up_b": under("B"),
     "set_up_c": under("C"),
+    "without_stage_1": lambda recipe: replace(recipe, stage_1_steps=0),
     "dir_off": under("dir-off"),
     "feedback_only": lambda recipe: replace(recipe, method="feedback-only"),
     "drafts_only": lambda recipe: replace(recipe, loop=replace(recipe.loop, responses="drafts")),
     "revisions_only": lambda recipe: replace(recipe, loop=replace(recipe.loop, responses="revisions")),
     "rounds_2": lambda recipe: replace(recipe, max_rounds=2),
     "rounds_3": lambda recipe: replace(recipe, max_rounds=3),
+}
+# These begin with the weights of ``without_stage_2``, so that a seed's stage 1 (set-up A, T_max 1) is trained once.
+AFTER_STAGE_1 = {
+    "trained_pair",
+    "set_up_a",
+    "feedback_only",
+    "drafts_only",
+    "revisions_only",
+    "rounds_2",
+    "rounds_3",
 }
 
 
@@ -99,12 +111,16 @@ def run(name: str, recipe: Recipe, folder: Path) -> None:
     if not read_sets(folder / "untrained"):
         play = lambda prompts: untrained_systems(bench.agents, bench.judge, prompts, guard=guard, oracle=True)  # noqa: E731
         report(folder / "untrained", bench, recipe, play)
+    stages = recipe.stages()
+    if name in AFTER_STAGE_1:
+        load_weights(folder / "without_stage_2", bench)
+        stages = stages[1:]
     train(
         bench.policies,
         bench.agents,
         judge=bench.judge,
         prompts=bench.prompts,
-        stages=recipe.stages(),
+        stages=stages,
         folder=out,
         config=recipe.loop,
         seed=recipe.seed,
