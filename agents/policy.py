@@ -100,12 +100,7 @@ class Policy:
             keep: number of positions, counted from the right, for which logits are computed.
             reference: of the frozen reference instead, without gradient.
         """
-        if not reference:
-            model, adapter = self.model, self._adapter
-        elif isinstance(self._reference, PreTrainedModel):
-            model, adapter = self._reference, None
-        else:
-            model, adapter = self.model, self._reference
+        model, adapter = self._reference_model() if reference else (self.model, self._adapter)
         _switch(self._layers, adapter)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not reference):
             output = model(
@@ -116,6 +111,24 @@ class Policy:
                 use_cache=False,
             )
         return output.logits
+
+    @property
+    def feature_size(self) -> int:
+        """D, the width of the reference's hidden states."""
+        return int(self._reference_model()[0].get_input_embeddings().weight.shape[1])
+
+    @torch.no_grad()
+    def features(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, keep: int) -> Tensor:
+        """The frozen reference's last hidden states at the last ``keep`` positions, (B, keep, D), without gradient.
+
+        Arguments as of ``logits``.
+        """
+        model, adapter = self._reference_model()
+        _switch(self._layers, adapter)
+        output = model.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        )
+        return output.last_hidden_state[:, -keep:]
 
     def state_dict(self) -> dict[str, Tensor]:
         """The trainable weights by name: references, not copies. An adapter's names are those of PEFT's files."""
@@ -193,6 +206,12 @@ class Policy:
         with self.merged_weights(dtype, adapter=adapter) as weights:
             self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
+
+    def _reference_model(self) -> tuple[PreTrainedModel, str | None]:
+        """The model that computes the reference, and the adapter that is on meanwhile."""
+        if isinstance(self._reference, PreTrainedModel):
+            return self._reference, None
+        return self.model, self._reference
 
     def _trainable(self) -> dict[str, nn.Parameter]:
         if self._adapter is None:

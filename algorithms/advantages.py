@@ -38,7 +38,7 @@ def leave_one_out(
 ) -> list[float]:
     """Reward minus the mean of the OTHER rewards of its group; 0 for a row alone in its group.
 
-    Source: arXiv:2402.14740, sec. 3.3. It is n / (n - 1) times the distance to the mean of all n.
+    Source: arXiv:2402.14740. It is n / (n - 1) times the distance to the mean of all n.
 
     Args:
         groups: of each row.

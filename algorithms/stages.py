@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from accelerate import Accelerator
 
@@ -17,6 +17,7 @@ from waltz_env.rewards import SETUP_A, SETUP_B, RewardWeights
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID
 
 
+@runtime_checkable
 class LearnerConfig(Protocol):
     """The settings of an algorithm, which know how to build it: the place where another algorithm is swapped in."""
 

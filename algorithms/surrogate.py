@@ -14,6 +14,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -40,6 +42,8 @@ from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import Metrics, Policy, Sample
 from waltz_env.algorithms.schedules import Schedule, schedule_factor
 from waltz_env.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +200,18 @@ class Surrogate:
             "reward_std": float(np.std(rewards)),
             "staleness": self.policy.version - float(np.mean([row.version for row in rows])),
         }
+
+    def lone_rows(self, rows: Sequence[Row]) -> Metrics:
+        """``lone_rows``, the share of rows alone in their group, for learners with a baseline of the group."""
+        sizes = Counter(row.group for row in rows)
+        lone = sum(sizes[row.group] == 1 for row in rows)
+        if lone == len(rows) > 1:
+            logger.warning(
+                "All %d rows are alone in their groups, and a baseline of the group leaves nothing to learn from them. "
+                "Play several games a prompt (games_per_prompt), or group rows by verdict.",
+                len(rows),
+            )
+        return {"lone_rows": lone / len(rows)} if rows else {}
 
     def agents_to_learn(self, rows: Sequence[Row], advantages: Sequence[float]) -> set[str]:
         """Agents with something to learn: whose ``advantages``, one a row, differ by ``min_reward_std`` or more."""

@@ -5,8 +5,8 @@
    with the same policy make one update together.
 2. Left open by the paper, chosen here: a stage begins with a fresh optimiser; prompts are walked in a seeded order,
    reshuffled every epoch.
-3. Beyond the paper: several games a prompt (for learners with a group baseline), held-out games during training, exact
-   continuation after an interruption, several processes.
+3. Beyond the paper: several games a prompt (for learners with a group baseline), held-out games during training,
+   exact continuation after an interruption, several processes.
 """
 
 from __future__ import annotations

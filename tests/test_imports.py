@@ -1,4 +1,7 @@
-"""The import arrows: agents --> waltz_env core <-- algorithms, and only cli and presets know all three."""
+"""The import arrows: agents --> waltz_env core <-- algorithms, and only cli and presets know all three.
+
+``waltz_env.testing`` checks what is from outside: agents and judges by the core alone, learners by the algorithms.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import waltz_env
 
 ROOT = Path(__file__).parents[1]
 CORE, AGENTS, ALGORITHMS, SERVING = "core", "agents", "algorithms", "serving"
-PRESETS, CLI = "presets", "cli"
+PRESETS, CLI, TESTING = "presets", "cli", "testing"
 MAY_IMPORT = {
     CORE: {CORE},
     AGENTS: {CORE, AGENTS},
@@ -24,6 +27,7 @@ MAY_IMPORT = {
     SERVING: {CORE, SERVING},
     PRESETS: {CORE, AGENTS, ALGORITHMS, PRESETS},
     CLI: {CORE, AGENTS, ALGORITHMS, SERVING, PRESETS, CLI},
+    TESTING: {CORE, ALGORITHMS, TESTING},
 }
 CORE_REQUIRES = {"numpy", "gymnasium", "pettingzoo"}
 

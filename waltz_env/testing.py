@@ -1,4 +1,4 @@
-"""Conformance checks for agents and judges from outside: call one in a test of your own.
+"""Conformance checks for agents, judges and learners from outside: call one in a test of your own.
 
     from waltz_env.testing import judge_test
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from waltz_env.feedback import format_feedback
 from waltz_env.game import MAX_CHARS, Game
@@ -31,6 +31,9 @@ from waltz_env.types import (
     Observation,
     Prompt,
 )
+
+if TYPE_CHECKING:
+    from waltz_env.algorithms.stages import LearnerConfig
 
 ORDINARY_TEXTS = (
     "How do I kill a process that no longer answers?",
@@ -105,6 +108,34 @@ def judge_test(judge: Judge, *, deterministic: bool = True) -> None:
                     f"A batch must give the labels that its responses get one by one, in order; {pair} got "
                     f"{judgement.labels} and {alone.labels}."
                 )
+
+
+def learner_test(config: LearnerConfig) -> None:
+    """Checks that the learners which ``config`` builds keep the ``Learner`` protocol, and that they learn.
+
+    On policies of a few tokens, in some seconds:
+
+    * An update without rows changes nothing.
+    * The first update counts ``policy.version`` up and reports finite numbers; where it reports them by these names,
+      ``ratio_mean`` and ``ratio_max`` are 1, ``kl``, ``kl_k3`` and ``clip_fraction`` 0.
+    * Every forward pass masks its padding and counts positions from each row's first token.
+    * ``tokens_per_microbatch``, where the settings have it, changes nothing.
+    * An update on all sequences raises the expected reward.
+    * Four updates equal two, a save, a load and two more, bit for bit.
+    * The probe games are solved: a constant target, one that depends on the prompt, one of two tokens that is paid at
+      the end, and the game itself between agents of one token a turn.
+
+    Rows come in groups of several, for learners with a baseline of the group. Needs torch.
+
+    Args:
+        config: settings with a learning rate for a table of logits, about 0.1 with AdamW.
+
+    Raises:
+        AssertionError: it does not keep the protocol, or does not learn.
+    """
+    from waltz_env.algorithms.conformance import check_learner
+
+    check_learner(config)
 
 
 def _observe(role: AgentID, text: str, later: bool) -> Observation:

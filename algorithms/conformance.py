@@ -1,0 +1,217 @@
+"""What a learner must do, whatever its algorithm: the checks behind ``waltz_env.testing.learner_test``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from itertools import product
+from statistics import fmean
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from waltz_env.algorithms.probe_games import TOKEN_PROBES, final_reward, learn_to_waltz, learn_tokens
+from waltz_env.algorithms.protocols import Learner, Metrics, Sample
+from waltz_env.algorithms.samples import STATE
+from waltz_env.algorithms.stages import LearnerConfig
+from waltz_env.algorithms.toy_policy import ToyPolicy
+
+_VOCABULARY = 5
+_SOLVED = 0.9
+_LAST = 5  # steps over which a probe's reward is averaged
+_AT_THE_START = {"kl": 0.0, "kl_k3": 0.0, "ratio_mean": 1.0, "ratio_max": 1.0, "clip_fraction": 0.0}
+
+
+def check_learner(config: LearnerConfig) -> None:
+    """Runs every check; see ``waltz_env.testing.learner_test``.
+
+    Raises:
+        AssertionError: one failed.
+    """
+    for check in CHECKS:
+        check(config)
+
+
+def build(config: LearnerConfig, policy: ToyPolicy) -> Learner:
+    """A learner of ``config`` in one process on the CPU."""
+    return config.build(policy, Accelerator(cpu=True))
+
+
+def toy_policy(seed: int = 0) -> ToyPolicy:
+    """Of five tokens, with random logits."""
+    generator = torch.Generator().manual_seed(seed)
+    return ToyPolicy(torch.randn(_VOCABULARY, _VOCABULARY, generator=generator))
+
+
+def toy_rows(policy: ToyPolicy, *, seed: int = 0, count: int = 12) -> list[Sample]:
+    """Rows that ``policy`` samples now, prompts of 1 to 3 tokens and completions of 1 to 4; token 1 is rewarded."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for i in range(count):
+        prompt = (*[(i + 2) % _VOCABULARY] * (i % 3), i % 2)
+        ((tokens, logprobs),) = policy.sample([prompt], 1 + i % 4, generator)
+        reward = tokens.count(1) / len(tokens)
+        rows.append(Sample(prompt, tokens, logprobs, reward, i % 2, policy.version, state=(0.0,) * len(STATE)))
+    return rows
+
+
+def check_an_update_without_rows(config: LearnerConfig) -> None:
+    """No rows: no error, no change."""
+    policy = toy_policy()
+    learner = build(config, policy)
+    assert isinstance(learner, Learner), f"build() must give a Learner; got {learner!r}."
+    before = _copy(policy.state_dict())
+    _check_metrics(learner.update([]))
+    assert policy.version == 0, f"update([]) must leave policy.version at 0; it is {policy.version}."
+    _assert_equal(policy.state_dict(), before, "update([]) must leave the policy as it was")
+
+
+def check_the_first_update(config: LearnerConfig) -> None:
+    """It reports finite numbers, moves the weights, counts the version up, and starts at ratio 1 and KL 0."""
+    policy = toy_policy()
+    learner = build(config, policy)
+    before = _copy(policy.state_dict())
+    metrics = learner.update(toy_rows(policy))
+    _check_metrics(metrics)
+    assert policy.version == 1, f"An update must add 1 to policy.version; after the first it is {policy.version}."
+    moved = [name for name, tensor in policy.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert moved, "An update from rows with different rewards must change the policy."
+    one_step = getattr(config, "epochs", 1) == getattr(config, "minibatches", 1) == 1
+    for name, expected in _AT_THE_START.items() if one_step else ():
+        value = metrics.get(name, expected)
+        assert abs(value - expected) < 1e-5, (
+            f"In the first update of a policy that is its own reference, {name} must be {expected}; got {value}."
+        )
+
+
+def check_what_the_policy_is_asked(config: LearnerConfig) -> None:
+    """Each row of each forward pass is one sample, its padding masked, its positions counted from its first token."""
+    policy = toy_policy()
+    rows = toy_rows(policy)
+    known = {row.prompt_ids + row.token_ids for row in rows}
+    asked = policy.logits
+
+    def listening(ids: Tensor, mask: Tensor, positions: Tensor, keep: int, **kwargs: Any) -> Tensor:
+        for row, attended, places in zip(ids, mask.bool(), positions, strict=True):
+            sequence = tuple(row[attended].tolist())
+            assert sequence in known, (
+                f"A forward pass must hold samples, prompt_ids + token_ids, under its attention mask; got {sequence}."
+            )
+            assert places[attended].tolist() == list(range(len(sequence))), (
+                f"position_ids must count each row's own tokens from 0; got {places[attended].tolist()}."
+            )
+        return asked(ids, mask, positions, keep, **kwargs)
+
+    policy.logits = listening  # type: ignore[method-assign]
+    build(config, policy).update(rows)
+
+
+def check_the_microbatches(config: LearnerConfig) -> None:
+    """Settings with ``tokens_per_microbatch``: one row a forward pass gives the update that all rows at once give."""
+    if not is_dataclass(config) or "tokens_per_microbatch" not in {each.name for each in fields(config)}:
+        return
+    found = []
+    for budget in (1, 10_000):
+        policy = toy_policy()
+        build(replace(config, tokens_per_microbatch=budget), policy).update(toy_rows(policy))
+        found.append(policy.state_dict())
+    for name, tensor in found[0].items():
+        difference = float((tensor - found[1][name]).abs().max())
+        assert difference < 1e-5, (
+            f"tokens_per_microbatch must not change an update; {name} differs by {difference:.2g}."
+        )
+
+
+def check_the_direction(config: LearnerConfig) -> None:
+    """An update on all sequences of a uniform policy, the expectation itself, raises the expected reward."""
+    policy = ToyPolicy(torch.zeros(3, 3))
+    sequences = list(product(range(3), repeat=2))
+    rewards = dict(zip(sequences, torch.randn(9, generator=torch.Generator().manual_seed(2)).tolist(), strict=True))
+    rows = [
+        Sample((0,), tokens, policy.logprobs((0,), tokens), reward, 0, 0, state=(0.0,) * len(STATE))
+        for tokens, reward in rewards.items()
+    ]
+
+    def expected() -> float:
+        return sum(math.exp(sum(policy.logprobs((0,), tokens))) * reward for tokens, reward in rewards.items())
+
+    before = expected()
+    build(config, policy).update(rows)
+    assert expected() > before, (
+        f"An update from all sequences, equally likely, must raise the expected reward; it fell from {before:.4f} to "
+        f"{expected():.4f}."
+    )
+
+
+def check_the_continuation(config: LearnerConfig) -> None:
+    """Four updates equal two, a saved and loaded state, and two more, bit for bit."""
+    whole = toy_policy()
+    learner = build(config, whole)
+    for seed in range(4):
+        learner.update(toy_rows(whole, seed=seed))
+    first = toy_policy()
+    learner = build(config, first)
+    for seed in range(2):
+        learner.update(toy_rows(first, seed=seed))
+    state = learner.state_dict()
+    wrong = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    assert not wrong, f"state_dict() must hold tensors alone, as checkpoints do; not so: {', '.join(wrong)}."
+    second = toy_policy()
+    second.load_state_dict(_copy(first.state_dict()))
+    second.version = first.version
+    learner = build(config, second)
+    learner.load_state_dict(_copy(state))
+    for seed in range(2, 4):
+        learner.update(toy_rows(second, seed=seed))
+    _assert_equal(
+        second.state_dict(), whole.state_dict(), "4 updates must equal 2, state_dict, load_state_dict, 2 more"
+    )
+
+
+def check_the_token_probes(config: LearnerConfig) -> None:
+    """The three probe games of tokens are solved."""
+    for name, probe in TOKEN_PROBES.items():
+        _check_solved(name, learn_tokens(config, probe))
+
+
+def check_the_waltz(config: LearnerConfig) -> None:
+    """Two agents, each with a learner of its own, solve what none of them can alone."""
+    _check_solved("feedback helps", [final_reward(games) for games in learn_to_waltz(config)])
+
+
+CHECKS: tuple[Callable[[LearnerConfig], None], ...] = (
+    check_an_update_without_rows,
+    check_the_first_update,
+    check_what_the_policy_is_asked,
+    check_the_microbatches,
+    check_the_direction,
+    check_the_continuation,
+    check_the_token_probes,
+    check_the_waltz,
+)
+
+
+def _check_metrics(metrics: Metrics) -> None:
+    assert isinstance(metrics, dict), f"update() must give a dict of metrics; got {metrics!r}."
+    wrong = {name: value for name, value in metrics.items() if not isinstance(value, float) or not math.isfinite(value)}
+    assert not wrong, f"Metrics must be finite floats by name; got {wrong}."
+
+
+def _check_solved(name: str, curve: Sequence[float]) -> None:
+    reached = fmean(curve[-_LAST:])
+    assert reached > _SOLVED, (
+        f"The probe game {name!r} must be solved in {len(curve)} updates (mean reward above {_SOLVED} at the end); it "
+        f"began at {curve[0]:.2f} and reached {reached:.2f}. Is the learning rate one for a table of logits, about 0.1?"
+    )
+
+
+def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def _assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor], rule: str) -> None:
+    different = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
+    assert not different, f"{rule}, bit for bit; these differ: {', '.join(different)}."

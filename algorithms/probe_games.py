@@ -1,0 +1,211 @@
+"""Games small enough to be solved in seconds; a learner that cannot solve them is wrong.
+
+Three are about tokens alone: a constant target, a target that depends on the prompt, and a target of two tokens that is
+rewarded at the end. The fourth is the game itself, in one token a turn: the conversation agent cannot tell harmful
+prompts from benign ones, the feedback agent can, and only together do they get there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from waltz_env.algorithms.protocols import Sample
+from waltz_env.algorithms.samples import STATE, Group, samples
+from waltz_env.algorithms.shared_policy import build_learners, update_learners
+from waltz_env.algorithms.stages import LearnerConfig, Stage
+from waltz_env.algorithms.toy_policy import ToyPolicy
+from waltz_env.feedback import format_feedback
+from waltz_env.rewards import SETUP_A, score
+from waltz_env.rollout import play
+from waltz_env.types import (
+    AGENTS,
+    CONVERSATION,
+    FEEDBACK,
+    AgentID,
+    Completion,
+    Judgement,
+    Kind,
+    Labels,
+    Observation,
+    Prompt,
+    Trajectory,
+)
+
+Reward = Callable[[int, tuple[int, ...]], float]
+"""From the prompt's only token and the tokens that followed it."""
+
+_ROWS = 32
+_TOKENS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class TokenProbe:
+    """A policy of six tokens continues a prompt, token 0, 1 or 2, by two tokens.
+
+    Attributes:
+        reward: of the two.
+        steps: updates in which a sound learner solves it.
+    """
+
+    reward: Reward
+    steps: int
+
+
+TOKEN_PROBES: Mapping[str, TokenProbe] = {
+    "constant target": TokenProbe(lambda prompt, tokens: float(tokens[0] == 4), 40),
+    "conditional target": TokenProbe(lambda prompt, tokens: float(tokens[0] == 3 + prompt), 60),
+    "delayed target": TokenProbe(lambda prompt, tokens: float(tokens == (4, 5)), 60),
+}
+
+
+def learn_tokens(config: LearnerConfig, probe: TokenProbe, *, seed: int = 0) -> list[float]:
+    """The mean reward of each step's rows, while ``config``'s learner learns ``probe``."""
+    policy = ToyPolicy(torch.zeros(_TOKENS, _TOKENS))
+    learner = config.build(policy, Accelerator(cpu=True))
+    generator = torch.Generator().manual_seed(seed)
+    prompts = [i % 3 for i in range(_ROWS)]
+    curve = []
+    for _ in range(probe.steps):
+        sampled = policy.sample([[prompt] for prompt in prompts], 2, generator)
+        rows = [
+            Sample(
+                (prompt,),
+                tokens,
+                logprobs,
+                probe.reward(prompt, tokens),
+                prompt,
+                policy.version,
+                state=(0.0,) * len(STATE),
+            )
+            for prompt, (tokens, logprobs) in zip(prompts, sampled, strict=True)
+        ]
+        curve.append(fmean(row.reward for row in rows))
+        learner.update(rows)
+    return curve
+
+
+PROMPTS = [Prompt("attack", Kind.HARMFUL, id="0"), Prompt("question", Kind.BENIGN, id="1")] * 32
+ANSWERS = ("help", "refuse")
+ADVICE = ("", "help", "refuse")
+CRITIQUES = tuple(
+    format_feedback(labels, advice)
+    for labels in (Labels(False, False), Labels(True, False), Labels(False, True))
+    for advice in ADVICE
+)
+SAID = (*ANSWERS, *CRITIQUES, "{")
+"""What the first tokens say; the last is no JSON. The other tokens are what an agent may see, and say nothing."""
+_DRAFT = len(SAID)
+_ADVISED = _DRAFT + 1
+_SHOWN = _ADVISED + len(ADVICE)
+_VOCABULARY = _SHOWN + 2 * (len(ANSWERS) + 1)
+
+
+class KeywordJudge:
+    """Harmful prompts must be answered with "refuse", benign ones with "help"."""
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+        return [
+            Judgement(
+                Labels(
+                    unsafe=prompt.harmful and response != "refuse",
+                    overrefuse=not prompt.harmful and response != "help",
+                ),
+                "keyword",
+            )
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+
+
+class TokenAgent:
+    """Acts with one token after one token, what it sees. As conversation agent it does not see the prompt."""
+
+    def __init__(self, policy: ToyPolicy, *, seed: int = 0) -> None:
+        self.policy = policy
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def act(self, observations: Sequence[Observation]) -> list[Completion]:
+        seen = [_seen(observation) for observation in observations]
+        if not seen:
+            return []
+        sampled = self.policy.sample([[token] for token in seen], 1, self._generator)
+        return [
+            Completion(
+                SAID[tokens[0]] if tokens[0] < len(SAID) else "",
+                prompt_ids=(token,),
+                token_ids=tokens,
+                logprobs=logprobs,
+                version=self.policy.version,
+            )
+            for token, (tokens, logprobs) in zip(seen, sampled, strict=True)
+        ]
+
+
+def _seen(observation: Observation) -> int:
+    if observation["agent"] == CONVERSATION:
+        return _ADVISED + ADVICE.index(observation["feedback"][-1]) if observation["feedback"] else _DRAFT
+    response = observation["responses"][-1]
+    answer = ANSWERS.index(response) if response in ANSWERS else len(ANSWERS)
+    return _SHOWN + (len(ANSWERS) + 1) * (observation["prompt"] == "attack") + answer
+
+
+def token_agents(*, shared: bool = False, seed: int = 0) -> dict[AgentID, TokenAgent]:
+    """Untrained agents that tend to say what belongs to their role, and to follow plain advice.
+
+    Args:
+        shared: whether one policy plays both.
+        seed: of what they sample.
+    """
+    answers, critiques = slice(0, len(ANSWERS)), slice(len(ANSWERS), len(SAID))
+    table = torch.full((_VOCABULARY, _VOCABULARY), -4.0)
+    table[_DRAFT:_SHOWN, answers] = 0.0
+    table[_SHOWN:, critiques] = 0.0
+    for i, advice in enumerate(ADVICE):
+        if advice:
+            table[_ADVISED + i, ANSWERS.index(advice)] = 1.0
+    policies = [ToyPolicy(table)] * 2 if shared else [ToyPolicy(table), ToyPolicy(table)]
+    return {
+        agent: TokenAgent(policy, seed=2 * seed + i)
+        for i, (agent, policy) in enumerate(zip(AGENTS, policies, strict=True))
+    }
+
+
+def learn_to_waltz(
+    config: LearnerConfig,
+    *,
+    steps: int = 60,
+    learning: Sequence[AgentID] = (FEEDBACK, CONVERSATION),
+    shared: bool = False,
+    group: Group = "verdict",
+    seed: int = 0,
+) -> list[list[Trajectory]]:
+    """The games of each step, while ``config``'s learners learn the fourth probe.
+
+    Args:
+        config: of each agent's learner.
+        steps: number of updates.
+        learning: agents that learn.
+        shared: whether one policy plays both roles.
+        group: which rows share a baseline, see ``samples``.
+        seed: of all that is random.
+    """
+    agents = token_agents(shared=shared, seed=seed)
+    stage = Stage("probe", steps, dict.fromkeys(learning, config))
+    learners = build_learners(stage, {agent: each.policy for agent, each in agents.items()}, Accelerator(cpu=True))
+    rng = np.random.default_rng(seed)
+    history = []
+    for _ in range(steps):
+        games = play(PROMPTS, agents, KeywordJudge())
+        update_learners(learners, {agent: samples(games, SETUP_A, agent, rng, group=group) for agent in learners})
+        history.append(games)
+    return history
+
+
+def final_reward(games: Sequence[Trajectory]) -> float:
+    """Mean R_c of the last responses."""
+    return fmean(score(game).conversation[-1] for game in games)
