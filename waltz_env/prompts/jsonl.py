@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from waltz_env.errors import DataError
+from waltz_env.prompts.rows import Row, Rows, read_rows
 from waltz_env.types import Kind, Message, Prompt
 
 ROLES = ("system", "user", "assistant")
@@ -25,40 +26,34 @@ def read_prompts(lines: Iterable[bytes], name: str, *, stem: str) -> list[Prompt
     Raises:
         DataError: a line is no prompt, or an id stands twice; the message gives the file, the line and the reason.
     """
-    prompts: list[Prompt] = []
-    line_of: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            text = line.decode("utf-8-sig").strip()
-            if not text:
-                continue
-            prompt = parse_prompt(text, f"{stem}:{number}")
-            if prompt.id in line_of:
-                raise DataError(f"the id {prompt.id!r} stands on line {line_of[prompt.id]} already; ids are unique.")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{name}, line {number}: not UTF-8 ({error.reason} at byte {error.start}).") from error
-        except DataError as error:
-            raise DataError(f"{name}, line {number}: {error}") from error.__cause__
-        line_of[prompt.id] = number
-        prompts.append(prompt)
-    return prompts
+    return read_rows(read_objects(lines, name), lambda row: parse_prompt(row.cells, f"{stem}:{row.number}"))
 
 
-def parse_prompt(text: str, default_id: str) -> Prompt:
-    """Reads one prompt from a JSON object.
+def read_objects(lines: Iterable[bytes], name: str) -> Rows:
+    """One JSON object a line, of any keys; blank lines are skipped.
 
     Raises:
-        DataError: the text is not JSON, or a key is missing or of the wrong type or value.
+        DataError: a line is not UTF-8, not JSON or no object; the message gives the file and the line.
     """
-    try:
-        row = json.loads(text)
-    except RecursionError as error:
-        raise DataError("not JSON that can be read: nested too deeply.") from error
-    except ValueError as error:
-        raise DataError(f"not JSON: {error}.") from error
-    if not isinstance(row, dict):
-        raise DataError(f"expected a JSON object such as {{'text': ..., 'kind': ...}}, got {_show(row)}.")
-    optional = {key: _string(row, key) for key in OPTIONAL if row.get(key) is not None}
+    for number, line in enumerate(lines, 1):
+        place = f"{name}, line {number}"
+        try:
+            text = line.decode("utf-8-sig").strip()
+            if text:
+                yield Row(number, place, _object(text))
+        except UnicodeDecodeError as error:
+            raise DataError(f"{place}: not UTF-8 ({error.reason} at byte {error.start}).") from error
+        except DataError as error:
+            raise DataError(f"{place}: {error}") from error.__cause__
+
+
+def parse_prompt(row: Mapping[str, Any], default_id: str) -> Prompt:
+    """The prompt in an object with the keys of the format; other keys are ignored.
+
+    Raises:
+        DataError: a key is missing or of the wrong type or value.
+    """
+    optional = {key: _string(row, key) for key in OPTIONAL if row.get(key) not in (None, "")}
     return Prompt(
         text=_text(row),
         kind=_kind(row),
@@ -80,14 +75,26 @@ def format_prompt(prompt: Prompt) -> bytes:
     return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
-def _text(row: dict[str, Any]) -> str:
+def _object(text: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except RecursionError as error:
+        raise DataError("not JSON that can be read: nested too deeply.") from error
+    except ValueError as error:
+        raise DataError(f"not JSON: {error}.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"expected a JSON object such as {{'text': ..., 'kind': ...}}, got {_show(row)}.")
+    return row
+
+
+def _text(row: Mapping[str, Any]) -> str:
     text = _string(row, "text")
     if not text.strip():
         raise DataError("'text' is empty.")
     return text
 
 
-def _kind(row: dict[str, Any]) -> Kind:
+def _kind(row: Mapping[str, Any]) -> Kind:
     kind = _string(row, "kind")
     if kind not in set(Kind):
         raise DataError(f"'kind' must be 'harmful' or 'benign', got {_show(kind)}.{_nearest(kind, Kind)}")
@@ -114,7 +121,7 @@ def _message(message: object, index: int) -> Message:
     return Message(role=role, content=content)
 
 
-def _string(row: dict[str, Any], key: str, label: str = "") -> str:
+def _string(row: Mapping[str, Any], key: str, label: str = "") -> str:
     if key not in row:
         raise DataError(f"'{label or key}' is missing.")
     if not isinstance(row[key], str):

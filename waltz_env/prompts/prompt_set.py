@@ -8,19 +8,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
 
-from waltz_env.errors import DataError, UsageError, UsageTypeError, unknown_name
+from waltz_env.errors import UsageError, UsageTypeError, unknown_name
 from waltz_env.files import atomic_path
-from waltz_env.prompts.jsonl import format_prompt, read_prompts
-from waltz_env.prompts.public import PUBLIC
+from waltz_env.prompts.jsonl import format_prompt
+from waltz_env.prompts.sources import read_file, read_source
 from waltz_env.types import Kind, Prompt
-
-BUILTIN = ("builtin:train", "builtin:test")
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
@@ -59,23 +56,29 @@ class PromptSet(Sequence[Prompt]):
 
     @classmethod
     def load(cls, source: PromptSet | str | Path) -> PromptSet:
-        """Prompts from ``"builtin:train"``, ``"builtin:test"``, a public set or a JSONL file; a set passes through.
+        """Prompts from wherever ``source`` says; a set passes through.
+
+        >>> PromptSet.load("builtin:train").harmful  # doctest: +SKIP
+        >>> PromptSet.load("hub:allenai/wildjailbreak:eval")  # doctest: +SKIP
+        >>> PromptSet.load("questions.csv?text=question&kind=benign")  # doctest: +SKIP
+
+        Args:
+            source: a string in the grammar of ``waltz_env.prompts.sources`` (a built-in or public set, a data set on
+                the Hugging Face hub, a file), or the path of a file whose columns have the names of the format.
 
         Raises:
-            UsageError: no built-in set has that name.
-            DataError: the file is missing, empty, or a line of it is no prompt.
+            UsageError: a name is unknown, a column mapping is none, or a package is missing.
+            DataError: a file or data set cannot be read, is empty, or a row of it is no prompt.
         """
         if isinstance(source, PromptSet):
             return source
-        if not isinstance(source, str | Path):
-            raise UsageTypeError(
-                f"Prompts come from a PromptSet, a built-in name or a path; got {source!r} ({type(source).__name__})."
-            )
-        if isinstance(source, str) and source.startswith("builtin:"):
-            return cls(_read_builtin(source), source)
-        if isinstance(source, str) and source in PUBLIC:
-            return cls(PUBLIC[source].load(), source)
-        return cls(_read_file(Path(source)), str(source))
+        if isinstance(source, str):
+            return cls(read_source(source), source)
+        if isinstance(source, Path):
+            return cls(read_file(source), str(source))
+        raise UsageTypeError(
+            f"Prompts come from a PromptSet, a name or a path; got {source!r} ({type(source).__name__})."
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes the set as JSONL; ``path`` holds either what it held before or the whole set."""
@@ -122,6 +125,20 @@ class PromptSet(Sequence[Prompt]):
     def filter(self, keep: Callable[[Prompt], bool]) -> PromptSet:
         """Those that ``keep`` is true for, in order."""
         return self._with(filter(keep, self.prompts))
+
+    def deduplicate(self, against: Iterable[PromptSet] = ()) -> PromptSet:
+        """Each text once, the first time it stands, and none that stands in a set of ``against``.
+
+        Texts that differ in case or in white space alone are the same; ``history`` is part of a text.
+        """
+        seen = {_normalised(prompt) for other in against for prompt in other}
+        kept = []
+        for prompt in self:
+            text = _normalised(prompt)
+            if text not in seen:
+                seen.add(text)
+                kept.append(prompt)
+        return self._with(kept)
 
     def shuffle(self, seed: int) -> PromptSet:
         """The same prompts in an order that depends on ``seed`` alone."""
@@ -218,26 +235,9 @@ def rng(*seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def _read_builtin(source: str) -> list[Prompt]:
-    if source not in BUILTIN:
-        raise unknown_name("built-in prompt set", source, BUILTIN)
-    split = source.removeprefix("builtin:")
-    with (files("waltz_env.prompts") / "data" / f"{split}.jsonl").open("rb") as lines:
-        return read_prompts(lines, source, stem=split)
-
-
-def _read_file(path: Path) -> list[Prompt]:
-    try:
-        with path.open("rb") as lines:
-            prompts = read_prompts(lines, str(path), stem=path.stem)
-    except OSError as error:
-        known = " or ".join(map(repr, BUILTIN))
-        raise DataError(
-            f"Cannot read prompts from {str(path)!r}: {error.strerror}. Give a JSONL file, or {known}."
-        ) from error
-    if not prompts:
-        raise DataError(f"{path} holds no prompts; expected one JSON object with 'text' and 'kind' a line.")
-    return prompts
+def _normalised(prompt: Prompt) -> tuple[str, ...]:
+    texts = [*(message["content"] for message in prompt.history), prompt.text]
+    return tuple(" ".join(text.casefold().split()) for text in texts)
 
 
 def _shares(weights: Sequence[float], size: int) -> list[int]:

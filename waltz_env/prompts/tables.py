@@ -1,71 +1,75 @@
-"""Rows of files: each with the place that an error names."""
+"""Rows of files, by the suffix of the file: JSONL, CSV, TSV and Parquet."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from waltz_env.errors import DataError, UsageError
+from waltz_env.prompts.jsonl import read_objects
+from waltz_env.prompts.rows import Row, Rows
 
-Rows = Iterator["Row"]
-
-
-class Row(NamedTuple):
-    """One row of a table.
-
-    Attributes:
-        number: counted from 1, the heading not counted.
-        place: what errors call it, as in ``"prompts.csv, line 12"``.
-        cells: value by column.
-    """
-
-    number: int
-    place: str
-    cells: Mapping[str, Any]
+NEEDS_DATA = "needs the package `datasets`: `pip install 'waltz-env[data]'`"
 
 
 def read_table(path: Path) -> Rows:
-    """The rows of a CSV or TSV file, by its suffix; UTF-8, with or without a byte order mark.
+    """The rows of a CSV, TSV or Parquet file; of any other suffix, the objects of a JSONL file. Text is UTF-8.
 
     Raises:
-        UsageError: the suffix is none of these.
-        DataError: the file cannot be read, or is not in its format; the message gives file and line.
+        UsageError: a Parquet file, and the package that reads it is not installed.
+        DataError: the file is not in its format; the message gives the file and, for text, the line.
+        OSError: it cannot be read.
     """
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise UsageError(f"Tables are read from {', '.join(READERS)} files; got {str(path)!r}. Rename or convert it.")
-    return reader(path)
+    return READERS.get(path.suffix.lower(), _read_jsonl)(path)
+
+
+def _read_jsonl(path: Path) -> Rows:
+    with path.open("rb") as lines:
+        yield from read_objects(lines, str(path))
 
 
 def _read_csv(path: Path, delimiter: str = ",") -> Rows:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, delimiter=delimiter)
-            heading = next(lines, [])
-            number, start = 0, lines.line_num + 1
-            for cells in lines:
+    """Quoting as spreadsheets and pandas do it: a cell in quotation marks may hold delimiters and line breaks."""
+    number, line = 0, 1
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            records = csv.reader(file, delimiter=delimiter)
+            heading = next(records, [])
+            line = records.line_num + 1
+            for cells in records:
                 if cells:
                     number += 1
-                    place = f"{path}, line {start}"
                     if len(cells) != len(heading):
                         raise DataError(
-                            f"{place}: {len(cells)} cells under a heading of {len(heading)} columns; quote cells that "
-                            "hold the delimiter, a quotation mark or a line break."
+                            f"{path}, line {line}: {len(cells)} cells under a heading of {len(heading)} columns; put "
+                            "cells that hold the delimiter or a line break in quotation marks."
                         )
-                    yield Row(number, place, dict(zip(heading, cells, strict=True)))
-                start = lines.line_num + 1
-    except OSError as error:
-        raise DataError(f"Cannot read prompts from {str(path)!r}: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert it.") from error
-    except csv.Error as error:
-        raise DataError(f"{path}, line {start}: {error}.") from error
+                    yield Row(number, f"{path}, line {line}", dict(zip(heading, cells, strict=True)))
+                line = records.line_num + 1
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}, after line {line}: not UTF-8 ({error.reason}); convert the file.") from error
+        except csv.Error as error:
+            raise DataError(f"{path}, line {line}: {error}; check the quotation marks.") from error
 
 
 def _read_tsv(path: Path) -> Rows:
     return _read_csv(path, "\t")
 
 
-READERS: dict[str, Callable[[Path], Rows]] = {".csv": _read_csv, ".tsv": _read_tsv}
+def _read_parquet(path: Path) -> Rows:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UsageError(f"{path} {NEEDS_DATA}.") from error
+    try:
+        batches = parquet.ParquetFile(path).iter_batches()
+        cells = (cells for batch in batches for cells in batch.to_pylist())
+        for number, each in enumerate(cells, 1):
+            yield Row(number, f"{path}, row {number}", each)
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path} is not a Parquet file that can be read: {error}") from error
+
+
+READERS: dict[str, Callable[[Path], Rows]] = {".csv": _read_csv, ".tsv": _read_tsv, ".parquet": _read_parquet}
