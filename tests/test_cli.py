@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 
 from tests.games import BOMB, UNSAFE, Speaker, WordJudge
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env import CONVERSATION, FEEDBACK, Kind, Prompt, PromptSet, play, read_games, write_games
+from waltz_env import CONVERSATION, FEEDBACK, Kind, Message, Prompt, PromptSet, play, read_games, write_games
 from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
 from waltz_env.cli import main
+from waltz_env.cli.serve import Serve
 from waltz_env.feedback import format_feedback
 from waltz_env.judges import RuleJudge
 from waltz_env.presets import PRESETS, Preset, Recipe, Workbench, lora_pair
@@ -370,6 +372,14 @@ def test_play_works_with_a_trained_run(judge: Switch, tmp_path: Path, capsys: py
     train(tmp_path / "run")
     assert main(["play", str(tmp_path / "run"), "--prompt", "Hello there", "--kind", "benign"]) == 0
     assert "-- response 0" in capsys.readouterr().out
+
+
+def test_a_conversation_agent_that_was_trained_alone_is_served_alone(judge: Switch, tmp_path: Path) -> None:
+    train(tmp_path / "single", "--method", "single-model", "--stage-2-steps", "1")
+    with closing(Serve(str(tmp_path / "single")).duet()) as duet:
+        assert duet.respond([Message(role="user", content="Hello")]).feedback is None
+    with closing(Serve(str(tmp_path / "single"), max_rounds=1).duet()) as duet:
+        assert duet.respond([Message(role="user", content="Hello")]).feedback is not None
 
 
 def test_help_names_commands_presets_and_settings(capsys: pytest.CaptureFixture[str]) -> None:

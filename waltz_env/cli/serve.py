@@ -42,7 +42,7 @@ class Serve:
         feedback_schema: ask that server to hold the feedback to its JSON schema.
         mode: adaptive revises what is flagged, always-on revises always, off returns the draft.
         on_failure: without usable feedback, return the draft (fail_open) or a refusal (fail_closed).
-        max_rounds: rounds of feedback and revision at most; as the run was trained by default.
+        max_rounds: rounds of feedback and revision at most, 0 for none; as the run was trained by default.
         max_new_tokens: of one turn, where the run does not say.
         max_batch: requests to one model in this process that run together, at most.
         temperature: of servers; a model in this process samples at the temperature that it was trained at.
@@ -101,11 +101,12 @@ class Serve:
             UsageError: a role has neither a model nor a server.
         """
         agents, trained_rounds = self._agents()
+        rounds = trained_rounds if self.max_rounds is None else self.max_rounds
         return Duet(
             agents,
-            mode=self.mode,
+            mode="off" if rounds == 0 else self.mode,
             on_failure=self.on_failure,
-            max_rounds=trained_rounds if self.max_rounds is None else self.max_rounds,
+            max_rounds=max(rounds, 1),
             timeout=self.timeout,
             feedback_timeout=self.feedback_timeout,
             max_batch=self.max_batch,
