@@ -25,6 +25,7 @@ TOLERANCE = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.2}
 """Mean absolute difference of a log-probability, nats, that rounding to a dtype explains."""
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has room for
 _PROBE_TOKENS = 256
+_PREFILL_TOKENS = 4096  # of one step on a CPU, at the least
 
 
 class VLLMEngine:
@@ -52,7 +53,7 @@ class VLLMEngine:
         max_num_seqs: completions that are generated at the same time.
         kv_cache_gib: memory for attention caches, GiB.
         tolerance: of the check after a sync, nats, mean of absolute differences; None: that of ``TOLERANCE``.
-        options: further arguments of ``vllm.LLM``, such as ``enforce_eager``.
+        options: further arguments of ``vllm.LLM``; they go before the engine's own.
 
     Attributes:
         sync_mode: the way that weights are brought over.
@@ -95,20 +96,26 @@ class VLLMEngine:
             "max_cpu_loras": 2 * len(policies),
             "max_lora_rank": next((r for r in _LORA_RANKS if r >= max(ranks, default=0)), _LORA_RANKS[-1]),
         }
+        on_cpu = {
+            "enforce_eager": True,
+            # vLLM 0.32 winds a request's random stream back after a part of its prompt, which CPU generators cannot do.
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(max_model_len, _PREFILL_TOKENS),
+        }
         base = Path(self._folder.name) / "base"
         first.save_merged(base, dtype=dtype, adapter=False)
-        self._llm = _import_vllm().LLM(
-            model=str(base),
-            dtype=str(dtype).removeprefix("torch."),
-            max_model_len=max_model_len,
-            max_num_seqs=max_num_seqs,
-            kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
-            enforce_eager=not on_gpu,
-            generation_config="vllm",  # no sampling defaults of the model's own
-            logprobs_mode="processed_logprobs",  # of logits / temperature, as the trainer computes them
+        settings: dict[str, Any] = {
+            "dtype": str(dtype).removeprefix("torch."),
+            "max_model_len": max_model_len,
+            "max_num_seqs": max_num_seqs,
+            "kv_cache_memory_bytes": int(kv_cache_gib * 2**30),
+            "generation_config": "vllm",  # no sampling defaults of the model's own
+            "logprobs_mode": "processed_logprobs",  # of logits / temperature, as the trainer computes them
+            **({} if on_gpu else on_cpu),
             **(lora if self.sync_mode == "adapter" else {}),
             **(options or {}),
-        )
+        }
+        self._llm = _import_vllm().LLM(model=str(base), **settings)
         shutil.rmtree(base)
         ids = first.tokenizer.encode(CONVERSATION_SYSTEM, add_special_tokens=False)
         self._probe: list[int] = ids[: min(_PROBE_TOKENS, max_model_len - 1)]

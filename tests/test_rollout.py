@@ -2,6 +2,7 @@ import logging
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 
 import pytest
 from hypothesis import given, settings
@@ -220,6 +221,49 @@ def test_played_games_can_be_judged_again() -> None:
     assert judge_games(again, WordJudge()) == games
 
 
+WAIT = 60.0  # seconds until what should happen at once counts as not happening
+
+
+def test_drafts_are_judged_while_the_feedback_agent_is_at_work() -> None:
+    judging, criticising = Event(), Event()
+
+    class WaitsForTheJudge(PassFirst):
+        def act(self, observations: Sequence[Observation]) -> list[Completion]:
+            criticising.set()
+            assert judging.wait(WAIT)
+            return super().act(observations)
+
+    class WaitsForFeedback(CountingJudge):
+        def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+            judging.set()
+            assert criticising.wait(WAIT)
+            return super().judge(prompts, responses)
+
+    judge = WaitsForFeedback()
+    agents: dict[AgentID, Agent] = {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: WaitsForTheJudge()}
+    games = play(PROMPTS, agents, judge, overlap_judge=True)
+    assert judge.batches == [3, 1]
+    assert games == play(PROMPTS, {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: PassFirst()}, WordJudge())
+
+
+def test_a_judge_that_fails_while_the_agents_go_on_leaves_those_responses_unjudged() -> None:
+    class NoDrafts(WordJudge):
+        def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+            if BAD in responses:
+                raise JudgeError("no connection")
+            return super().judge(prompts, responses)
+
+    agents: dict[AgentID, Agent] = {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: PassFirst()}
+    games = play([PROCESS, BOMB], agents, NoDrafts(), overlap_judge=True)
+    verdicts = [[r.judgement and r.judgement.labels for r in game.responses] for game in games]
+    assert verdicts == [[None], [None, SAFE]]
+
+
+def test_errors_of_a_judge_in_its_thread_are_the_caller_s() -> None:
+    with pytest.raises(UsageError, match="DeafJudge was asked about 1 responses and gave 0 verdicts"):
+        play([BOMB], {CONVERSATION: Speaker("a")}, DeafJudge(), 0, overlap_judge=True)
+
+
 def step_through(prompt: Prompt, agents: dict[AgentID, Agent], rounds: int) -> waltz_env.Trajectory:
     """The same game through the environment, one step at a time."""
     env = waltz_env.make(prompts=[prompt], judge=WordJudge(), max_rounds=rounds, max_chars=200)
@@ -239,6 +283,7 @@ def test_play_and_the_environment_play_the_same_game(seed: int, rounds: int) -> 
     prompts = random.Random(seed).choices(PROMPTS, k=4)
     together = play(prompts, agents, WordJudge(), rounds, max_chars=200)
     assert together == [step_through(prompt, agents, rounds) for prompt in prompts]
+    assert together == play(prompts, agents, WordJudge(), rounds, max_chars=200, overlap_judge=True)
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2])

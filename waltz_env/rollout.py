@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 
 from waltz_env.errors import JudgeError, UsageError, unknown_name
 from waltz_env.game import MAX_CHARS, Game
@@ -21,6 +23,7 @@ def play(
     max_rounds: int = 1,
     *,
     max_chars: int = MAX_CHARS,
+    overlap_judge: bool = False,
 ) -> list[Trajectory]:
     """Plays one game for each prompt, all in step; the same game as the environment's.
 
@@ -31,6 +34,9 @@ def play(
             it is deployed.
         max_rounds: T_max, rounds of feedback at most.
         max_chars: a longer action is cut there and marked.
+        overlap_judge: ask the judge about responses as soon as a phase has made them, in a thread, while the agents go
+            on: one call a phase. For judges that wait for a server or have a device of their own; never for one that
+            shares a model with an agent.
 
     Returns:
         One trajectory for each prompt, in order. Where the judge failed (``JudgeError``), the responses without a
@@ -43,6 +49,16 @@ def play(
     """
     _check_agents(agents, max_rounds)
     games = [Game(prompt, max_rounds=max_rounds, max_chars=max_chars) for prompt in prompts]
+    if judge is not None and overlap_judge:
+        return _play_and_judge(games, agents, judge)
+    for _ in _phases(games, agents):
+        pass
+    trajectories = [game.trajectory() for game in games]
+    return trajectories if judge is None else judge_games(trajectories, judge)
+
+
+def _phases(games: Sequence[Game], agents: Mapping[AgentID, Agent]) -> Iterator[tuple[AgentID, list[Game]]]:
+    """Plays the games to their ends; after each phase, who moved and in which games."""
     while waiting := [game for game in games if game.turn is not None]:
         turn = waiting[0].turn  # games in step: it is the same agent's turn in all that have not ended
         assert turn is not None
@@ -54,8 +70,22 @@ def play(
             )
         for game, completion in zip(waiting, completions, strict=True):
             game.act(completion)
-    trajectories = [game.trajectory() for game in games]
-    return trajectories if judge is None else judge_games(trajectories, judge)
+        yield turn, waiting
+
+
+def _play_and_judge(games: Sequence[Game], agents: Mapping[AgentID, Agent], judge: Judge) -> list[Trajectory]:
+    """Plays while the judge, in a thread of its own, looks at the responses that there are."""
+    asked: list[tuple[list[Game], Future[Sequence[Judgement | None]]]] = []
+    with ThreadPoolExecutor(1, thread_name_prefix="waltz-judge") as thread:
+        for turn, moved in _phases(games, agents):
+            if turn == CONVERSATION:
+                texts = [game.trajectory().final.text for game in moved]
+                asked.append((moved, thread.submit(try_judge, judge, [game.prompt for game in moved], texts)))
+    verdicts: dict[Game, list[Judgement | None]] = {game: [] for game in games}
+    for moved, answer in asked:
+        for game, verdict in zip(moved, answer.result(), strict=True):
+            verdicts[game].append(verdict)
+    return [_with_verdicts(game.trajectory(), verdicts[game]) for game in games]
 
 
 def judge_games(trajectories: Sequence[Trajectory], judge: Judge) -> list[Trajectory]:
@@ -65,10 +95,12 @@ def judge_games(trajectories: Sequence[Trajectory], judge: Judge) -> list[Trajec
         return list(trajectories)
     prompts, texts = zip(*played, strict=True)
     remaining = iter(try_judge(judge, prompts, texts))
-    return [
-        replace(trajectory, responses=tuple(Response(r.completion, next(remaining)) for r in trajectory.responses))
-        for trajectory in trajectories
-    ]
+    return [_with_verdicts(each, list(islice(remaining, len(each.responses)))) for each in trajectories]
+
+
+def _with_verdicts(trajectory: Trajectory, verdicts: Sequence[Judgement | None]) -> Trajectory:
+    responses = zip(trajectory.responses, verdicts, strict=True)
+    return replace(trajectory, responses=tuple(Response(each.completion, verdict) for each, verdict in responses))
 
 
 def try_judge(judge: Judge, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement | None]:
