@@ -14,39 +14,21 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from accelerate import Accelerator
-from scipy.stats import t as student_t
 
-from waltz_env.algorithms import checkpoint, train
-from waltz_env.cli.results import add_systems, read_sets
-from waltz_env.cli.systems import Systems, trained_systems, untrained_systems
-from waltz_env.evaluation.request_classifier import RequestClassifier
+from waltz_env.cli.experiment import Rates, collect, play_untrained, run
+from waltz_env.evaluation.seeds import MeanInterval, mean_interval, paired_interval
 from waltz_env.files import atomic_path
-from waltz_env.presets import PRESETS, Recipe, Workbench, preset, workbench
-from waltz_env.presets.run import load_weights
+from waltz_env.presets import PRESETS, Recipe, preset
 from waltz_env.rewards import SETUPS
 
-METRICS = (
-    "asr",
-    "orr",
-    "asr_first",
-    "orr_first",
-    "ftr",
-    "ftr_plain",
-    "label_accuracy",
-    "format_rate",
-    "improved",
-    "worsened",
-)
 SHOWN = ("asr", "orr", "ftr", "ftr_plain", "label_accuracy", "improved")
 
 
@@ -91,79 +73,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", nargs="+", default=list(RUNS), choices=[*RUNS, "table"], help="the runs to do")
     options = parser.parse_args()
-    for name in RUNS:
+    for name, change in RUNS.items():
         for seed in options.seeds:
             if name in options.only:
-                run(name, replace(preset(options.preset).recipe, seed=seed), options.out / f"seed-{seed}")
-    found = collect(sorted(options.out.glob("seed-*")))
-    write(found, options.out)
+                recipe = change(replace(preset(options.preset).recipe, seed=seed))
+                play_untrained(recipe, options.out)
+                run(name, recipe, options.out, begin_with="without_stage_2" if name in AFTER_STAGE_1 else None)
+    write(collect(options.out, list(RUNS)), options.out)
 
 
-def run(name: str, recipe: Recipe, folder: Path) -> None:
-    """One run of one seed, and, before the first of a seed, the systems that need no training."""
-    accelerator = Accelerator()
-    out = folder / name
-    if read_sets(out):
-        return
-    recipe = RUNS[name](recipe)
-    bench = workbench(recipe, folder, accelerator)
-    guard = RequestClassifier(bench.prompts)
-    if not read_sets(folder / "untrained"):
-        play = lambda prompts: untrained_systems(bench.agents, bench.judge, prompts, guard=guard, oracle=True)  # noqa: E731
-        report(folder / "untrained", bench, recipe, play)
-    stages = recipe.stages()
-    if name in AFTER_STAGE_1:
-        load_weights(folder / "without_stage_2", bench)
-        stages = stages[1:]
-    train(
-        bench.policies,
-        bench.agents,
-        judge=bench.judge,
-        prompts=bench.prompts,
-        stages=stages,
-        folder=out,
-        config=recipe.loop,
-        seed=recipe.seed,
-        accelerator=accelerator,
-        resume=checkpoint.latest(out / "checkpoints") is not None,
-    )
-    report(out, bench, recipe, lambda prompts: trained_systems(recipe, bench.agents, bench.judge, prompts, guard=guard))
-
-
-def report(folder: Path, bench: Workbench, recipe: Recipe, play: Callable[[Sequence[Any]], Systems]) -> None:
-    """Plays every held-out set."""
-    sets = {name: play(list(prompts) * recipe.test_samples) for name, prompts in bench.tests.items()}
-    add_systems(folder, sets, {"preset": recipe.preset, "seed": recipe.seed, "samples_a_prompt": recipe.test_samples})
-
-
-# Values by set, system and metric, one for each seed.
-Found = dict[str, dict[str, dict[str, dict[int, float]]]]
-
-
-def collect(seeds: Sequence[Path]) -> Found:
-    """The rates of all finished runs; an ablation's trained pair stands under the name of its run."""
-    found: Found = {}
-    for folder in seeds:
-        for name in ("untrained", *RUNS):
-            for chosen, content in read_sets(folder / name).items():
-                for system, metrics in content["systems"].items():
-                    row = name if system in ("trained_pair", "feedback_only") else system
-                    for metric in METRICS:
-                        if metrics[metric]["value"] is not None:
-                            values = found.setdefault(chosen, {}).setdefault(row, {}).setdefault(metric, {})
-                            values[int(folder.name.removeprefix("seed-"))] = metrics[metric]["value"]
-    return found
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % t interval; NaN for fewer than two values."""
-    if len(values) < 2:
-        return statistics.fmean(values), float("nan")
-    half = student_t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return statistics.fmean(values), float(half)
-
-
-def write(found: Found, out: Path) -> None:
+def write(found: Rates, out: Path) -> None:
     """``table.md``, ``table.json`` and ``plane.png``."""
     lines = []
     for chosen, systems in found.items():
@@ -209,32 +128,30 @@ CLAIMS = (
 def _claim_row(
     text: str, systems: Mapping[str, Mapping[str, Mapping[int, float]]], metric: str, low: str, high: str
 ) -> str:
-    differences = _differences(systems, metric, low, high)
-    if not differences:
+    found = paired_interval(_values(systems, metric, low), _values(systems, metric, high))
+    if not found.n:
         return f"| {text} | - | not run |"
-    mean, half = mean_interval(differences)
-    verdict = "yes" if mean + half < 0 else "no" if mean - half > 0 else "undecided"
-    return f"| {text} | {100 * mean:+.1f} ± {100 * half:.1f} | {verdict} |"
+    verdict = "yes" if found.high < 0 else "no" if found.low > 0 else "undecided"
+    return f"| {text} | {_percent(found, '+')} | {verdict} |"
 
 
-def _differences(
-    systems: Mapping[str, Mapping[str, Mapping[int, float]]], metric: str, low: str, high: str
-) -> list[float]:
-    """One a seed: seeds pair the systems."""
-    names = ("asr", "orr") if metric == "sum" else (metric,)
-    terms = [(systems.get(low, {}).get(name, {}), systems.get(high, {}).get(name, {})) for name in names]
-    seeds = set.intersection(*(set(values) for pair in terms for values in pair))
-    return [sum(ours[seed] - theirs[seed] for ours, theirs in terms) for seed in sorted(seeds)]
+def _values(systems: Mapping[str, Mapping[str, Mapping[int, float]]], metric: str, system: str) -> Mapping[int, float]:
+    values = systems.get(system, {})
+    if metric != "sum":
+        return values.get(metric, {})
+    asr, orr = values.get("asr", {}), values.get("orr", {})
+    return {seed: asr[seed] + orr[seed] for seed in asr}
+
+
+def _percent(found: MeanInterval, sign: str = "") -> str:
+    return f"{100 * found.mean:{sign}.1f} ± {100 * (found.high - found.mean):.1f}"
 
 
 def _cell(values: Mapping[int, float]) -> str:
-    if not values:
-        return "-"
-    mean, half = mean_interval(list(values.values()))
-    return f"{100 * mean:.1f} ± {100 * half:.1f}"
+    return _percent(mean_interval(list(values.values()))) if values else "-"
 
 
-def draw(found: Found, path: Path) -> None:
+def draw(found: Rates, path: Path) -> None:
     """The ASR-ORR plane of each set: the mean of each system as a dot, its seeds as small ones."""
     figure, panels = plt.subplots(1, len(found), figsize=(7 * len(found), 6), squeeze=False, layout="constrained")
     for axes, (chosen, systems) in zip(panels[0], found.items(), strict=True):

@@ -1,0 +1,49 @@
+"""What several seeds say together: mean, interval, and a paired test of two systems."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class MeanInterval:
+    """The mean of ``n`` seeds with its 95 % t interval; the ends are NaN for fewer than two seeds, all for none."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_interval(values: Sequence[float]) -> MeanInterval:
+    """Mean and 95 % interval by Student's t, which takes the seeds for a normal sample.
+
+    >>> found = mean_interval([1.0, 2.0, 3.0])
+    >>> round(found.low, 2), found.mean, round(found.high, 2)
+    (-0.48, 2.0, 4.48)
+    """
+    from scipy.stats import t
+
+    if not values:
+        return MeanInterval(math.nan, math.nan, math.nan, 0)
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return MeanInterval(mean, math.nan, math.nan, 1)
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return MeanInterval(mean, mean - half, mean + half, len(values))
+
+
+def paired_interval(ours: Mapping[int, float], theirs: Mapping[int, float]) -> MeanInterval:
+    """``mean_interval`` of our value minus theirs, over the seeds that both have.
+
+    >>> paired_interval({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.6}).mean
+    0.1
+
+    Args:
+        ours: values by seed.
+        theirs: values by seed.
+    """
+    return mean_interval([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
