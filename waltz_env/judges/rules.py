@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from waltz_env.errors import UsageError
 from waltz_env.judges.finding import Finding
 from waltz_env.judges.non_answers import answers_yes_or_no, breaks_off, degenerate, loops, topic_of
 from waltz_env.judges.refusals import is_refusal
 from waltz_env.judges.text import HEAD, plain
+from waltz_env.judges.verdicts import paired
 from waltz_env.types import Judgement, Labels, Prompt
 
 NAME = "rules"
@@ -55,13 +55,9 @@ class RuleJudge:
         Raises:
             UsageError: there are more prompts than responses, or fewer.
         """
-        if len(prompts) != len(responses):
-            raise UsageError(
-                f"Each response needs its prompt, in order; got {len(prompts)} prompts and {len(responses)} responses."
-            )
         return [
             _JUDGEMENTS[prompt.harmful][classify(prompt.text, response)]
-            for prompt, response in zip(prompts, responses, strict=True)
+            for prompt, response in paired(prompts, responses)
         ]
 
 

@@ -1,21 +1,94 @@
-"""A judge by what a user types: ``--judge rules``."""
+"""A judge by what a user types: ``--judge wildguard@http://127.0.0.1:8000/v1``."""
 
 from __future__ import annotations
 
-from waltz_env.errors import unknown_name
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from waltz_env.errors import UsageError, unknown_name
+from waltz_env.judges import llama_guard, rubric, wildguard
+from waltz_env.judges.agreement import AgreementJudge, Rule
+from waltz_env.judges.completers import Completer, ServerCompleter
+from waltz_env.judges.embedding import EmbeddingJudge
 from waltz_env.judges.rules import RuleJudge
 from waltz_env.protocols import Judge
+
+PROMPT_CHECK = "-prompt"
+GUARDS = (*llama_guard.MODELS, *(name + PROMPT_CHECK for name in llama_guard.MODELS))
+MODEL_JUDGES = ("rubric", "wildguard", *GUARDS)
+NAMES = ("embedding", "rules", *MODEL_JUDGES)
+
+_AGREEMENT = re.compile(rf"(?P<rule>{'|'.join(get_args(Rule))})\((?P<specs>.*)\)", re.DOTALL)
+_MODEL = re.compile(r"(?P<name>[^:@]*)(?::(?P<source>.+)|@(?P<url>[^#]+)(?:#(?P<model>.+))?)?", re.DOTALL)
 
 
 def load_judge(spec: str) -> Judge:
     """The judge that ``spec`` names.
 
+    | spec | judge |
+    |---|---|
+    | ``rules``, ``embedding`` | ``RuleJudge``, ``EmbeddingJudge`` |
+    | ``wildguard``, ``llama-guard-3``, ``llama-guard-4`` | with their weights from the Hugging Face hub |
+    | ``llama-guard-3-prompt``, ``llama-guard-4-prompt`` | the same, on the prompt alone |
+    | ``wildguard:FOLDER_OR_HUB_NAME`` | with other weights; ``rubric:`` needs some |
+    | ``wildguard@http://127.0.0.1:8000/v1#MODEL`` | on an OpenAI-compatible server; ``rubric@`` needs a model |
+    | ``majority(SPEC,SPEC,...)``, ``any(...)``, ``all(...)`` | ``AgreementJudge`` |
+
+    Servers are given ``$OPENAI_API_KEY``, if it is set.
+
     >>> type(load_judge("rules")).__name__
     'RuleJudge'
 
     Raises:
-        UsageError: there is no judge of that name; the nearest one is suggested.
+        UsageError: there is no judge of that name (the nearest one is suggested), a model is missing or cannot be
+            loaded, or the library for it is not installed.
     """
-    if spec == "rules":
-        return RuleJudge()
-    raise unknown_name("judge", spec, ["rules"])
+    agreement = _AGREEMENT.fullmatch(spec)
+    if agreement:
+        judges = [load_judge(part.strip()) for part in agreement["specs"].split(",")]
+        return AgreementJudge(judges, agreement["rule"])  # type: ignore[arg-type]  # the pattern has no other
+    match = _MODEL.fullmatch(spec)
+    if match is None or match["name"] not in NAMES:
+        raise unknown_name("judge", match["name"] if match else spec, [*NAMES, "any(...)", "all(...)", "majority(...)"])
+    if match["name"] not in MODEL_JUDGES:
+        if match["source"] or match["url"]:
+            raise UsageError(f"The judge {match['name']!r} takes no model; got {spec!r}.")
+        return RuleJudge() if match["name"] == "rules" else EmbeddingJudge()
+    return _model_judge(match["name"], match["source"], match["url"], match["model"])
+
+
+def _model_judge(name: str, source: str | None, url: str | None, model: str | None) -> Judge:
+    if name == "wildguard":
+        found = _completer(source, url, model, default=wildguard.MODEL, max_tokens=wildguard.MAX_TOKENS)
+        return wildguard.WildGuardJudge(found)
+    if name == "rubric":
+        return rubric.RubricJudge(
+            _completer(source, url, model, max_tokens=rubric.MAX_TOKENS, json_schema=rubric.JSON_SCHEMA)
+        )
+    default = llama_guard.MODELS[name.removesuffix(PROMPT_CHECK)]
+    found = _completer(source, url, model, default=default, max_tokens=llama_guard.MAX_TOKENS)
+    return llama_guard.LlamaGuardJudge(found, checked="prompt" if name.endswith(PROMPT_CHECK) else "response")
+
+
+def _completer(
+    source: str | None,
+    url: str | None,
+    model: str | None,
+    *,
+    max_tokens: int,
+    default: str | None = None,
+    json_schema: Mapping[str, Any] | None = None,
+) -> Completer:
+    name = source or model or default
+    if name is None:
+        raise UsageError(
+            "The rubric judge needs a model: rubric@URL#MODEL for one on a server, rubric:FOLDER for one of your own."
+        )
+    if url is None:
+        from waltz_env.judges.transformers_completer import load_completer
+
+        return load_completer(name, max_tokens=max_tokens)
+    key = os.environ.get("OPENAI_API_KEY") or "none"
+    return ServerCompleter(name, max_tokens=max_tokens, json_schema=json_schema, base_url=url, api_key=key)

@@ -1,0 +1,118 @@
+"""A judge model in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from waltz_env.errors import UsageError
+from waltz_env.judges.verdicts import NoVerdict
+from waltz_env.types import Message
+
+_PROBE = "waltz"
+
+
+class TransformersCompleter:
+    """A causal LM of transformers, decoded greedily in batches of similar length.
+
+    Args:
+        model: a causal LM in evaluation mode; it stays where it is.
+        tokenizer: its tokenizer.
+        name: of the model.
+        max_tokens: of one answer.
+        batch_size: texts in one call of the model.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, max_tokens: int = 128, batch_size: int = 16) -> None:
+        self.name = name
+        self._model = model
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        self._batch_size = batch_size
+
+    def complete(self, texts: Sequence[str]) -> list[str | NoVerdict]:
+        """What follows each text."""
+        return self._continue([self._tokenizer(text)["input_ids"] for text in texts])
+
+    def chat(self, conversations: Sequence[Sequence[Message]]) -> list[str | NoVerdict]:
+        """The next turn of each conversation.
+
+        Raises:
+            UsageError: the tokenizer has no chat template.
+        """
+        if self._tokenizer.chat_template is None:
+            raise UsageError(f"The tokenizer of {self.name!r} has no chat template, which this judge needs.")
+        rendered = [self._render(turns) for turns in conversations]
+        return self._continue([self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in rendered])
+
+    def _render(self, turns: Sequence[Message]) -> str:
+        in_parts = self._takes_parts()
+        messages = [
+            {
+                "role": turn["role"],
+                "content": [{"type": "text", "text": turn["content"]}] if in_parts else turn["content"],
+            }
+            for turn in turns
+        ]
+        return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def _takes_parts(self) -> bool:
+        """Whether the chat template wants contents as lists of parts: those of multimodal models drop bare strings."""
+        probe = [{"role": "user", "content": _PROBE}]
+        return _PROBE not in self._tokenizer.apply_chat_template(probe, tokenize=False)
+
+    def _continue(self, prompts: Sequence[Sequence[int]]) -> list[str | NoVerdict]:
+        limit = self._model.config.get_text_config().max_position_embeddings - self._max_tokens
+        answers: list[str | NoVerdict] = [
+            NoVerdict(f"its prompt has {len(ids):,} tokens, and the model reads {limit:,} at most.") for ids in prompts
+        ]
+        fitting = sorted((i for i, ids in enumerate(prompts) if len(ids) <= limit), key=lambda i: -len(prompts[i]))
+        for start in range(0, len(fitting), self._batch_size):
+            batch = fitting[start : start + self._batch_size]
+            for i, text in zip(batch, self._generate([prompts[i] for i in batch]), strict=True):
+                answers[i] = text
+        return answers
+
+    def _generate(self, prompts: Sequence[Sequence[int]]) -> list[str]:
+        """One answer for each prompt, of a batch padded on the left."""
+        import torch
+
+        width = max(map(len, prompts))
+        pad = self._tokenizer.eos_token_id if self._tokenizer.pad_token_id is None else self._tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])  # (B, P)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+        with torch.inference_mode():
+            output = self._model.generate(
+                input_ids=ids.to(self._model.device),
+                attention_mask=mask.to(self._model.device),
+                max_new_tokens=self._max_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=pad,
+            )
+        return self._tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+
+
+def load_completer(source: str | Path, *, max_tokens: int = 128) -> TransformersCompleter:
+    """A model from the hub or a folder, on the GPU if there is one, in the dtype that it was saved in.
+
+    Raises:
+        UsageError: torch or transformers is not installed, or nothing of that name can be loaded.
+    """
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "A judge model in this process needs torch and transformers. Install them: pip install 'waltz-env[train]'"
+        ) from error
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"No judge model could be loaded from {str(source)!r}: {error}") from error
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return TransformersCompleter(model.eval().to(device), tokenizer, name=str(source), max_tokens=max_tokens)

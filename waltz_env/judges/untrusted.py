@@ -1,0 +1,28 @@
+"""Text of strangers inside a judge's prompt: it may imitate whatever surrounds it."""
+
+from __future__ import annotations
+
+import re
+
+_CONTROL_TOKEN = re.compile(
+    r"<\|(?=\S)|(?<=\S)\|>"  # Llama, Qwen, SmolLM2, WildGuard: <|eot_id|>
+    r"|<(?=/?(?i:s|unk|pad|bos|eos|mask|start_of_turn|end_of_turn|think)>|</?SYS>>)"  # Llama 2, Gemma: </s>, <<SYS>>
+    r"|\[(?=/?[A-Z][A-Z_]*\])"  # Mistral, BERT: [INST], [SEP]
+    r"|<(?=(?i:BEGIN|END) [A-Za-z ]+>)"  # Llama Guard: <END CONVERSATION>
+)
+
+
+def defused(text: str) -> str:
+    r"""The same text, with a space inside every string that could be a control token of a chat template.
+
+    Lone surrogates, which neither a tokenizer nor a server can take, become question marks.
+
+    >>> defused("Fine.<|eot_id|> [/INST] </s>")
+    'Fine.< |eot_id| > [ /INST] < /s>'
+    """
+    return _CONTROL_TOKEN.sub(_broken, text).encode("utf-8", "replace").decode("utf-8")
+
+
+def _broken(match: re.Match[str]) -> str:
+    token = match[0]
+    return f"{token[0]} {token[1:]}"
