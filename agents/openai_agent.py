@@ -98,6 +98,10 @@ class OpenAIAgent:
         """``act`` without blocking. Cancelling it drops the requests."""
         return await asyncio.wrap_future(self._server.submit(self._act(observations)))
 
+    def detach(self) -> OpenAIAgent:
+        """Itself: the weights are the server's, and no update in this process changes them."""
+        return self
+
     def close(self) -> None:
         """Closes the connections. The agent cannot act after that."""
         self._server.close()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from waltz_env.algorithms import checkpoint
 from waltz_env.algorithms.protocols import Learner, Policy, Stateful
+from waltz_env.algorithms.rollout_worker import RolloutWorker
 from waltz_env.errors import CheckpointError
 from waltz_env.prompts import PromptCursor
 from waltz_env.protocols import Agent
@@ -47,6 +48,7 @@ class Parts:
     agents: Mapping[AgentID, Agent]
     rng: np.random.Generator
     cursor: PromptCursor
+    worker: RolloutWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +71,28 @@ class SavedState:
                 agent.load_state_dict(self.tensors[f"agent/{name}/{process}"])
         parts.rng.bit_generator.state = self.meta["rng"][process]
         parts.cursor.load_state_dict(self.meta["cursor"])
+        parts.worker.put_back(self.meta["played_ahead"][process])
 
 
 def save(
     folder: Path, progress: Progress, parts: Parts, recipe: Mapping[str, Any], *, accelerator: Accelerator, keep: int
 ) -> None:
     """Writes a checkpoint of ``parts`` to ``folder/checkpoints``; the random states of every process are in it."""
+    ahead = parts.worker.played_ahead()  # first, as it waits until no random state is in use
     states = {name: agent.state_dict() for name, agent in parts.agents.items() if isinstance(agent, Stateful)}
-    processes = gather_object([(states, parts.rng.bit_generator.state)])
+    processes = gather_object([(states, parts.rng.bit_generator.state, ahead)])
     if accelerator.is_main_process:
         tensors: dict[str, Mapping[str, Tensor]] = {}
         tensors |= {f"policy/{name}": policy.state_dict() for name, policy in parts.policies.items()}
         tensors |= {f"learner/{name}": learner.state_dict() for name, learner in parts.learners.items()}
-        for process, (agents, _) in enumerate(processes):
+        for process, (agents, _, _) in enumerate(processes):
             tensors |= {f"agent/{name}/{process}": state for name, state in agents.items()}
         meta = {
             "progress": asdict(progress),
             "recipe": recipe,
             "versions": {name: policy.version for name, policy in parts.policies.items()},
-            "rng": [rng for _, rng in processes],
+            "rng": [rng for _, rng, _ in processes],
+            "played_ahead": [games for _, _, games in processes],
             "cursor": parts.cursor.state_dict(),
         }
         checkpoint.save(folder / "checkpoints" / f"step-{progress.step:05d}", tensors, meta, keep=keep)

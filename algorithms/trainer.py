@@ -6,17 +6,18 @@
 2. Left open by the paper, chosen here: a stage begins with a fresh optimiser; prompts are walked in a seeded order,
    reshuffled every epoch.
 3. Beyond the paper: several games a prompt (for learners with a group baseline), held-out games during training,
-   exact continuation after an interruption, several processes.
+   exact continuation after an interruption, several processes; where engines allow it, the next games played during
+   the update (``max_staleness``).
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from waltz_env.algorithms.protocols import Metrics, Policy, Sample, Stateful
+from waltz_env.algorithms.rollout_worker import RolloutWorker
 from waltz_env.algorithms.run_log import RunLog
 from waltz_env.algorithms.samples import samples
 from waltz_env.algorithms.saved_state import Parts, Progress, describe, load, save
@@ -37,7 +39,7 @@ from waltz_env.prompts import PromptCursor, PromptSet
 from waltz_env.protocols import Agent, Judge
 from waltz_env.rewards import RewardWeights, score
 from waltz_env.rollout import play
-from waltz_env.types import AgentID, Completion, Observation, Prompt, Trajectory
+from waltz_env.types import AgentID, Prompt, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,9 @@ class TrainConfig:
         save_every: steps between checkpoints; one is always made at the end of a stage and on Ctrl-C.
         keep_checkpoints: how many of them stay.
         evaluate_every: steps between evaluations on the validation prompts; 0 for never.
+        overlap_judge: ask the judge about drafts while the feedback agent is at work, see ``play``.
+        max_staleness: how many updates old the weights may be that sampled a row. 0: on-policy, exactly. 1: the next
+            step's games are played during the update, by agents whose engine is apart from the policy.
     """
 
     games: int = 32
@@ -65,12 +70,16 @@ class TrainConfig:
     save_every: int = 10
     keep_checkpoints: int = 2
     evaluate_every: int = 0
+    overlap_judge: bool = False
+    max_staleness: int = 0
 
     def __post_init__(self) -> None:
         if self.games < 1 or self.games_per_prompt < 1 or self.games % self.games_per_prompt:
             raise UsageError(
                 f"games ({self.games}) must be a positive multiple of games_per_prompt ({self.games_per_prompt})."
             )
+        if self.max_staleness not in (0, 1):
+            raise UsageError(f"max_staleness must be 0 or 1; got {self.max_staleness}.")
 
 
 def train(
@@ -106,7 +115,8 @@ def train(
         True when all stages are done; False after Ctrl-C or SIGTERM, with a checkpoint to resume from.
 
     Raises:
-        UsageError: a stage trains an agent that has no policy, or there is not one prompt set for each stage.
+        UsageError: a stage trains an agent that has no policy, there is not one prompt set for each stage, or an agent
+            cannot act during the update and ``max_staleness`` asks for that.
         CheckpointError: ``resume`` without a checkpoint, or with one of another recipe.
         JudgeError: the judge failed on every game of a step.
     """
@@ -118,14 +128,15 @@ def train(
     saved = load(folder, recipe) if resume else None
     progress = saved.progress if saved else Progress()
     rng = np.random.default_rng([seed, accelerator.process_index])
-    clocked = {agent: Clocked(actor) for agent, actor in agents.items()}
     is_main = accelerator.is_main_process
+    worker = RolloutWorker(agents, judge, overlap_judge=config.overlap_judge, ahead=config.max_staleness > 0)
 
-    with RunLog(folder, first_step=progress.step, enabled=is_main) as log, stop_signal() as stopped:
+    with worker, RunLog(folder, first_step=progress.step, enabled=is_main) as log, stop_signal() as stopped:
         for number, stage in list(enumerate(stages))[progress.stage :]:
             learners = build_learners(stage, policies, accelerator)
             cursor = PromptCursor(sets[number], seed=seed + number)
-            parts = Parts(policies, learners, agents, rng, cursor)
+            draw = partial(_draw, cursor, config, accelerator)
+            parts = Parts(policies, learners, agents, rng, cursor, worker)
             if saved and number == saved.progress.stage:
                 saved.restore(parts, accelerator.process_index)
             else:
@@ -134,8 +145,8 @@ def train(
             bar = tqdm(total=stage.steps, initial=progress.step_in_stage, desc=stage.name, disable=not is_main)
             while progress.step_in_stage < stage.steps:
                 progress = Progress(number, progress.step_in_stage + 1, progress.step + 1)
-                batch = _share(cursor.next(config.games // config.games_per_prompt), config, accelerator)
-                games = play(batch, clocked, judge, stage.max_rounds)
+                done = progress.step_in_stage == stage.steps
+                games, figures = worker.step(draw, stage.max_rounds, last=done)
                 rows = {agent: _rows(games, stage, agent, rng, config) for agent in learners}
                 updates = update_learners(learners, rows)
 
@@ -143,16 +154,16 @@ def train(
                 if not any(game.judged for game in games):
                     raise JudgeError(f"The judge failed on all {len(games)} games of step {progress.step}.")
                 log.games(progress.step, games)
-                metrics = step_metrics(games, stage.weights, updates, clocked)
+                metrics = step_metrics(games, stage.weights, updates) | figures
                 log.metrics(progress.step, stage.name, metrics)
                 if validation and config.evaluate_every and progress.step % config.evaluate_every == 0:
+                    worker.wait()
                     held_out = play_held_out(agents, judge, validation, stage.max_rounds, accelerator)
                     log.metrics(progress.step, stage.name, _validation(held_out))
                 bar.set_postfix(_summary(metrics), refresh=False)
                 bar.update()
 
                 stop = _agreed(bool(stopped), accelerator)
-                done = progress.step_in_stage == stage.steps
                 if stop or done or progress.step % config.save_every == 0:
                     save(folder, progress, parts, recipe, accelerator=accelerator, keep=config.keep_checkpoints)
                 if stop and not (done and number + 1 == len(stages)):
@@ -179,8 +190,9 @@ def _check(
             )
 
 
-def _share(prompts: Sequence[Prompt], config: TrainConfig, accelerator: Accelerator) -> list[Prompt]:
-    """This process's part of a step's games."""
+def _draw(cursor: PromptCursor, config: TrainConfig, accelerator: Accelerator) -> list[Prompt]:
+    """The prompts of this process's part of a step's games."""
+    prompts = cursor.next(config.games // config.games_per_prompt)
     games = [prompt for prompt in prompts for _ in range(config.games_per_prompt)]
     return games[accelerator.process_index :: accelerator.num_processes]
 
@@ -235,9 +247,8 @@ def step_metrics(
     games: Sequence[Trajectory],
     weights: RewardWeights,
     updates: Mapping[AgentID, Metrics],
-    clocked: Mapping[AgentID, Clocked],
 ) -> Metrics:
-    """Everything that one step says: rates of its games, mean rewards by part, learners' metrics, speed by phase."""
+    """What one step says: rates of its games, mean rewards by part, learners' metrics and speed."""
     scores = [score(game, weights) for game in games if game.judged]
     parts = {
         "reward/conversation": [r for s in scores for r in s.conversation],
@@ -251,33 +262,7 @@ def step_metrics(
     for agent, update in updates.items():
         metrics |= {f"{agent}/{name}": value for name, value in update.items()}
         metrics[f"{agent}/update_tokens_per_second"] = update.get("tokens", 0.0) / update["update_seconds"]
-    for agent, clock in clocked.items():
-        metrics |= {f"{agent}/{name}": value for name, value in clock.read().items()}
     return metrics
-
-
-class Clocked:
-    """An agent with a clock around ``act``: seconds and sampled tokens since the last reading."""
-
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
-        self._seconds = 0.0
-        self._tokens = 0
-
-    def act(self, observations: Sequence[Observation]) -> Sequence[Completion]:
-        start = time.perf_counter()
-        completions = self._agent.act(observations)
-        self._seconds += time.perf_counter() - start
-        self._tokens += sum(len(completion.token_ids or ()) for completion in completions)
-        return completions
-
-    def read(self) -> Metrics:
-        """The figures since the last reading; empty if the agent did not act."""
-        if self._seconds == 0.0:
-            return {}
-        figures = {"act_seconds": self._seconds, "act_tokens_per_second": self._tokens / self._seconds}
-        self._seconds, self._tokens = 0.0, 0
-        return figures
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import shutil
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +19,7 @@ import torch
 from tests.games import WordJudge
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env import CONVERSATION, FEEDBACK, CheckpointError, JudgeError, Kind, Prompt, PromptSet, UsageError
-from waltz_env.agents import Policy
+from waltz_env.agents import Policy, TransformersAgent
 from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, play_held_out, single_model_stage, train
 from waltz_env.algorithms.run_log import read_metrics
 from waltz_env.presets import lora_pair
@@ -214,6 +217,104 @@ def test_a_stage_must_train_agents_that_have_weights(tmp_path: Path) -> None:
         run(tmp_path, [FEEDBACK_ONLY], Pair({CONVERSATION: a.policies[CONVERSATION]}, a.agents))
     with pytest.raises(UsageError, match="1 stages and 2 prompt sets"):
         run(tmp_path, [BOTH], prompts=[PROMPTS, PROMPTS])
+
+
+class Apart(TransformersAgent):
+    """An agent with an engine of its own: a copy of the model for every batch."""
+
+    def detach(self) -> TransformersAgent:
+        agent = copy.copy(self)
+        agent.policy = copy.deepcopy(self.policy)
+        return agent
+
+
+def apart() -> Pair:
+    a = pair()
+    settings: dict[str, Any] = {"max_new_tokens": 6, "batch_size": 4}
+    return Pair(a.policies, {name: Apart(a.policies[name], SHORT[name], seed=i, **settings) for i, name in SEEDS})
+
+
+AHEAD = replace(CONFIG, max_staleness=1)
+SEEDS = list(enumerate(SHORT))
+
+
+def test_rows_played_ahead_are_one_update_old_and_say_so(tmp_path: Path) -> None:
+    run(tmp_path, [FEEDBACK_ONLY, replace(BOTH, steps=3)], apart(), config=AHEAD)
+    assert [line["feedback_0/staleness"] for line in read_metrics(tmp_path)] == [0, 1, 0, 1, 1]
+    versions = [
+        {critique.completion.version for game in read_games(path) for critique in game.critiques}
+        for path in sorted(tmp_path.glob("games-*.jsonl"))
+    ]
+    assert versions == [{0}, {0}, {2}, {2}, {3}]  # nothing is played ahead of a stage
+
+
+def test_playing_ahead_of_updates_that_change_nothing_changes_nothing(tmp_path: Path) -> None:
+    still = replace(LEARNER, learning_rate=0.0)
+    stages = [replace(BOTH, learners={CONVERSATION: still, FEEDBACK: still})]
+    run(tmp_path / "plain", stages, apart())
+    run(tmp_path / "ahead", stages, apart(), config=replace(AHEAD, overlap_judge=True))
+    for step in range(1, 5):
+        plain, ahead = (read_games(tmp_path / name / f"games-0000{step}.jsonl") for name in ("plain", "ahead"))
+        assert [[r.text for r in g.responses] for g in plain] == [[r.text for r in g.responses] for g in ahead]
+        assert [[r.judgement for r in g.responses] for g in plain] == [
+            [r.judgement for r in g.responses] for g in ahead
+        ]
+
+
+def test_the_next_games_are_played_during_the_update(tmp_path: Path) -> None:
+    acting, updating = Event(), Event()
+
+    class WaitsForTheUpdate(Apart):
+        def detach(self) -> TransformersAgent:
+            agent = super().detach()
+            act = agent.act
+
+            def when_updating(observations):
+                acting.set()
+                assert updating.wait(60.0)
+                return act(observations)
+
+            agent.act = when_updating  # type: ignore[method-assign]
+            return agent
+
+    @dataclass(frozen=True)
+    class WaitsForTheGames(ReinforcePPConfig):
+        def build(self, policy, accelerator=None):
+            learner = super().build(policy, accelerator)
+            update = learner.update
+
+            def when_acting(samples):
+                updating.set()
+                assert acting.wait(60.0)
+                return update(samples)
+
+            learner.update = when_acting  # type: ignore[method-assign]
+            return learner
+
+    a = apart()
+    agent = WaitsForTheUpdate(a.policies[FEEDBACK], feedback_messages, max_new_tokens=6)
+    stage = Stage("feedback", 2, {FEEDBACK: WaitsForTheGames(min_reward_std=0.0)})
+    run(tmp_path, [stage], Pair(a.policies, {**a.agents, FEEDBACK: agent}), config=AHEAD)
+
+
+def test_games_played_ahead_are_part_of_a_checkpoint(tmp_path: Path) -> None:
+    stages = [FEEDBACK_ONLY, BOTH]
+    ahead: dict[str, Any] = {"config": replace(AHEAD, evaluate_every=2), "validation": PROMPTS}
+    whole = run(tmp_path / "whole", stages, apart(), **ahead)
+    run(tmp_path / "parts", stages, apart(), **ahead)
+    for step in (5, 6):
+        shutil.rmtree(tmp_path / "parts" / "checkpoints" / f"step-{step:05d}")
+    continued = run(tmp_path / "parts", stages, apart(), resume=True, **ahead)
+    for name in whole.policies:
+        assert torch.equal(weights(whole.policies[name]), weights(continued.policies[name]))
+    assert _without_times(tmp_path / "whole") == _without_times(tmp_path / "parts")
+
+
+def test_agents_that_act_with_the_updated_weights_cannot_play_ahead(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"conversation_0, feedback_0 \(TransformersAgent\) cannot"):
+        run(tmp_path, [BOTH], config=AHEAD)
+    with pytest.raises(UsageError, match="max_staleness must be 0 or 1; got 2"):
+        replace(CONFIG, max_staleness=2)
 
 
 def test_metrics_file_is_json_without_nan(tmp_path: Path) -> None:

@@ -1,0 +1,138 @@
+"""Who plays the games of each training step, and when: in it, or while the learners update in the step before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from waltz_env.algorithms.protocols import Metrics
+from waltz_env.errors import UsageError
+from waltz_env.protocols import Agent, Judge
+from waltz_env.records import decode_game, encode_game
+from waltz_env.rollout import play
+from waltz_env.types import AgentID, Completion, Observation, Prompt, Trajectory
+
+
+@runtime_checkable
+class Detachable(Protocol):
+    """An agent whose engine has weights of its own, so that it can act while its policy is being updated."""
+
+    def detach(self) -> Agent:
+        """An agent that acts from the weights of this moment, until the next call, and from this one's random stream.
+
+        Raises:
+            UsageError: the engine cannot keep them that long.
+        """
+        ...
+
+
+class Played(NamedTuple):
+    """Games, and of each agent ``act_seconds`` and ``act_tokens_per_second``."""
+
+    games: list[Trajectory]
+    figures: Metrics
+
+
+class RolloutWorker:
+    """Plays the games of one step after the other.
+
+    With ``ahead`` those of the next step begin, in a thread, before a step learns: from weights that are one update
+    older than those they are learned with, as the rows' ``version`` tells.
+
+    Args:
+        agents: who plays.
+        judge: labels every response.
+        overlap_judge: see ``play``.
+        ahead: whether to play one step ahead of the learners.
+
+    Raises:
+        UsageError: ``ahead`` with an agent that is not ``Detachable``.
+    """
+
+    def __init__(
+        self, agents: Mapping[AgentID, Agent], judge: Judge, *, overlap_judge: bool = False, ahead: bool = False
+    ) -> None:
+        tied = [name for name, agent in agents.items() if ahead and not isinstance(agent, Detachable)]
+        if tied:
+            raise UsageError(
+                f"max_staleness=1 plays during the update, and {', '.join(tied)} "
+                f"({type(agents[tied[0]]).__name__}) cannot: it acts with the very weights that are updated. Use "
+                "agents whose engine is apart, such as VLLMAgent, or max_staleness=0."
+            )
+        self._agents = agents
+        self._judge = judge
+        self._overlap_judge = overlap_judge
+        self._is_ahead = ahead
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="waltz-rollout")
+        self._next: Future[Played] | None = None
+
+    def step(self, draw: Callable[[], Sequence[Prompt]], max_rounds: int, *, last: bool) -> Played:
+        """The games of this step.
+
+        Args:
+            draw: gives the prompts of the next games that are not played yet.
+            max_rounds: T_max.
+            last: nothing is played ahead of the last step before something changes, such as the stage.
+        """
+        played = self._next.result() if self._next else self._play(self._agents, draw(), max_rounds)
+        self._next = None
+        if self._is_ahead and not last:
+            detached = {name: agent.detach() for name, agent in self._agents.items() if isinstance(agent, Detachable)}
+            self._next = self._thread.submit(self._play, detached, draw(), max_rounds)
+        return played
+
+    def wait(self) -> None:
+        """Until nothing is being played."""
+        if self._next is not None:
+            self._next.result()
+
+    def played_ahead(self) -> list[str] | None:
+        """The games of the next step as lines of JSON, waiting until they have ended; None where none have begun."""
+        if self._next is None:
+            return None
+        return [encode_game(game) for game in self._next.result().games]
+
+    def put_back(self, lines: Sequence[str] | None) -> None:
+        """Takes what ``played_ahead`` gave for the games of the next step."""
+        self._next = None
+        if lines is not None:
+            self._next = Future()
+            self._next.set_result(Played([decode_game(line) for line in lines], {}))
+
+    def __enter__(self) -> RolloutWorker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def _play(self, agents: Mapping[AgentID, Agent], prompts: Sequence[Prompt], max_rounds: int) -> Played:
+        clocked = {name: _Clocked(agent) for name, agent in agents.items()}
+        games = play(prompts, clocked, self._judge, max_rounds, overlap_judge=self._overlap_judge)
+        return Played(games, {f"{name}/{key}": v for name, clock in clocked.items() for key, v in clock.read().items()})
+
+
+class _Clocked:
+    """An agent with a clock around ``act``."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._seconds = 0.0
+        self._tokens = 0
+
+    def act(self, observations: Sequence[Observation]) -> Sequence[Completion]:
+        start = time.perf_counter()
+        completions = self._agent.act(observations)
+        self._seconds += time.perf_counter() - start
+        self._tokens += sum(len(completion.token_ids or ()) for completion in completions)
+        return completions
+
+    def read(self) -> Metrics:
+        """Seconds, and sampled tokens a second; empty if the agent did not act."""
+        if self._seconds == 0.0:
+            return {}
+        return {"act_seconds": self._seconds, "act_tokens_per_second": self._tokens / self._seconds}
