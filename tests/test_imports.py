@@ -19,14 +19,15 @@ import waltz_env
 
 ROOT = Path(__file__).parents[1]
 CORE, AGENTS, ALGORITHMS, SERVING = "core", "agents", "algorithms", "serving"
-PRESETS, CLI, TESTING = "presets", "cli", "testing"
+PRESETS, REPORT, CLI, TESTING = "presets", "report", "cli", "testing"
 MAY_IMPORT = {
     CORE: {CORE},
     AGENTS: {CORE, AGENTS},
     ALGORITHMS: {CORE, ALGORITHMS},
     SERVING: {CORE, SERVING},
     PRESETS: {CORE, AGENTS, ALGORITHMS, PRESETS},
-    CLI: {CORE, AGENTS, ALGORITHMS, SERVING, PRESETS, CLI},
+    REPORT: {CORE, REPORT},
+    CLI: {CORE, AGENTS, ALGORITHMS, SERVING, PRESETS, REPORT, CLI},
     TESTING: {CORE, ALGORITHMS, TESTING},
 }
 CORE_REQUIRES = {"numpy", "gymnasium", "pettingzoo"}

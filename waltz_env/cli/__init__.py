@@ -13,6 +13,7 @@ from waltz_env.cli.arguments import REGISTRY
 from waltz_env.cli.evaluate import Evaluate
 from waltz_env.cli.play import Play
 from waltz_env.cli.rejudge import Rejudge
+from waltz_env.cli.report import Report
 from waltz_env.cli.rescore import Rescore
 from waltz_env.cli.serve import Serve
 from waltz_env.cli.train import Train
@@ -58,8 +59,9 @@ def _commands(arguments: Sequence[str]) -> Any:
     evaluate = Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     play = Annotated[Play, tyro.conf.subcommand("play")]
     rejudge = Annotated[Rejudge, tyro.conf.subcommand("rejudge")]
+    report = Annotated[Report, tyro.conf.subcommand("report")]
     rescore = Annotated[Rescore, tyro.conf.subcommand("rescore")]
-    return train | evaluate | rejudge | rescore | play | Annotated[Serve, tyro.conf.subcommand("serve")]
+    return train | evaluate | rejudge | rescore | report | play | Annotated[Serve, tyro.conf.subcommand("serve")]
 
 
 def _value(arguments: Sequence[str], flag: str) -> str | None:

@@ -1,0 +1,69 @@
+"""Learning curves of a run, from the lines of its ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Label, colour and dashes of each metric: a rate of drafts and of final responses share a colour.
+PANELS = {
+    "Responses: ASR and ORR (training prompts)": {
+        "games/asr_first": ("ASR, draft", "C0", ":"),
+        "games/asr": ("ASR, final", "C0", "-"),
+        "games/orr_first": ("ORR, draft", "C1", ":"),
+        "games/orr": ("ORR, final", "C1", "-"),
+    },
+    "Feedback agent": {
+        "games/label_accuracy": ("label accuracy", "C0", "-"),
+        "games/format_rate": ("well-formed JSON", "C1", "--"),
+        "games/improved": ("revisions that improve", "C2", "-."),
+        "games/worsened": ("revisions that worsen", "C3", ":"),
+    },
+    "Feedback trigger rate": {
+        "games/ftr_harmful": ("harmful prompts", "C0", "-"),
+        "games/ftr_benign": ("benign prompts", "C1", "--"),
+        "games/ftr_plain": ("plain prompts", "C2", "-."),
+    },
+    "Mean reward": {
+        "reward/conversation": ("R_c", "C0", "-"),
+        "reward/feedback": ("R_f", "C1", "--"),
+        "reward/improvement": ("R_DIR", "C2", "-."),
+    },
+}
+WIDTH = 5  # steps in the moving mean
+
+
+def curves(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Four panels over the steps of all stages; None if no step has played games."""
+    lines = [line for line in metrics if any(name.startswith("games/") for name in line)]
+    if not lines:
+        return None
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True)
+    for axis, (title, panel) in zip(axes.flat, PANELS.items(), strict=True):
+        for name, (label, color, dashes) in panel.items():
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            if points:
+                steps, values = zip(*points, strict=True)
+                axis.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+                axis.plot(steps, _moving_mean(values), color=color, linestyle=dashes, label=label)
+        for before, after in pairwise(lines):
+            if before["stage"] != after["stage"]:
+                axis.axvline(after["step"], color=matplotlib.rcParams["xtick.color"], linestyle=":", linewidth=1)
+        axis.set_title(title, fontsize=10)
+        axis.set_ylim(-0.05, 1.05)
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel(f"step (dotted: next stage; bold: mean of {WIDTH} steps)")
+    return figure
+
+
+def _moving_mean(values: tuple[float, ...]) -> list[float]:
+    windows = (values[max(0, end - WIDTH) : end] for end in range(1, len(values) + 1))
+    return [sum(window) / len(window) for window in windows]

@@ -1,0 +1,193 @@
+"""The figures of a report: SVG for the page, in its fonts and colours, light or dark.
+
+Matplotlib knows no CSS variables. It draws in marker colours that stand for nothing else, and they are replaced.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from cycler import cycler
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from waltz_env.report.tables import TRIGGERS, Row, pareto_front, title
+
+_COLORS = {
+    **{f"#5e00{number:02x}": f"var(--series-{number})" for number in range(7)},
+    "#5e00f0": "var(--ink)",
+    "#5e00f1": "var(--muted)",
+    "#5e00f2": "var(--rule)",
+    "#5e00f3": "var(--paper)",
+}
+SERIES = [f"#5e00{number:02x}" for number in range(7)]
+INK, MUTED, RULE, PAPER = "#5e00f0", "#5e00f1", "#5e00f2", "#5e00f3"
+MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
+    "text.parse_math": False,  # names of systems may hold dollar signs
+    "font.size": 10,
+    "axes.prop_cycle": cycler(color=[SERIES[number] for number in (6, 1, 5, 2)]),
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "figure.facecolor": "none",
+    "grid.color": RULE,
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How a system looks in every figure and table; ``glyph`` and ``css`` are its marker and colour in HTML."""
+
+    color: str
+    marker: str
+
+    @property
+    def glyph(self) -> str:
+        return MARKERS[self.marker]
+
+    @property
+    def css(self) -> str:
+        return _COLORS[self.color]
+
+
+def marks(systems: Sequence[str]) -> dict[str, Mark]:
+    """A mark for each system: a pair of colour and shape that no other of the first 56 has."""
+    shapes = list(MARKERS)
+    return {
+        system: Mark(SERIES[number % len(SERIES)], shapes[number % len(shapes)])
+        for number, system in enumerate(systems)
+    }
+
+
+def svg(draw: Callable[[], Figure | None], name: str, label: str) -> Markup | None:
+    """What ``draw`` draws, as an ``<svg>`` element for a page; None if it draws nothing.
+
+    Args:
+        draw: is called with the page's style set.
+        name: keeps the ids in it apart from those of other figures of the page.
+        label: what it shows, for those who do not see it.
+    """
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = draw()
+        if figure is None:
+            return None
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL
+    )  # rules for every element
+    text = re.sub("#5e00[0-9a-f]{2}", lambda found: _COLORS[found[0]], text)
+    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1))
+
+
+def plane(table: Sequence[Row], looks: Mapping[str, Mark]) -> Figure | None:
+    """ASR over ORR: each row as a point with its intervals, an arrow from its drafts, and the Pareto front."""
+    points = [
+        (row, orr, asr)
+        for row in table
+        if (orr := row.value("orr")) is not None and (asr := row.value("asr")) is not None
+    ]
+    if not points:
+        return None
+    figure = Figure(figsize=(6.6, 4.6), layout="constrained")
+    axis = figure.subplots()
+    front = pareto_front([(100 * orr, 100 * asr) for _, orr, asr in points])
+    steps = [(front[0][0], 100.0), *front, (100.0, front[-1][1])]
+    axis.plot(*zip(*steps, strict=True), drawstyle="steps-post", color=MUTED, linestyle=":", label="Pareto front")
+    for row, orr, asr in points:
+        _point(axis, row, (100 * orr, 100 * asr), looks[row.system])
+    ends = [100 * row.metrics[metric]["high"] for row, _, _ in points for metric in ("asr", "orr")]
+    drafts = [100 * (row.value(metric) or 0.0) for row, _, _ in points for metric in ("asr_first", "orr_first")]
+    top = min(104.0, 1.08 * max(*ends, *drafts, 5.0))
+    axis.set(xlim=(-0.02 * top, top), ylim=(-0.02 * top, top), aspect="equal")
+    axis.set(xlabel="ORR, % of benign prompts", ylabel="ASR, % of harmful prompts")
+    handles, labels = axis.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique.keys(), loc="outside right upper", fontsize=9)
+    return figure
+
+
+def _point(axis: Axes, row: Row, point: tuple[float, float], look: Mark) -> None:
+    x, y = point
+    draft_x, draft_y = row.value("orr_first"), row.value("asr_first")
+    if draft_x is not None and draft_y is not None and (100 * draft_x, 100 * draft_y) != point:
+        start = (100 * draft_x, 100 * draft_y)
+        arrow = {"arrowstyle": "->", "color": look.color, "linewidth": 1.2, "shrinkA": 3, "shrinkB": 5}
+        axis.annotate("", xy=point, xytext=start, arrowprops=arrow)
+        axis.plot(*start, look.marker, color=look.color, markerfacecolor=PAPER, markersize=5)
+    axis.errorbar(
+        x,
+        y,
+        xerr=_arms(row.metrics["orr"]),
+        yerr=_arms(row.metrics["asr"]),
+        fmt=look.marker,
+        color=look.color,
+        elinewidth=1,
+        markersize=7,
+        markeredgecolor=PAPER,
+        markeredgewidth=0.8,
+        label=title(row.system),
+    )
+
+
+def triggers(table: Sequence[Row], looks: Mapping[str, Mark]) -> Figure | None:
+    """The feedback trigger rate by kind of prompt, with intervals: a lane a kind, a line a row."""
+    kinds = [name for name in TRIGGERS if name != "ftr"]
+    shown = [row for row in table if any(row.value(kind) is not None for kind in kinds)]
+    if not shown:
+        return None
+    figure = Figure(figsize=(6.6, 1.1 + len(kinds) * (0.35 + 0.17 * len(shown))), layout="constrained")
+    axis = figure.subplots()
+    for number, row in enumerate(shown):
+        look = looks[row.system]
+        for lane, kind in enumerate(kinds):
+            if (rate := row.value(kind)) is not None:
+                height = lane + 0.7 * ((number + 0.5) / len(shown) - 0.5)
+                axis.errorbar(
+                    100 * rate,
+                    height,
+                    xerr=_arms(row.metrics[kind]),
+                    fmt=look.marker,
+                    color=look.color,
+                    elinewidth=1.4,
+                    markersize=6,
+                    label=title(row.system),
+                )
+    axis.set(xlim=(-2, 102), ylim=(len(kinds) - 0.4, -0.6), xlabel="FTR, % of prompts of the kind")
+    axis.set_yticks(range(len(kinds)), [TRIGGERS[kind][0] for kind in kinds])
+    axis.grid(visible=False, axis="y")
+    handles, labels = axis.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique.keys(), loc="outside upper left", ncols=3, fontsize=9)
+    return figure
+
+
+def _arms(rate: Mapping[str, Any]) -> list[list[float]]:
+    """Lengths of the error bar below and above, in points of a percentage."""
+    value, low, high = (100 * rate[end] for end in ("value", "low", "high"))
+    return [[value - low], [high - value]]

@@ -1,0 +1,136 @@
+"""The report: one HTML file that needs nothing from anywhere else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import date
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from waltz_env.files import atomic_path
+from waltz_env.report.curves import curves
+from waltz_env.report.figures import marks, plane, svg, triggers
+from waltz_env.report.games import Group, pack
+from waltz_env.report.tables import RATES, TRIGGERS, Source, measured, rows, set_names, system_names, title
+
+PACKAGE = "waltz_env.report"
+NONE = "\N{EN DASH}"  # not measured, or nothing to count
+SHOWN_ELSEWHERE = {"sets", "command", "versions", "latency", "capabilities"}
+
+
+def write_report(path: str | Path, sources: Sequence[Source]) -> None:
+    """Writes the report on ``sources``, in one step.
+
+    Args:
+        path: of the HTML file; missing parent folders are made.
+        sources: what it shows, at least one, in this order.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(render(sources), encoding="utf-8", newline="\n")
+
+
+def render(sources: Sequence[Source]) -> str:
+    """The page's HTML. Every text of a source is escaped, and the page's own script is the only one that may run."""
+    looks = marks(system_names(sources))
+    index, blocks = pack(
+        [
+            Group(source.name, name, system, games)
+            for source in sources
+            for (name, system), games in source.games.items()
+        ]
+    )
+    script = _own("report.js")
+    environment = Environment(
+        loader=PackageLoader(PACKAGE, "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"title_of": title, "words": _words, "percent": _percent, "p_value": _p_value}
+    return environment.get_template("report.html.j2").render(
+        sources=sources,
+        sets=[_set(sources, name, number, looks) for number, name in enumerate(set_names(sources))],
+        looks=looks,
+        rates=RATES,
+        training=[
+            (source.name, figure)
+            for number, source in enumerate(sources)
+            if (figure := svg(partial(curves, source.metrics), f"curves-{number}", f"Training curves of {source.name}"))
+        ],
+        latencies=[source for source in sources if source.results.get("latency")],
+        abilities=[source for source in sources if source.results.get("capabilities")],
+        origins=[_origin(source) for source in sources],
+        today=date.today().isoformat(),
+        games=len(index["prompts"]),
+        index=index,
+        blocks=[Markup(block) for block in blocks],  # base64
+        style=_own("report.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _own(name: str) -> Markup:
+    return Markup(files(PACKAGE).joinpath(name).read_text(encoding="utf-8"))
+
+
+def _set(sources: Sequence[Source], name: str, number: int, looks: Mapping[str, Any]) -> dict[str, Any]:
+    table = rows(sources, name)
+    feedback = [row for row in table if any(row.value(metric) is not None for metric in TRIGGERS)]
+    return {
+        "name": name,
+        "rows": table,
+        "columns": measured(table, RATES),
+        "plane": svg(partial(plane, table, looks), f"plane-{number}", f"ASR over ORR of the systems on {name}"),
+        "triggers": svg(
+            partial(triggers, table, looks), f"triggers-{number}", f"Feedback trigger rate by kind of prompt on {name}"
+        ),
+        "trigger_rows": feedback,
+        "trigger_columns": measured(feedback, TRIGGERS),
+        "comparisons": [
+            (source.name, system, found)
+            for source in sources
+            for system, found in source.results["sets"].get(name, {}).get("comparisons", {}).items()
+        ],
+    }
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    """How a source came about: its command, versions, settings and recipe."""
+    results = source.results
+    return {
+        "name": source.name,
+        "folder": str(source.folder),
+        "command": shlex.join(results.get("command", ())),
+        "versions": results.get("versions", {}),
+        "settings": {
+            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for name, value in results.items()
+            if name not in SHOWN_ELSEWHERE
+        },
+        "recipe": json.dumps(source.recipe, indent=1, ensure_ascii=False) if source.recipe else "",
+    }
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _percent(share: float | None) -> str:
+    return NONE if share is None else f"{100 * share:.1f}"
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return NONE
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
