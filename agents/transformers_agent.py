@@ -87,7 +87,9 @@ class TransformersAgent:
                     temperature=self.policy.temperature if self.temperature is None else self.temperature,
                 )
                 for row, one in zip(rows, sampled, strict=True):
-                    completions[active[row]] = as_completion(self.policy, prompts[row], one, keep_ids=on_policy)
+                    completions[active[row]] = as_completion(
+                        self.policy, prompts[row], one, keep_ids=on_policy, version=self.policy.version
+                    )
         return completions
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -99,14 +101,17 @@ class TransformersAgent:
         self._generator.set_state(state["generator"].cpu())
 
 
-def as_completion(policy: Policy, prompt: Sequence[int], sampled: Sampled, *, keep_ids: bool) -> Completion:
-    """The action that was sampled from ``policy`` as it is now.
+def as_completion(
+    policy: Policy, prompt: Sequence[int], sampled: Sampled, *, keep_ids: bool, version: int
+) -> Completion:
+    """The action that was sampled from ``policy``.
 
     Args:
-        policy: gives the tokenizer and the version.
+        policy: gives the tokenizer.
         prompt: ids that were sampled from.
         sampled: what came.
         keep_ids: whether it is a sample of the policy's own distribution, which a learner may have.
+        version: of the weights that sampled it.
     """
     said = list(sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids)
     return Completion(
@@ -115,7 +120,7 @@ def as_completion(policy: Policy, prompt: Sequence[int], sampled: Sampled, *, ke
         prompt_ids=tuple(prompt) if keep_ids else None,
         token_ids=sampled.token_ids if keep_ids else None,
         logprobs=sampled.logprobs if keep_ids else None,
-        version=policy.version,
+        version=version,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from waltz_env.agents.policy import Policy
 from waltz_env.agents.prompt_encoder import PromptEncoder
 from waltz_env.agents.templates import Template
 from waltz_env.agents.transformers_agent import as_completion, stop_ids
-from waltz_env.agents.vllm_engine import VLLMEngine
+from waltz_env.agents.vllm_engine import Pinned, VLLMEngine
 from waltz_env.errors import UsageError
 from waltz_env.types import Completion, Observation
 
@@ -66,6 +67,7 @@ class VLLMAgent:
         self._encoder = PromptEncoder(policy.tokenizer, template, max_tokens=min(room, max_prompt_tokens or room))
         self._stop_ids = stop_ids(policy.model, policy.tokenizer)
         self._generator = torch.Generator().manual_seed(seed)
+        self._pinned: Pinned | None = None
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
         """One completion for each observation, in order.
@@ -73,7 +75,8 @@ class VLLMAgent:
         Raises:
             SyncError: the policy's weights could not be brought to the engine.
         """
-        completions = [Completion("", version=self.policy.version)] * len(observations)
+        version = self.policy.version if self._pinned is None else self._pinned.version
+        completions = [Completion("", version=version)] * len(observations)
         active = [index for index, observation in enumerate(observations) if observation["active"]]
         if not active:
             return completions
@@ -86,11 +89,23 @@ class VLLMAgent:
             stop_ids=self._stop_ids,
             temperature=self.policy.temperature if self.temperature is None else self.temperature,
             json_schema=self.json_schema,
+            pinned=self._pinned,
         )
         on_policy = self.json_schema is None and self.temperature in (None, self.policy.temperature)
         for index, prompt, one in zip(active, prompts, sampled, strict=True):
-            completions[index] = as_completion(self.policy, prompt, one, keep_ids=on_policy)
+            completions[index] = as_completion(self.policy, prompt, one, keep_ids=on_policy, version=version)
         return completions
+
+    def detach(self) -> VLLMAgent:
+        """This agent, acting from the weights of this moment while the policy is updated; until it is synced again.
+
+        Raises:
+            UsageError: the engine cannot keep them that long, see ``VLLMEngine.pin``.
+            SyncError: they could not be brought to the engine.
+        """
+        agent = copy.copy(self)
+        agent._pinned = self.engine.pin(self.policy)
+        return agent
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of the random stream, uint8."""

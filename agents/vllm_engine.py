@@ -131,8 +131,9 @@ class VLLMEngine:
         stop_ids: Sequence[int],
         temperature: float,
         json_schema: Mapping[str, Any] | None = None,
+        pinned: Pinned | None = None,
     ) -> list[Sampled]:
-        """Continues each prompt with the policy's weights as they are now.
+        """Continues each prompt with the policy's weights as they are now, or as they were when they were pinned.
 
         Args:
             policy: one of the engine's.
@@ -143,15 +144,19 @@ class VLLMEngine:
             temperature: log-probabilities are of ``logits / temperature``; 0 takes the likeliest token.
             json_schema: only texts of this JSON schema are possible. The log-probabilities are then those of the
                 constrained distribution.
+            pinned: what ``pin`` gave. The policy is then not looked at, and may be under update in another thread.
 
         Raises:
             UsageError: the policy is not one of the engine's.
-            SyncError: its weights could not be brought over.
+            SyncError: its weights could not be brought over, or the pinned ones have been replaced since.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        self.sync(policy)
+        if pinned is None:
+            self.sync(policy)
+        elif self._held[self._place(policy)].weights != pinned.fingerprint:
+            raise SyncError("The engine no longer holds the pinned weights: others have been brought over since.")
         parameters = [
             SamplingParams(
                 temperature=temperature,
@@ -180,24 +185,45 @@ class VLLMEngine:
         """
         if not any(policy is each for each in self._policies):
             raise UsageError("This engine was not made for that policy. Name it in `policies` when the engine is made.")
-        slot = id(policy) if self.sync_mode == "adapter" else 0
-        before = self._held.get(slot, self._held[_BASE])
+        place = self._place(policy)
+        before = self._held.get(place, self._held[_BASE])
         weights = (id(policy), *_fingerprint(policy))
         if before.weights == weights:
             return
-        self._held[slot] = _Held((), before.reading)  # whatever happens now, it is not known to hold anything
+        self._held[place] = _Held((), before.reading)  # whatever happens now, it is not known to hold anything
         self._bring_adapter(policy) if self.sync_mode == "adapter" else self._bring_merged(policy)
         reading = Reading(_probe_logprobs(policy, self._probe), self._engine_logprobs(policy))
         self.report = compare(before.reading, reading, resolution=torch.finfo(self._dtype).eps)
         verify(self.report, tolerance=self.tolerance)
-        self._held[slot] = _Held(weights, reading)
+        self._held[place] = _Held(weights, reading)
         self.syncs += 1
+
+    def pin(self, policy: Policy) -> Pinned:
+        """Brings the policy's weights over, to be sampled from while the policy changes.
+
+        They stay until the policy is synced or pinned again.
+
+        Raises:
+            UsageError: the policy is not one of the engine's, or several take turns in it (``"merged"``).
+            SyncError: they could not be brought over.
+        """
+        if self.sync_mode == "merged" and len(self._policies) > 1:
+            raise UsageError(
+                "An engine with sync='merged' holds the weights of one policy at a time, so two roles cannot go on "
+                "while their policies are updated. Use sync='adapter', or an engine for each policy."
+            )
+        self.sync(policy)
+        return Pinned(policy.version, self._held[self._place(policy)].weights)
 
     def close(self) -> None:
         """Frees the engine's memory and files. It cannot be used after that."""
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         self._folder.cleanup()
+
+    def _place(self, policy: Policy) -> int:
+        """Where in the engine the policy's weights are: adapters stand side by side, merged weights have one place."""
+        return id(policy) if self.sync_mode == "adapter" else _MERGED
 
     def _run(self, policy: Policy | None, prompts: Sequence[Sequence[int]], parameters: Any) -> list[Any]:
         request = self._requests.get(id(policy))
@@ -244,6 +270,14 @@ class VLLMEngine:
 
 
 @dataclass(frozen=True, slots=True)
+class Pinned:
+    """Weights that an engine holds: the policy's version when they were brought over, and their fingerprint."""
+
+    version: int
+    fingerprint: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Held:
     """What a place in the engine holds: the fingerprint of the weights, and the reading they gave."""
 
@@ -252,6 +286,7 @@ class _Held:
 
 
 _BASE = -1  # the place of the base model as the engine first loaded it
+_MERGED = 0
 
 
 def _fingerprint(policy: Policy) -> list[float]:

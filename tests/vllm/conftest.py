@@ -1,16 +1,24 @@
-"""A real vLLM engine for the whole suite; `make test-vllm` runs it in a virtual environment of its own."""
+"""Real vLLM engines and a real vLLM server; `make test-vllm` runs the suite in a virtual environment of its own."""
 
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 from waltz_env import CONVERSATION, FEEDBACK
 from waltz_env.agents import Policy, VLLMAgent, VLLMEngine, load_smollm2, lora_policies
@@ -31,7 +39,60 @@ class Pair:
 def pair() -> Iterator[Pair]:
     """SmolLM2 in float32, where even a small change of the weights shows above rounding."""
     policies = lora_policies(*load_smollm2(), rank=8)
-    engine = VLLMEngine(list(policies.values()), dtype=torch.float32, max_model_len=1024, kv_cache_gib=0.5)
+    engine = VLLMEngine(list(policies.values()), dtype=torch.float32, max_model_len=512, kv_cache_gib=0.5)
     agents = {name: VLLMAgent(engine, policies[name], TEMPLATES[name], max_new_tokens=12) for name in policies}
     yield Pair(policies, engine, agents)
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def side_by_side(pair: Pair) -> Iterator[Pair]:
+    """An engine that takes adapters alone, by LoRA requests: the way of a GPU, here on whatever there is."""
+    engine = VLLMEngine(
+        list(pair.policies.values()), sync="adapter", dtype=torch.float32, max_model_len=512, kv_cache_gib=0.5
+    )
+    agents = {
+        name: VLLMAgent(engine, policy, TEMPLATES[name], max_new_tokens=4) for name, policy in pair.policies.items()
+    }
+    yield Pair(pair.policies, engine, agents)
+    engine.close()
+
+
+SERVED = "smollm2"
+CONTEXT = 16_384  # twice the model's own: the longest texts of the conformance test must fit
+
+
+@pytest.fixture(scope="session")
+def server(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of vLLM's own OpenAI server on loopback, with the base model of ``pair`` in float32."""
+    folder: Path = tmp_path_factory.mktemp("served")
+    pair.policies[CONVERSATION].save_merged(folder / "model", adapter=False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / "model")]
+    command += ["--served-model-name", SERVED, "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    command += ["--enforce-eager", "--generation-config", "vllm"]
+    command += ["--max-model-len", str(CONTEXT), "--hf-overrides", f'{{"max_position_embeddings": {CONTEXT}}}']
+    # vLLM 0.32 on a CPU cannot read a prompt in parts where requests have seeds.
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(CONTEXT)]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
+        )
+    try:
+        while not answers(f"http://127.0.0.1:{port}/health"):
+            assert process.poll() is None, (folder / "log").read_text()[-4000:]
+            time.sleep(1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from tests.vllm.conftest import TEMPLATES, Pair
 from waltz_env import CONVERSATION, FEEDBACK, Kind, Prompt, PromptSet
-from waltz_env.agents import Policy, VLLMAgent, VLLMEngine
+from waltz_env.agents import Policy, VLLMAgent
 from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, train
 from waltz_env.algorithms.run_log import read_metrics
 from waltz_env.algorithms.samples import samples
@@ -88,7 +87,7 @@ def test_the_random_stream_goes_on_from_its_state(pair: Pair) -> None:
 def test_a_sync_that_does_nothing_is_an_error(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = pair.agents[CONVERSATION]
     agent.act([observation()])
-    shake(agent.policy)
+    shake(agent.policy, size=1e-4)  # far too little for the gap alone to tell
     with monkeypatch.context() as planted:
         planted.setattr(pair.engine, "_bring_merged", lambda policy: None)
         with pytest.raises(SyncError, match="did not reach the sampler"):
@@ -106,21 +105,25 @@ def test_weights_of_the_other_role_are_an_error(pair: Pair, monkeypatch: pytest.
             agent.act([observation()])
 
 
-def test_two_steps_of_training_sample_from_the_new_weights_each_time(pair: Pair, tmp_path: Path) -> None:
+def train_pair(pair: Pair, folder: Path, *, steps: int, config: TrainConfig) -> bool:
     learner = ReinforcePPConfig(
         learning_rate=1e-3, min_reward_std=0.0, old_logprobs="trainer", sampler_correction="truncated"
     )
-    stage = Stage("both", 2, {CONVERSATION: learner, FEEDBACK: learner}, SETUP_B)
-    versions = {name: policy.version for name, policy in pair.policies.items()}
-    assert train(
+    stage = Stage("both", steps, {CONVERSATION: learner, FEEDBACK: learner}, SETUP_B)
+    return train(
         pair.policies,
         pair.agents,
         judge=RuleJudge(),
         prompts=PromptSet(PROMPTS),
         stages=[stage],
-        folder=tmp_path,
-        config=TrainConfig(games=4),
+        folder=folder,
+        config=config,
     )
+
+
+def test_two_steps_of_training_sample_from_the_new_weights_each_time(pair: Pair, tmp_path: Path) -> None:
+    versions = {name: policy.version for name, policy in pair.policies.items()}
+    assert train_pair(pair, tmp_path, steps=2, config=TrainConfig(games=4))
     for step, line in enumerate(read_metrics(tmp_path)):
         for name in (CONVERSATION, FEEDBACK):
             assert line[f"{name}/staleness"] == 0
@@ -142,22 +145,56 @@ def test_json_by_schema_is_well_formed_and_refused_by_a_learner(pair: Pair) -> N
         samples(games, SETUP_B, FEEDBACK, np.random.default_rng(0))
 
 
-def test_adapters_alone_can_be_brought_over_side_by_side(pair: Pair) -> None:
-    """LoRA requests: the way of a GPU, here on whatever there is."""
-    engine = VLLMEngine(
-        list(pair.policies.values()), sync="adapter", dtype=torch.float32, max_model_len=512, kv_cache_gib=0.5
-    )
-    for name, policy in pair.policies.items():
+def test_adapters_alone_can_be_brought_over_side_by_side(side_by_side: Pair) -> None:
+    engine = side_by_side.engine
+    for name, policy in side_by_side.policies.items():
         shake(policy)
-        agent = VLLMAgent(engine, policy, TEMPLATES[name], max_new_tokens=4)
         game = Game(PROMPTS[0])
         game.act("It is wet.")
-        agent.act([observation() if name == CONVERSATION else game.observe(FEEDBACK)])
+        side_by_side.agents[name].act([observation() if name == CONVERSATION else game.observe(FEEDBACK)])
         assert engine.report is not None
         assert engine.report.arrived == pytest.approx(1, abs=0.05)
     syncs = engine.syncs
-    for policy in pair.policies.values():
+    for policy in side_by_side.policies.values():
         engine.sync(policy)
     assert engine.syncs == syncs
-    engine.close()
-    gc.collect()
+
+
+def test_a_detached_agent_samples_from_the_weights_of_its_moment(side_by_side: Pair) -> None:
+    policy, agent = side_by_side.policies[CONVERSATION], side_by_side.agents[CONVERSATION]
+    detached = agent.detach()
+    version, before = policy.version, {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    shake(policy, size=1e-2)
+    policy.version += 1
+    (completion,) = detached.act([observation()])
+    policy.load_state_dict(before)
+    assert completion.version == version
+    assert completion.prompt_ids
+    assert completion.token_ids
+    assert completion.logprobs
+    expected = trainer_logprobs(policy, completion.prompt_ids, completion.token_ids)
+    torch.testing.assert_close(torch.tensor(completion.logprobs), expected, rtol=0, atol=1e-3)
+
+
+def test_a_detached_agent_whose_weights_are_gone_says_so(side_by_side: Pair) -> None:
+    agent = side_by_side.agents[CONVERSATION]
+    detached = agent.detach()
+    shake(agent.policy)
+    agent.act([observation()])
+    with pytest.raises(SyncError, match="no longer holds the pinned weights"):
+        detached.act([observation()])
+
+
+def test_roles_that_take_turns_in_an_engine_cannot_be_detached(pair: Pair) -> None:
+    with pytest.raises(UsageError, match="one policy at a time"):
+        pair.agents[CONVERSATION].detach()
+
+
+def test_training_plays_the_next_games_during_the_update(side_by_side: Pair, tmp_path: Path) -> None:
+    versions = {name: policy.version for name, policy in side_by_side.policies.items()}
+    assert train_pair(side_by_side, tmp_path, steps=3, config=TrainConfig(games=4, max_staleness=1))
+    assert [line[f"{CONVERSATION}/staleness"] for line in read_metrics(tmp_path)] == [0, 1, 1]
+    for step, played in enumerate((0, 0, 1), start=1):
+        for game in read_games(tmp_path / f"games-{step:05d}.jsonl"):
+            assert {r.completion.version for r in game.responses} == {versions[CONVERSATION] + played}
+            assert {c.completion.version for c in game.critiques} == {versions[FEEDBACK] + played}
