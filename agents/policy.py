@@ -115,7 +115,7 @@ class Policy:
     @property
     def feature_size(self) -> int:
         """D, the width of the reference's hidden states."""
-        return int(self._reference_model()[0].get_input_embeddings().weight.shape[1])
+        return int(self.model.config.get_text_config().hidden_size)
 
     @torch.no_grad()
     def features(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, keep: int) -> Tensor:
@@ -281,9 +281,23 @@ def lora_policies(
     }
 
 
-def full_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, temperature: float = 1.0) -> Policy:
-    """A policy that trains all weights of ``model``. Its reference is a frozen copy of the model as it is now."""
-    reference = copy.deepcopy(model).eval().requires_grad_(False)
+def full_policy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    reference: PreTrainedModel | None = None,
+    temperature: float = 1.0,
+) -> Policy:
+    """A policy that trains all weights of ``model``.
+
+    Args:
+        model: the causal LM.
+        tokenizer: its tokenizer.
+        reference: the reference, which is frozen; several policies that start from equal weights may share one. None: a
+            copy of the model as it is now.
+        temperature: of the distribution that is sampled and trained.
+    """
+    reference = (copy.deepcopy(model) if reference is None else reference).eval().requires_grad_(False)
     model.requires_grad_(True)
     return Policy(model, tokenizer, adapter=None, reference=reference, temperature=temperature)
 

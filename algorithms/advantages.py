@@ -6,11 +6,12 @@ All per-token tensors are (N, T) with a bool mask (N, T) that is true on sampled
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+Group = TypeVar("Group", bound=Hashable)
 _VARIANCE_FLOOR = 1e-8
 
 
@@ -84,7 +85,7 @@ def generalised_advantages(rewards: Tensor, values: Tensor, mask: Tensor, *, dec
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
     errors = (rewards + following - values) * mask
     advantages = torch.zeros_like(errors)
-    total = torch.zeros_like(errors[:, 0])
+    total = errors.new_zeros(len(errors))
     for i in reversed(range(errors.shape[1])):
         total = errors[:, i] + decay * total
         advantages[:, i] = total
@@ -119,13 +120,13 @@ class Moments(NamedTuple):
         return float(max(self.squares / self.size - self.mean**2, _VARIANCE_FLOOR) ** 0.5)
 
 
-def group_moments(groups: Sequence[Hashable], rewards: Sequence[float]) -> dict[Hashable, Moments]:
+def group_moments(groups: Sequence[Group], rewards: Sequence[float]) -> dict[Group, Moments]:
     """The moments of each group's rewards.
 
     >>> group_moments(["a", "b", "a"], [1.0, 5.0, 0.0])["a"]
     Moments(size=2.0, total=1.0, squares=1.0)
     """
-    members: dict[Hashable, list[Moments]] = {}
+    members: dict[Group, list[Moments]] = {}
     for group, reward in zip(groups, rewards, strict=True):
         members.setdefault(group, []).append(Moments(1.0, reward, reward**2))
     return {group: Moments.merge(parts) for group, parts in members.items()}

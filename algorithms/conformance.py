@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from waltz_env.algorithms.probe_games import TOKEN_PROBES, final_reward, learn_to_waltz, learn_tokens
-from waltz_env.algorithms.protocols import Learner, Metrics, Sample
+from waltz_env.algorithms.protocols import Learner, Sample
 from waltz_env.algorithms.samples import STATE
 from waltz_env.algorithms.stages import LearnerConfig
 from waltz_env.algorithms.toy_policy import ToyPolicy
@@ -58,6 +58,21 @@ def toy_rows(policy: ToyPolicy, *, seed: int = 0, count: int = 12) -> list[Sampl
     return rows
 
 
+class _ListeningPolicy(ToyPolicy):
+    """Remembers the attended tokens and positions of each row that it was asked about."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__(table)
+        self.heard: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+
+    def logits(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, keep: int, *, reference: bool = False
+    ) -> Tensor:
+        for ids, attended, positions in zip(input_ids, attention_mask.bool(), position_ids, strict=True):
+            self.heard.append((tuple(ids[attended].tolist()), tuple(positions[attended].tolist())))
+        return super().logits(input_ids, attention_mask, position_ids, keep, reference=reference)
+
+
 def check_an_update_without_rows(config: LearnerConfig) -> None:
     """No rows: no error, no change."""
     policy = toy_policy()
@@ -89,34 +104,29 @@ def check_the_first_update(config: LearnerConfig) -> None:
 
 def check_what_the_policy_is_asked(config: LearnerConfig) -> None:
     """Each row of each forward pass is one sample, its padding masked, its positions counted from its first token."""
-    policy = toy_policy()
-    rows = toy_rows(policy)
-    known = {row.prompt_ids + row.token_ids for row in rows}
-    asked = policy.logits
-
-    def listening(ids: Tensor, mask: Tensor, positions: Tensor, keep: int, **kwargs: Any) -> Tensor:
-        for row, attended, places in zip(ids, mask.bool(), positions, strict=True):
-            sequence = tuple(row[attended].tolist())
-            assert sequence in known, (
-                f"A forward pass must hold samples, prompt_ids + token_ids, under its attention mask; got {sequence}."
-            )
-            assert places[attended].tolist() == list(range(len(sequence))), (
-                f"position_ids must count each row's own tokens from 0; got {places[attended].tolist()}."
-            )
-        return asked(ids, mask, positions, keep, **kwargs)
-
-    policy.logits = listening  # type: ignore[method-assign]
+    rows = toy_rows(toy_policy())
+    policy = _ListeningPolicy(toy_policy().table.detach())
     build(config, policy).update(rows)
+    assert policy.heard, "update() must ask the policy for the logits of its samples, and did not."
+    samples = {row.prompt_ids + row.token_ids for row in rows}
+    for sequence, positions in policy.heard:
+        assert sequence in samples, (
+            f"A forward pass must hold samples, prompt_ids + token_ids, under its attention mask; got {sequence}."
+        )
+        assert positions == tuple(range(len(sequence))), (
+            f"position_ids must count each row's own tokens from 0; got {positions}."
+        )
 
 
 def check_the_microbatches(config: LearnerConfig) -> None:
     """Settings with ``tokens_per_microbatch``: one row a forward pass gives the update that all rows at once give."""
-    if not is_dataclass(config) or "tokens_per_microbatch" not in {each.name for each in fields(config)}:
+    settings: Any = config  # may be any object that builds learners
+    if not is_dataclass(settings) or "tokens_per_microbatch" not in {each.name for each in fields(settings)}:
         return
     found = []
     for budget in (1, 10_000):
         policy = toy_policy()
-        build(replace(config, tokens_per_microbatch=budget), policy).update(toy_rows(policy))
+        build(replace(settings, tokens_per_microbatch=budget), policy).update(toy_rows(policy))
         found.append(policy.state_dict())
     for name, tensor in found[0].items():
         difference = float((tensor - found[1][name]).abs().max())
@@ -184,8 +194,8 @@ def check_the_waltz(config: LearnerConfig) -> None:
 
 CHECKS: tuple[Callable[[LearnerConfig], None], ...] = (
     check_an_update_without_rows,
-    check_the_first_update,
     check_what_the_policy_is_asked,
+    check_the_first_update,
     check_the_microbatches,
     check_the_direction,
     check_the_continuation,
@@ -194,7 +204,7 @@ CHECKS: tuple[Callable[[LearnerConfig], None], ...] = (
 )
 
 
-def _check_metrics(metrics: Metrics) -> None:
+def _check_metrics(metrics: object) -> None:
     assert isinstance(metrics, dict), f"update() must give a dict of metrics; got {metrics!r}."
     wrong = {name: value for name, value in metrics.items() if not isinstance(value, float) or not math.isfinite(value)}
     assert not wrong, f"Metrics must be finite floats by name; got {wrong}."

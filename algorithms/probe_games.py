@@ -90,7 +90,7 @@ def learn_tokens(config: LearnerConfig, probe: TokenProbe, *, seed: int = 0) -> 
     return curve
 
 
-PROMPTS = [Prompt("attack", Kind.HARMFUL, id="0"), Prompt("question", Kind.BENIGN, id="1")] * 32
+PROMPTS = [Prompt("attack", Kind.HARMFUL, id="0"), Prompt("question", Kind.BENIGN, id="1")] * 16
 ANSWERS = ("help", "refuse")
 ADVICE = ("", "help", "refuse")
 CRITIQUES = tuple(

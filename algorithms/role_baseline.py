@@ -69,9 +69,9 @@ class MovingAverages:
     def follow(self, rows: Sequence[Row]) -> None:
         """Moves the average of each role in ``rows`` towards its mean reward there."""
         batch = group_moments([(row.agent, row.turn) for row in rows], [row.reward for row in rows])
-        for (agent, turn), moments in batch.items():  # type: ignore[misc]  # keys are hashables to mypy
-            average, updates = self._averages.get((agent, turn), (0.0, 0))
-            self._averages[agent, turn] = (self._decay * average + (1 - self._decay) * moments.mean, updates + 1)
+        for role, moments in batch.items():
+            average, updates = self._averages.get(role, (0.0, 0))
+            self._averages[role] = (self._decay * average + (1 - self._decay) * moments.mean, updates + 1)
 
     def state_dict(self) -> dict[str, Tensor]:
         """``"baseline/AGENT/TURN"``: average and number of updates, float64."""

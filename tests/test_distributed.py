@@ -11,35 +11,39 @@ from accelerate.accelerator import Accelerator
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
-from tests.bigram import BigramPolicy, random_table
+from tests.bigram import random_table
+from tests.learners import toy_config
 from waltz_env.algorithms.protocols import Metrics, Sample
-from waltz_env.algorithms.reinforce_pp import ReinforcePPConfig
+from waltz_env.algorithms.registry import ALGORITHMS
+from waltz_env.algorithms.samples import STATE
+from waltz_env.algorithms.stages import LearnerConfig
+from waltz_env.algorithms.toy_policy import ToyPolicy
 
-CONFIGS = {
-    "paper": ReinforcePPConfig(learning_rate=0.05),
-    "token": ReinforcePPConfig(learning_rate=0.05, aggregation="token", old_logprobs="trainer"),
-    "group": ReinforcePPConfig(learning_rate=0.05, baseline="group", kl_in="loss", epochs=2),
-    "micro": ReinforcePPConfig(learning_rate=0.05, tokens_per_microbatch=1),
+CONFIGS: dict[str, LearnerConfig] = {name: toy_config(name, learning_rate=0.05) for name in ALGORITHMS} | {
+    "token": toy_config("reinforce++", learning_rate=0.05, aggregation="token", old_logprobs="trainer"),
+    "reuse": toy_config("reinforce++-baseline", learning_rate=0.05, epochs=2),
+    "micro": toy_config("reinforce++", learning_rate=0.05, tokens_per_microbatch=1),
 }
 SHARES = {"even": 4, "uneven": 1, "none": 0}
 """How many of the eight rows the first process has."""
 
 
 def rows() -> list[Sample]:
-    """Eight rows of unequal length, in groups that any split cuts apart."""
-    policy = BigramPolicy(random_table(5))
+    """Eight rows of unequal length, of two agents, in groups that any split cuts apart."""
+    policy = ToyPolicy(random_table(5))
     generator = torch.Generator().manual_seed(0)
     found = []
     for i in range(8):
-        tokens = policy.sample((i % 5,), 1 + i % 4, generator)
-        found.append(policy.row((i % 5,), tokens, tokens.count(1) / len(tokens) + i, group=str(i % 2)))
+        prompt, agent, state = (i % 5,), f"agent_{i % 2}", (float(i % 3),) * len(STATE)
+        ((tokens, logprobs),) = policy.sample([prompt], 1 + i % 4, generator)
+        found.append(Sample(prompt, tokens, logprobs, tokens.count(1) / len(tokens) + i, agent, 0, agent, state=state))
     return found
 
 
-def update(samples: list[Sample], config: ReinforcePPConfig, accelerator: Accelerator | None) -> tuple[Tensor, Metrics]:
+def update(samples: list[Sample], config: LearnerConfig, accelerator: Accelerator) -> tuple[Tensor, Metrics]:
     """Two updates, so that the optimiser's state counts too."""
-    policy = BigramPolicy(random_table(5), random_table(5, 1))
-    if accelerator is not None and not accelerator.is_main_process:
+    policy = ToyPolicy(random_table(5))
+    if not accelerator.is_main_process:
         policy.table.data.zero_()  # a process that started from other weights gets those of the first
     learner = config.build(policy, accelerator)
     learner.update(samples)
@@ -57,7 +61,7 @@ def worker(rank: int, folder: str) -> None:
         for share, count in SHARES.items():
             mine = rows()[:count] if rank == 0 else rows()[count:]
             results[f"{name}-{share}"] = update(mine, config, accelerator)
-    results["nobody"] = update([], CONFIGS["paper"], accelerator)
+    results["nobody"] = update([], CONFIGS["reinforce++"], accelerator)
     torch.save(results, Path(folder) / f"{rank}.pt")
     distributed.destroy_process_group()
 
@@ -67,7 +71,7 @@ def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
     for rank in (0, 1):
         results = torch.load(tmp_path / f"{rank}.pt")
         for name, config in CONFIGS.items():
-            table, metrics = update(rows(), config, None)
+            table, metrics = update(rows(), config, Accelerator(cpu=True))
             for share in SHARES:
                 their_table, their_metrics = results[f"{name}-{share}"]
                 assert torch.allclose(their_table, table, rtol=0, atol=1e-6), f"{name}, {share}"

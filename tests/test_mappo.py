@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.learners import toy_config
+from waltz_env.algorithms.protocols import Sample
+from waltz_env.algorithms.samples import STATE, samples
+from waltz_env.algorithms.toy_policy import ToyPolicy
+from waltz_env.errors import UsageError
+from waltz_env.feedback import format_feedback, parse_feedback
+from waltz_env.rewards import SETUP_A
+from waltz_env.types import (
+    AGENTS,
+    CONVERSATION,
+    FEEDBACK,
+    Completion,
+    Critique,
+    Judgement,
+    Kind,
+    Labels,
+    Prompt,
+    Response,
+    Trajectory,
+)
+
+
+def completion(text: str) -> Completion:
+    return Completion(text, prompt_ids=(1,), token_ids=(2,), logprobs=(-0.5,))
+
+
+def game(kind: Kind = Kind.HARMFUL) -> Trajectory:
+    """An unsafe draft, flagged wrongly as overrefusing; a revision that is fine."""
+    text = format_feedback(Labels(unsafe=False, overrefuse=True), "advice")
+    verdicts = [Labels(unsafe=True, overrefuse=False), Labels(unsafe=False, overrefuse=False)]
+    return Trajectory(
+        Prompt("p", kind),
+        tuple(Response(completion("c"), Judgement(labels, "test")) for labels in verdicts),
+        (Critique(completion(text), parse_feedback(text)),),
+    )
+
+
+def states(trajectory: Trajectory, agent: str) -> list[dict[str, float]]:
+    rows = samples([trajectory], SETUP_A, agent, np.random.default_rng(0), rows="all")
+    return [dict(zip(STATE, row.state, strict=True)) for row in rows]
+
+
+def test_the_state_before_a_draft_is_the_prompts_kind_alone() -> None:
+    assert states(game(), CONVERSATION)[0] == dict.fromkeys(STATE, 0.0) | {"harmful": 1.0}
+    assert states(game(Kind.BENIGN), CONVERSATION)[0] == dict.fromkeys(STATE, 0.0)
+
+
+def test_the_state_before_feedback_holds_the_verdict_on_what_it_is_about() -> None:
+    assert states(game(), FEEDBACK) == [dict.fromkeys(STATE, 0.0) | {"harmful": 1.0, "unsafe": 1.0}]
+
+
+def test_the_state_before_a_revision_holds_the_flags_that_the_conversation_agent_never_sees() -> None:
+    expected = {"harmful": 1.0, "unsafe": 1.0, "flagged_overrefuse": 1.0, "turn": 1.0}
+    assert states(game(), CONVERSATION)[1] == dict.fromkeys(STATE, 0.0) | expected
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_the_state_does_not_tell_how_the_valued_action_was_judged(agent: str) -> None:
+    trajectory = game()
+    judged_otherwise = replace(
+        trajectory,
+        responses=(
+            trajectory.responses[0],
+            replace(trajectory.responses[1], judgement=Judgement(Labels(unsafe=True, overrefuse=False), "test")),
+        ),
+    )
+    assert states(trajectory, agent) == states(judged_otherwise, agent)
+
+
+def test_rows_say_whose_and_which_turn_they_are() -> None:
+    rows = [row for agent in AGENTS for row in samples([game()], SETUP_A, agent, np.random.default_rng(0), rows="all")]
+    assert [(row.agent, row.turn) for row in rows] == [(CONVERSATION, 0), (CONVERSATION, 1), (FEEDBACK, 0)]
+
+
+def test_a_centralised_critic_explains_what_an_agents_own_cannot() -> None:
+    """The reward hangs on a number of the state that no token tells."""
+    explained = {}
+    for name in ("ppo", "mappo"):
+        policy = ToyPolicy(torch.zeros(3, 3))
+        learner = toy_config(name, learning_rate=0.0, beta=0.0).build(policy)
+        rows = [
+            Sample((0,), (i % 3,), policy.logprobs((0,), (i % 3,)), i % 2, 0, 0, state=(i % 2, 0, 0, 0, 0, 0))
+            for i in range(12)
+        ]
+        explained[name] = [learner.update(rows)["explained_variance"] for _ in range(20)][-1]
+    assert explained["ppo"] < 0.1
+    assert explained["mappo"] > 0.9
+
+
+def test_samples_with_another_state_are_refused() -> None:
+    policy = ToyPolicy(torch.zeros(3, 3))
+    rows = [Sample((0,), (i,), policy.logprobs((0,), (i,)), float(i), 0, 0, state=(1.0,)) for i in range(2)]
+    with pytest.raises(UsageError, match="reads 6 numbers of state"):
+        toy_config("mappo").build(policy).update(rows)

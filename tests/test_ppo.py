@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.bigram import BigramPolicy, random_table
+from tests.tiny import tiny_model, tiny_tokenizer
+from waltz_env.agents.policy import full_policy
+from waltz_env.algorithms.advantages import generalised_advantages
+from waltz_env.algorithms.batches import pad
+from waltz_env.algorithms.conformance import toy_policy, toy_rows
+from waltz_env.algorithms.critic import CriticConfig
+from waltz_env.algorithms.ppo import PPOConfig
+from waltz_env.algorithms.protocols import FeaturePolicy, Sample
+from waltz_env.algorithms.reinforce_pp import ReinforcePPConfig
+from waltz_env.algorithms.toy_policy import ToyPolicy
+from waltz_env.errors import CheckpointError, UsageError
+
+CONFIG = PPOConfig(learning_rate=0.1, critic=CriticConfig(learning_rate=0.03, epochs=5))
+REWARDS, MASK = pad([[0.0, 0.0, 1.0], [0.5]])
+VALUES, _ = pad([[0.2, 0.4, 0.7], [0.1]])
+
+
+def test_the_one_step_error_is_reward_plus_the_change_of_value() -> None:
+    found = generalised_advantages(REWARDS, VALUES, MASK, decay=0.0)
+    torch.testing.assert_close(found, torch.tensor([[0.2, 0.3, 0.3], [0.4, 0, 0]]))
+
+
+def test_errors_to_come_count_decayed() -> None:
+    found = generalised_advantages(REWARDS, VALUES, MASK, decay=0.5)
+    torch.testing.assert_close(found, torch.tensor([[0.2 + 0.15 + 0.075, 0.3 + 0.15, 0.3], [0.4, 0, 0]]))
+
+
+def test_without_decay_it_is_return_minus_value() -> None:
+    found = generalised_advantages(REWARDS, VALUES + 9 * ~MASK, MASK, decay=1.0)
+    torch.testing.assert_close(found, torch.tensor([[0.8, 0.6, 0.3], [0.4, 0, 0]]))
+
+
+def test_with_a_critic_that_knows_nothing_yet_it_is_reinforce_pp() -> None:
+    gradients = []
+    for config in (CONFIG, ReinforcePPConfig(learning_rate=0.1)):
+        policy = toy_policy()
+        config.build(policy).update(toy_rows(policy))
+        assert policy.table.grad is not None
+        gradients.append(policy.table.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_the_critic_learns_what_a_prompt_is_worth() -> None:
+    policy = ToyPolicy(torch.zeros(4, 4))
+    learner = replace(CONFIG, learning_rate=0.0, beta=0.0).build(policy)
+    rows = [
+        Sample((i % 2,), (2 + i // 2 % 2,), policy.logprobs((i % 2,), (2,)), i % 2 + 0.1 * (i // 2 % 2), 0, 0)
+        for i in range(16)
+    ]
+    explained = [learner.update(rows)["explained_variance"] for _ in range(20)]
+    assert explained[0] < 0.1
+    assert explained[-1] > 0.9
+
+
+def test_what_the_critic_explains_is_no_merit_of_an_action() -> None:
+    """Prompt 1 pays 1 more than prompt 0, whatever is said; what is said pays 0.1. A fitted critic tells them apart."""
+    rows = [((0,), 2, 0.0), ((0,), 3, 0.1), ((1,), 2, 1.0), ((1,), 3, 1.1)]
+    policy = ToyPolicy(torch.zeros(4, 4))
+    samples = [Sample(p, (t,), policy.logprobs(p, (t,)), r, 0, 0) for p, t, r in rows]
+    learner = replace(CONFIG, learning_rate=0.0, beta=0.0, critic=CriticConfig(learning_rate=0.03, epochs=200)).build(
+        policy
+    )
+    learner.update(samples)
+    learner.update(samples)
+    gradient = policy.table.grad
+    assert gradient is not None
+    for prompt in (0, 1):
+        assert gradient[prompt, 3] < -0.1  # the better token is raised after both prompts
+        assert gradient[prompt, 2] > 0.1
+
+
+def test_features_are_of_the_frozen_reference_at_each_position() -> None:
+    policy = full_policy(tiny_model(), tiny_tokenizer())
+    assert isinstance(policy, FeaturePolicy)
+    ids = torch.arange(12).view(2, 6)
+    arguments = (ids, torch.ones_like(ids), torch.arange(6).expand(2, 6))
+    before = policy.features(*arguments, keep=3)
+    assert before.shape == (2, 3, policy.feature_size)
+    assert not before.requires_grad
+    output = policy.logits(*arguments, keep=3, reference=True)
+    torch.testing.assert_close(policy.model.get_output_embeddings()(before), output)
+    with torch.no_grad():
+        policy.parameters()[0].add_(1.0)
+    assert torch.equal(policy.features(*arguments, keep=3), before)
+
+
+def test_a_policy_without_features_is_refused() -> None:
+    with pytest.raises(UsageError, match="BigramPolicy has none"):
+        CONFIG.build(BigramPolicy(random_table(5)))
+
+
+def test_a_checkpoint_of_another_critic_is_refused() -> None:
+    policy = toy_policy()
+    state = CONFIG.build(policy).state_dict()
+    other = replace(CONFIG, critic=CriticConfig(hidden=8)).build(policy)
+    with pytest.raises(CheckpointError, match="another critic"):
+        other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("changes", [{"gae_lambda": 1.5}, {"gae_lambda": -0.1}, {"epochs": 0}])
+def test_settings_that_cannot_work_are_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        replace(CONFIG, **changes)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="epochs"):
+        CriticConfig(epochs=0)
