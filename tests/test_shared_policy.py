@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +12,24 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from tests.games import WordJudge
 from tests.learners import toy_config
+from tests.tiny import tiny_model, tiny_tokenizer
+from waltz_env.agents.policy import Policy, lora_policies
 from waltz_env.algorithms.probe_games import PROMPTS, KeywordJudge, TokenAgent, token_agents
 from waltz_env.algorithms.protocols import Metrics, Sample
 from waltz_env.algorithms.shared_policy import build_learners, update_learners
 from waltz_env.algorithms.stages import Stage
 from waltz_env.algorithms.trainer import TrainConfig, train
 from waltz_env.errors import UsageError
+from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
+from waltz_env.presets.pair import agents_of
 from waltz_env.prompts import PromptSet
-from waltz_env.types import CONVERSATION, FEEDBACK
+from waltz_env.types import CONVERSATION, FEEDBACK, Kind, Prompt
 
 CONFIG = toy_config("reinforce++")
 BOTH = Stage("both", 4, {FEEDBACK: CONFIG, CONVERSATION: CONFIG})
+SHORT = {CONVERSATION: conversation_messages, FEEDBACK: feedback_messages}
 
 
 def policies(agents: dict[str, TokenAgent]) -> dict[str, object]:
@@ -70,6 +77,35 @@ def test_a_shared_learner_is_updated_once_with_the_rows_of_all_its_agents() -> N
     assert metrics["A"] == metrics["C"]
     assert (metrics["A"]["rows"], metrics["B"]["rows"]) == (2, 1)
     assert metrics["B"]["update_seconds"] >= 0
+
+
+def train_a_tiny_model(folder: Path, algorithm: str, *, resume: bool) -> Policy:
+    """Four steps in which one adapter learns both roles."""
+    policy = lora_policies(tiny_model(), tiny_tokenizer(), names=["shared"], rank=4)["shared"]
+    shared = {CONVERSATION: policy, FEEDBACK: policy}
+    config = toy_config(algorithm, learning_rate=1e-2, min_reward_std=0.0)
+    train(
+        shared,
+        agents_of(shared, templates=SHORT, max_new_tokens=6, batch_size=4, seed=3),
+        judge=WordJudge(),
+        prompts=PromptSet([Prompt(f"Tell me {i}", Kind.BENIGN, id=str(i)) for i in range(4)]),
+        stages=[Stage("both", 4, {FEEDBACK: config, CONVERSATION: config})],
+        folder=folder,
+        config=TrainConfig(games=4, rows="all", save_every=2),
+        accelerator=Accelerator(cpu=True),
+        resume=resume,
+    )
+    return policy
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce++", "ppo", "role-baseline"])
+def test_interrupted_training_of_a_shared_policy_continues_bit_for_bit(tmp_path: Path, algorithm: str) -> None:
+    whole = train_a_tiny_model(tmp_path, algorithm, resume=False)
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00004")
+    continued = train_a_tiny_model(tmp_path, algorithm, resume=True)
+    assert whole.version == continued.version == 4
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, continued.state_dict()[name]), name
 
 
 def test_the_trainer_makes_one_update_a_step_of_a_shared_policy(tmp_path: Path) -> None:
