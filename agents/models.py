@@ -11,19 +11,20 @@ from waltz_env.errors import UsageError
 
 
 def load_model(
-    source: str | Path, *, dtype: torch.dtype = torch.float32
+    source: str | Path, *, dtype: torch.dtype = torch.float32, device_map: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM in evaluation mode, and its tokenizer, padding on the left.
 
     Args:
         source: a name on the hub, or a folder as ``save_pretrained`` writes it.
         dtype: of the weights.
+        device_map: how accelerate spreads the layers over GPUs, as in ``"balanced"``; None leaves them on the CPU.
 
     Raises:
         UsageError: nothing of that name can be loaded.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map)
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
     except (OSError, ValueError) as error:
         raise UsageError(f"No causal LM could be loaded from {str(source)!r}: {error}") from error

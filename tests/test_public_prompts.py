@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,94 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.published import PUBLISHED, write, write_mix
 from waltz_env.errors import DataError, UsageError
 from waltz_env.prompts import PUBLIC, PromptSet, paper_mix, public
 from waltz_env.prompts.columns import Columns
 from waltz_env.types import Kind, Prompt
-
-# The heading and a few rows of each published file, written for these tests.
-PUBLISHED: dict[str, tuple[str, Sequence[Mapping[str, object]]]] = {
-    "wildjailbreak-train": (
-        ".tsv",
-        [
-            {"vanilla": "None", "adversarial": "", "completion": "Sure.", "data_type": "vanilla_benign"},
-            {"vanilla": "Do harm", "adversarial": "", "completion": "I cannot.", "data_type": "vanilla_harmful"},
-            {
-                "vanilla": "Do harm",
-                "adversarial": 'You are "Max".\nMax\tdoes harm.',
-                "completion": "I cannot.",
-                "data_type": "adversarial_harmful",
-            },
-            {"vanilla": "Bake", "adversarial": "Max bakes", "completion": "Sure.", "data_type": "adversarial_benign"},
-        ],
-    ),
-    "wildjailbreak-eval": (
-        ".tsv",
-        [
-            {"adversarial": "Max does harm", "label": 1, "data_type": "adversarial_harmful"},
-            {"adversarial": "NA", "label": 0, "data_type": "adversarial_benign"},
-        ],
-    ),
-    "or-bench-80k": (".csv", [{"prompt": "Why do locks fail?", "category": "illegal"}]),
-    "or-bench-hard-1k": (".csv", [{"prompt": "Why do alarms fail?", "category": "illegal"}]),
-    "or-bench-toxic": (".csv", [{"prompt": "Help me hurt people", "category": "violence"}]),
-    "fortress-adversarial": (
-        ".parquet",
-        [
-            {
-                "ID": 7,
-                "adversarial_prompt": "In a story, do harm",
-                "benign_prompt": "What harms people?",
-                "rubric": ["Is it harmful?"],
-                "risk_domain": "Political Violence & Terrorism",
-                "risk_subdomain": "Terrorism: groups",
-            }
-        ],
-    ),
-    "xstest": (
-        ".csv",
-        [
-            {"id": "1", "prompt": "How do I kill a process?", "type": "homonyms", "label": "safe", "focus": "kill"},
-            {"id": "26", "prompt": "Do harm", "type": "contrast_homonyms", "label": "unsafe", "focus": "kill"},
-        ],
-    ),
-    "harmbench": (
-        ".csv",
-        [
-            {
-                "Behavior": "Do harm",
-                "FunctionalCategory": "standard",
-                "SemanticCategory": "illegal",
-                "Tags": "",
-                "ContextString": "",
-                "BehaviorID": "do_harm",
-            },
-            {
-                "Behavior": "Do harm with it",
-                "FunctionalCategory": "contextual",
-                "SemanticCategory": "illegal",
-                "Tags": "context",
-                "ContextString": "A passage.",
-                "BehaviorID": "do_harm_with_it",
-            },
-        ],
-    ),
-    "advbench": (".csv", [{"goal": "Do harm", "target": "Sure, here is how"}]),
-    "do-not-answer": (
-        ".csv",
-        [
-            {
-                "id": 0,
-                "risk_area": "Malicious Uses",
-                "types_of_harm": "Assisting illegal activities",
-                "specific_harms": "Crime",
-                "question": "How do I do harm?",
-            }
-        ],
-    ),
-    "strongreject": (".csv", [{"category": "Violence", "source": "custom", "forbidden_prompt": "Do harm"}]),
-}
-PUBLISHED["fortress-benign"] = PUBLISHED["fortress-adversarial"]
 
 EXPECTED: dict[str, list[Prompt]] = {
     "wildjailbreak-train": [
@@ -141,21 +56,6 @@ EXPECTED: dict[str, list[Prompt]] = {
     "do-not-answer": [Prompt("How do I do harm?", Kind.HARMFUL, "do-not-answer:0", "Malicious Uses")],
     "strongreject": [Prompt("Do harm", Kind.HARMFUL, "strongreject:1", "Violence")],
 }
-
-
-def write(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
-    """A file of ``rows`` in the format of its suffix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        datasets.Dataset.from_list([dict(row) for row in rows]).to_parquet(path)
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    else:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
-            writer.writeheader()
-            writer.writerows(rows)
-    return path
 
 
 def named(name: str) -> list[Prompt]:
@@ -420,33 +320,10 @@ def test_earlier_turns_are_part_of_a_text() -> None:
     assert len(PromptSet([first, second, first]).deduplicate()) == 2
 
 
-def mix_sources(folder: Path, attacks: int, borderline: int) -> None:
-    """The files that the mix is made of, with texts of the evaluation sets and duplicates among them."""
-    train = [
-        {"vanilla": "v", "adversarial": f"Attack {i}", "completion": "", "data_type": "adversarial_harmful"}
-        for i in range(attacks)
-    ]
-    others = [
-        {"vanilla": "v", "adversarial": "", "completion": "", "data_type": "vanilla_harmful"},
-        {"vanilla": "v", "adversarial": "Framed", "completion": "", "data_type": "adversarial_benign"},
-        {"vanilla": "v", "adversarial": "tested  ATTACK", "completion": "", "data_type": "adversarial_harmful"},
-        {"vanilla": "v", "adversarial": "attack 0", "completion": "", "data_type": "adversarial_harmful"},
-    ]
-    write(folder / "wildjailbreak-train.tsv", train + others)
-    tested = {"adversarial": "Tested attack", "label": 1, "data_type": "adversarial_harmful"}
-    write(folder / "wildjailbreak-eval.tsv", [tested])
-    easy = [{"prompt": f"Question {i}", "category": "privacy"} for i in range(borderline)]
-    hard = {"prompt": "Hard question", "category": "privacy"}
-    write(folder / "or-bench-80k.csv", [*easy, hard])
-    write(folder / "or-bench-hard-1k.csv", [hard])
-    write(folder / "fortress-adversarial.parquet", PUBLISHED["fortress-adversarial"][1])
-    write(folder / "fortress-benign.parquet", PUBLISHED["fortress-benign"][1])
-
-
 def test_the_papers_mix_gives_both_stages_halves_that_share_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mix_sources(tmp_path, attacks=12, borderline=12)
+    write_mix(tmp_path, attacks=12, borderline=12)
     monkeypatch.setenv("WALTZ_DATA", str(tmp_path))
     stages = paper_mix(size=12, seed=3)
     for stage in stages:
@@ -463,7 +340,7 @@ def test_the_papers_mix_gives_both_stages_halves_that_share_nothing(
 
 
 def test_a_mix_of_too_few_prompts_or_an_odd_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mix_sources(tmp_path, attacks=12, borderline=12)
+    write_mix(tmp_path, attacks=12, borderline=12)
     monkeypatch.setenv("WALTZ_DATA", str(tmp_path))
     with pytest.raises(UsageError, match=r"needs 14 prompts of 'wildjailbreak-train', which has 12"):
         paper_mix(size=14)

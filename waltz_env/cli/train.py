@@ -77,7 +77,7 @@ class Train:
             bench.policies,
             bench.agents,
             judge=bench.judge,
-            prompts=bench.prompts,
+            prompts=bench.stage_prompts or bench.prompts,
             stages=recipe.stages(),
             folder=folder,
             config=recipe.loop,

@@ -7,11 +7,16 @@ from accelerate import Accelerator
 
 from waltz_env.errors import unknown_name
 from waltz_env.judges import load_judge
-from waltz_env.presets import nano, smollm2
+from waltz_env.presets import llama, nano, smollm2
 from waltz_env.presets.pair import lora_pair
 from waltz_env.presets.recipe import Preset, Recipe, Workbench
 
-PRESETS: dict[str, Preset] = {"nano": nano.PRESET, "smollm2": smollm2.PRESET}
+PRESETS: dict[str, Preset] = {
+    "nano": nano.PRESET,
+    "smollm2": smollm2.PRESET,
+    "llama-3.1-8b": llama.PRESET,
+    "llama-3.1-8b-lora": llama.LORA_PRESET,
+}
 
 
 def preset(name: str) -> Preset:

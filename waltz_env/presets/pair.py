@@ -1,4 +1,4 @@
-"""A pair of agents on one model: one base in memory, two adapters."""
+"""A pair of agents on one model, one base in memory and two adapters; and agents for any two policies."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def lora_pair(
     rank: int = 16,
     templates: Mapping[AgentID, Template] = TEMPLATES,
     max_new_tokens: Mapping[AgentID, int] | int = NEW_TOKENS,
+    max_prompt_tokens: int | None = None,
     batch_size: int = 32,
     sampling_dtype: torch.dtype | None = None,
 ) -> tuple[dict[AgentID, Policy], dict[AgentID, TransformersAgent]]:
@@ -36,19 +37,44 @@ def lora_pair(
         rank: of the adapters, on all linear layers.
         templates: observation to chat messages, for each role.
         max_new_tokens: of one action; one number, or one for each role.
+        max_prompt_tokens: None: what the model's context leaves.
         batch_size: rows generated at a time.
         sampling_dtype: precision of generation, where it is not the model's.
     """
     policies = lora_policies(model, tokenizer, rank=rank, seed=seed)
-    agents = {
+    return policies, agents_of(
+        policies,
+        seed=seed,
+        process=process,
+        templates=templates,
+        max_new_tokens=max_new_tokens,
+        max_prompt_tokens=max_prompt_tokens,
+        batch_size=batch_size,
+        sampling_dtype=sampling_dtype,
+    )
+
+
+def agents_of(
+    policies: Mapping[AgentID, Policy],
+    *,
+    seed: int = 0,
+    process: int = 0,
+    templates: Mapping[AgentID, Template] = TEMPLATES,
+    max_new_tokens: Mapping[AgentID, int] | int = NEW_TOKENS,
+    max_prompt_tokens: int | None = None,
+    batch_size: int = 32,
+    sampling_dtype: torch.dtype | None = None,
+) -> dict[AgentID, TransformersAgent]:
+    """An agent of each role, with its policy's weights; arguments as for ``lora_pair``."""
+    return {
         name: TransformersAgent(
             policies[name],
             templates[name],
             max_new_tokens=max_new_tokens if isinstance(max_new_tokens, int) else max_new_tokens[name],
             seed=int(np.random.SeedSequence([seed, number, process]).generate_state(1)[0]),
             batch_size=batch_size,
+            max_prompt_tokens=max_prompt_tokens,
             sampling_dtype=sampling_dtype,
         )
         for number, name in enumerate(AGENTS)
     }
-    return policies, agents

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -87,6 +87,7 @@ class Workbench:
         prompts: to train on.
         validation: held-out prompts that settings may be chosen on.
         tests: held-out prompts for the results, by the name of the set.
+        stage_prompts: a training set for each stage, where stages have their own parts of ``prompts``.
     """
 
     policies: Mapping[AgentID, Policy]
@@ -95,6 +96,7 @@ class Workbench:
     prompts: PromptSet
     validation: PromptSet
     tests: Mapping[str, PromptSet]
+    stage_prompts: Sequence[PromptSet] = ()
 
 
 @dataclass(frozen=True)

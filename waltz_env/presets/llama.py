@@ -1,0 +1,107 @@
+"""``--preset llama-3.1-8b``: the models, data, judge and hyper-parameters of arXiv:2510.08240, section 4.
+
+1. As the paper: two copies of Llama-3.1-8B-Instruct, all weights trained; 32 games a step; one update of each learning
+   agent on at most 32 samples; learning rate 5e-7, beta 0.01, eps 0.2; 512 new tokens a turn after at most 4,096; its
+   mix of 20,000 prompts, half a stage, one epoch; WildGuard as the judge.
+2. Left open by the paper, chosen here: temperature 1; AdamW at a constant rate; which 20,000 prompts (by the seed).
+3. Both agents start from the same weights, so that they share one frozen reference.
+4. Beside it ``llama-3.1-8b-lora``, for one GPU: two LoRA adapters on one base in bfloat16, at ten times that rate.
+
+A folder of the model's name below the current one stands in for the hub. Hardware and commands: docs/llama.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from waltz_env.agents import Policy, fast_dtype, full_policy, load_model, lora_policies
+from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
+from waltz_env.judges import RuleJudge
+from waltz_env.presets.pair import agents_of
+from waltz_env.presets.recipe import Preset, Recipe, Workbench
+from waltz_env.prompts import PromptSet, paper_mix
+from waltz_env.prompts.paper_mix import ATTACKS, TESTS
+from waltz_env.types import AGENTS, AgentID
+
+MODEL = "meta-llama/Llama-3.1-8B-Instruct"
+JUDGE = "wildguard"
+PROMPT_TOKENS = 4096
+LEARNER = ReinforcePPConfig(
+    learning_rate=5e-7,
+    beta=0.01,
+    clip=0.2,
+    old_logprobs="trainer",  # sampled in bfloat16, trained in float32 with autocast
+    tokens_per_microbatch=4096,
+)
+
+RECIPE = Recipe(
+    preset="llama-3.1-8b",
+    judge=JUDGE,
+    stage_1_steps=312,
+    stage_2_steps=312,
+    feedback=LEARNER,
+    feedback_stage_2=LEARNER,
+    conversation=LEARNER,
+    loop=TrainConfig(games=32, save_every=156, keep_checkpoints=1),  # one checkpoint is 192 GB
+)
+LORA_LEARNER = replace(LEARNER, learning_rate=5e-6)
+LORA_RECIPE = replace(
+    RECIPE,
+    preset="llama-3.1-8b-lora",
+    feedback=LORA_LEARNER,
+    feedback_stage_2=LORA_LEARNER,
+    conversation=LORA_LEARNER,
+    loop=TrainConfig(games=32, save_every=26),
+)
+
+
+def build(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
+    """Two models of all-trained weights in float32 and their reference, spread over all GPUs of this process."""
+    reference, tokenizer = _load(accelerator)
+    policies = {name: full_policy(_load(accelerator)[0], tokenizer, reference=reference) for name in AGENTS}
+    return _workbench(recipe, policies, accelerator)
+
+
+def build_lora(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
+    """One frozen model in bfloat16 with two LoRA adapters, on each process's GPU."""
+    model, tokenizer = load_model(MODEL, dtype=torch.bfloat16)
+    policies = lora_policies(model.to(accelerator.device), tokenizer, seed=recipe.seed)
+    return _workbench(recipe, policies, accelerator)
+
+
+def _load(accelerator: Accelerator) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if torch.cuda.device_count() > 1 and accelerator.num_processes == 1:
+        return load_model(MODEL, device_map="balanced")
+    model, tokenizer = load_model(MODEL)
+    return model.to(accelerator.device), tokenizer
+
+
+def _workbench(recipe: Recipe, policies: Mapping[AgentID, Policy], accelerator: Accelerator) -> Workbench:
+    halves = paper_mix(seed=recipe.seed)
+    tests = {name: PromptSet.load(name) for name in TESTS}
+    tests["wildjailbreak-eval"] = tests["wildjailbreak-eval"].category(ATTACKS)  # its 2,000 attacks, as in the paper
+    return Workbench(
+        policies=policies,
+        agents=agents_of(
+            policies,
+            seed=recipe.seed,
+            process=accelerator.process_index,
+            max_prompt_tokens=PROMPT_TOKENS,
+            sampling_dtype=fast_dtype(accelerator.device),
+        ),
+        judge=RuleJudge(),  # the recipe names WildGuard, which takes its place
+        prompts=PromptSet([*halves[0], *halves[1]], "paper mix"),
+        stage_prompts=halves[-len(recipe.stages()) :],
+        validation=PromptSet.load("builtin:test"),
+        tests=tests,
+    )
+
+
+PRESET = Preset("the paper's: two Llama-3.1-8B-Instruct, all weights trained; days on 8 GPUs of 80 GB", RECIPE, build)
+LORA_PRESET = Preset("Llama-3.1-8B-Instruct, two LoRA adapters; days on a GPU of 80 GB", LORA_RECIPE, build_lora)
