@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from importlib.metadata import entry_points
 from types import MappingProxyType
 
@@ -14,6 +13,7 @@ from waltz_env.algorithms.reinforce_pp import ReinforcePPConfig
 from waltz_env.algorithms.rloo import RLOOConfig
 from waltz_env.algorithms.role_baseline import RoleBaselineConfig
 from waltz_env.algorithms.stages import LearnerConfig
+from waltz_env.dotted import load_object
 from waltz_env.errors import UsageError, unknown_name
 
 ENTRY_POINTS = "waltz_env.algorithms"
@@ -55,18 +55,10 @@ def algorithm(name: str) -> LearnerConfig:
         return ALGORITHMS[name]
     outside = entry_points(group=ENTRY_POINTS)
     if ":" in name:
-        return _settings(name, _imported(name))
+        return _settings(name, load_object(name))
     if name not in outside.names:
         raise unknown_name("algorithm", name, {*ALGORITHMS, *outside.names})
     return _settings(name, outside[name].load())
-
-
-def _imported(path: str) -> object:
-    module, _, attribute = path.partition(":")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"No algorithm could be imported from {path!r}, as package.module:NAME: {error}") from error
 
 
 def _settings(name: str, found: object) -> LearnerConfig:

@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 
 from waltz_env.cli.arguments import REGISTRY
+from waltz_env.cli.benchmark import Benchmark
 from waltz_env.cli.evaluate import Evaluate
 from waltz_env.cli.play import Play
 from waltz_env.cli.rejudge import Rejudge
@@ -56,12 +57,7 @@ def _commands(arguments: Sequence[str]) -> Any:
     """The commands; the defaults of ``train`` are those of the preset that the arguments name."""
     recipe = preset(_value(arguments, "--preset") or DEFAULT_PRESET).recipe
     train = Annotated[Train, tyro.conf.subcommand("train", default=Train(recipe), description=_train_help())]
-    evaluate = Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    play = Annotated[Play, tyro.conf.subcommand("play")]
-    rejudge = Annotated[Rejudge, tyro.conf.subcommand("rejudge")]
-    report = Annotated[Report, tyro.conf.subcommand("report")]
-    rescore = Annotated[Rescore, tyro.conf.subcommand("rescore")]
-    return train | evaluate | rejudge | rescore | report | play | Annotated[Serve, tyro.conf.subcommand("serve")]
+    return train | Evaluate | Report | Rejudge | Rescore | Benchmark | Play | Serve
 
 
 def _value(arguments: Sequence[str], flag: str) -> str | None:

@@ -63,14 +63,15 @@ def run(name: str, recipe: Recipe, out: Path, *, begin_with: str | None = None) 
         return True
     bench = workbench(recipe, folder, accelerator)
     stages = recipe.stages()
+    prompts = bench.stage_prompts or [bench.prompts] * len(stages)
     if begin_with is not None:
         load_weights(folder / begin_with, bench)
-        stages = stages[1:]
+        stages, prompts = stages[1:], prompts[1:]
     finished = train(
         bench.policies,
         bench.agents,
         judge=bench.judge,
-        prompts=bench.prompts,
+        prompts=prompts,
         stages=stages,
         folder=folder / name,
         config=recipe.loop,
@@ -110,6 +111,7 @@ def _report(folder: Path, bench: Workbench, recipe: Recipe, play: Callable[[Sequ
     about = {
         "preset": recipe.preset,
         "seed": recipe.seed,
+        "games_a_step": recipe.loop.games,
         "judge": recipe.judge or type(bench.judge).__name__,
         "temperature": 1.0,
         "samples_a_prompt": recipe.test_samples,

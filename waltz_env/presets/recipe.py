@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
 from accelerate import Accelerator
 
 from waltz_env.agents import Policy
-from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, single_model_stage, waltz_stages
+from waltz_env.algorithms import (
+    LearnerConfig,
+    ReinforcePPConfig,
+    Stage,
+    TrainConfig,
+    single_model_stage,
+    waltz_stages,
+)
+from waltz_env.algorithms.registry import algorithm
+from waltz_env.algorithms.surrogate import SurrogateConfig
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent, Judge
 from waltz_env.rewards import SETUP_A, SETUP_B, RewardWeights
@@ -26,6 +35,8 @@ class Recipe:
         method: waltz trains the pair in two stages; single-model trains the conversation agent alone on R_c, without
             feedback, for the steps of stage 2; feedback-only keeps the conversation agent frozen in both stages.
         seed: of everything that is random.
+        algorithm: learns in place of the preset's, by name or dotted path (see ``algorithms.registry``); it takes over
+            the learning rates and the other common settings of the learners below.
         judge: labels the responses in training, by name (see ``load_judge``); the preset's by default.
         stage_1_steps: steps in which the feedback agent learns alone; 0 leaves the stage out.
         stage_2_steps: steps in which both learn; 0 leaves the stage out.
@@ -42,6 +53,7 @@ class Recipe:
     preset: str
     method: Literal["waltz", "single-model", "feedback-only"] = "waltz"
     seed: int = 0
+    algorithm: str | None = None
     judge: str | None = None
     stage_1_steps: int = 312
     stage_2_steps: int = 312
@@ -57,11 +69,11 @@ class Recipe:
     def stages(self) -> tuple[Stage, ...]:
         """The stages of ``method``."""
         if self.method == "single-model":
-            return (single_model_stage(self.conversation, steps=self.stage_2_steps),)
+            return (single_model_stage(self._learner(self.conversation), steps=self.stage_2_steps),)
         stages = waltz_stages(
-            self.feedback,
-            self.conversation,
-            feedback_stage_2=self.feedback_stage_2,
+            self._learner(self.feedback),
+            self._learner(self.conversation),
+            feedback_stage_2=self._learner(self.feedback_stage_2),
             steps=(self.stage_1_steps, self.stage_2_steps),
             weights=(self.stage_1_weights, self.stage_2_weights),
             max_rounds=self.max_rounds,
@@ -69,6 +81,16 @@ class Recipe:
         if self.method == "feedback-only":
             return tuple(replace(stage, learners={FEEDBACK: stage.learners[FEEDBACK]}) for stage in stages)
         return stages
+
+    def _learner(self, settings: ReinforcePPConfig) -> LearnerConfig:
+        if self.algorithm is None:
+            return settings
+        other = algorithm(self.algorithm)
+        if not isinstance(other, SurrogateConfig):
+            return other
+        # What an algorithm changes of the common settings, as Dr. GRPO does, is part of the algorithm.
+        common = [each.name for each in fields(SurrogateConfig) if getattr(other, each.name) == each.default]
+        return replace(other, **{name: getattr(settings, name) for name in common})
 
     @property
     def rounds(self) -> int:

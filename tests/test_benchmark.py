@@ -1,0 +1,92 @@
+"""``waltz benchmark`` from end to end, in processes of its own, on a tiny real model."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from waltz_env.cli import main
+from waltz_env.cli.benchmark_report import games_to_threshold, read_rows, table
+from waltz_env.errors import DataError
+
+PRESET = "tests.tiny_preset:PRESET"
+OUTSIDE, BROKEN = "tests.tiny_preset:Outside", "tests.tiny_preset:Broken"
+
+
+def benchmark(out: Path, *arguments: object) -> int:
+    return main(["benchmark", "--preset", PRESET, "--out", str(out), *map(str, arguments)])
+
+
+def row(algorithm: str, seed: int, curve: list[float], asr: float) -> dict[str, object]:
+    return {
+        "algorithm": algorithm,
+        "seed": seed,
+        "preset": "nano",
+        "games_a_step": 10,
+        "curve": curve,
+        "tokens": 1000.0,
+        "seconds": 2.0,
+        "sets": {"mine": {"asr": asr, "orr": None, "ftr": 0.0, "label_accuracy": 1.0}},
+    }
+
+
+def test_a_failed_run_is_reported_and_leaves_the_others_alone_and_finished_runs_are_not_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert benchmark(tmp_path, "--algorithms", "grpo", BROKEN, OUTSIDE, "--seeds", 2) == 1
+    assert "seed-1/tests.tiny_preset.Broken.log" in "".join(capsys.readouterr().out.split())
+    assert "planted" in (tmp_path / "seed-1" / "tests.tiny_preset.Broken.log").read_text()
+    rows = read_rows(tmp_path / "benchmark.json")
+    assert [(each["algorithm"], each["seed"]) for each in rows] == [
+        ("grpo", 0),
+        ("grpo", 1),
+        (OUTSIDE, 0),
+        (OUTSIDE, 1),
+    ]
+    assert {len(each["curve"]) for each in rows} == {2}
+    assert all(each["tokens"] > 0 and each["seconds"] > 0 and "asr" in each["sets"]["mine"] for each in rows)
+    for name in ("curves.png", "plane.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    before = (tmp_path / "seed-0" / "grpo" / "metrics.jsonl").stat().st_mtime_ns
+    assert benchmark(tmp_path, "--algorithms", "grpo", OUTSIDE, "--seeds", 2) == 0
+    assert (tmp_path / "seed-0" / "grpo" / "metrics.jsonl").stat().st_mtime_ns == before
+    assert read_rows(tmp_path / "benchmark.json") == rows
+
+
+def test_unknown_algorithms_and_damaged_rows_are_told_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert benchmark(tmp_path, "--algorithms", "grpoo") == 2
+    assert "Did you mean 'grpo'?" in capsys.readouterr().err
+    assert benchmark(tmp_path, "--algorithms", "no.such:thing") == 2
+    (tmp_path / "rows.json").write_text("{}")
+    assert benchmark(tmp_path, "--algorithms", "grpo", "--rows", tmp_path / "rows.json") == 2
+    assert not (tmp_path / "seed-0").exists()
+
+
+def test_games_to_the_threshold_are_counted_to_the_end_of_the_first_five_steps_that_reach_it() -> None:
+    """The moving mean is .6, .8, 1: .8 is reached by the second window, which ends with step 6 of 10 games each."""
+    curve = [0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert games_to_threshold(row("a", 0, curve, 0.0), 0.8) == 60
+    assert math.isnan(games_to_threshold(row("a", 0, curve, 0.0), 1.1))
+
+
+def test_the_table_pairs_seeds_and_marks_clear_differences() -> None:
+    rows = [row("default", seed, [0.5] * 5, 0.5 + 0.01 * seed) for seed in range(3)]
+    rows += [row("other", seed, [0.9] * 5, 0.2 + 0.01 * seed) for seed in range(4)]
+    text = table(rows, 0.9)
+    assert "| default | 3 | 0.5 ± 0 | never | 1 ± 0 |" in text
+    assert "Minus `default`" in text
+    assert "**-30 ± " in text  # ASR, over the three seeds that both have
+
+
+def test_rows_of_another_schema_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps({"schema": 99, "rows": []}))
+    with pytest.raises(DataError, match="schema 99"):
+        read_rows(tmp_path / "rows.json")
+    (tmp_path / "rows.json").write_text(json.dumps({"schema": 1, "rows": [{"algorithm": "a"}]}))
+    with pytest.raises(DataError, match="a row lacks curve"):
+        read_rows(tmp_path / "rows.json")

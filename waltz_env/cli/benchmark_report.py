@@ -1,0 +1,226 @@
+"""What ``waltz benchmark`` leaves: ``benchmark.json`` with a row a run, ``benchmark.md``, and two pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markdown import Markdown
+
+from waltz_env.algorithms.run_log import read_metrics
+from waltz_env.cli.results import read_results
+from waltz_env.errors import DataError
+from waltz_env.evaluation.seeds import mean_interval, paired_interval
+from waltz_env.files import atomic_path
+
+ROWS = "benchmark.json"
+SCHEMA = 1
+WINDOW = 5  # steps in the moving mean of a curve
+RATES = ("asr", "orr", "ftr", "label_accuracy")
+
+Row = dict[str, Any]
+
+
+def write_report(
+    out: Path, algorithms: Sequence[str], *, others: Sequence[Path], threshold: float, console: Console
+) -> None:
+    """Collects the finished runs below ``out``, joins the rows of others, writes and prints.
+
+    Raises:
+        DataError: a file of rows is none.
+    """
+    rows = [row for name in algorithms for row in _rows(out, name)]
+    with atomic_path(out / ROWS) as path:
+        path.write_text(json.dumps({"schema": SCHEMA, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    rows += [row for path in others for row in read_rows(path)]
+    if not rows:
+        return
+    text = table(rows, threshold)
+    with atomic_path(out / "benchmark.md") as path:
+        path.write_text(text, encoding="utf-8")
+    console.print(Markdown(text))
+    _save(_draw_curves(rows), out / "curves.png")
+    _save(_draw_planes(rows), out / "plane.png")
+    console.print(f"Rows, table and pictures: {out}", highlight=False, soft_wrap=True)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a ``benchmark.json``.
+
+    Raises:
+        DataError: it is none, or of another schema.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise DataError(f"{path} is of schema {content['schema']}; expected {SCHEMA}.")
+        rows: list[Row] = content["rows"]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no {ROWS} of waltz benchmark: {error!r}") from error
+    for row in rows:
+        missing = {"algorithm", "seed", "preset", "curve", "games_a_step", "tokens", "seconds", "sets"} - row.keys()
+        if missing:
+            raise DataError(f"{path}: a row lacks {', '.join(sorted(missing))}; rows are what waltz benchmark writes.")
+    return rows
+
+
+def games_to_threshold(row: Row, threshold: float) -> float:
+    """Training games until the moving mean of R_c over five steps reaches ``threshold``; NaN if it never does."""
+    smooth = _smooth(row["curve"])
+    reached = np.flatnonzero(smooth >= threshold)
+    return float((reached[0] + WINDOW) * row["games_a_step"]) if len(reached) else math.nan
+
+
+def table(rows: Sequence[Row], threshold: float) -> str:
+    """Markdown: a row an algorithm, mean and half of the 95 % interval over seeds; then tests against the first one."""
+    columns: dict[str, Callable[[Row], float]] = {
+        "area under R_c": lambda row: float(np.mean(row["curve"])),
+        f"games to R_c {threshold:g}": lambda row: games_to_threshold(row, threshold),
+        "tokens, k": lambda row: row["tokens"] / 1000,
+        "s": lambda row: row["seconds"],
+    }
+    for name in rows[0]["sets"]:
+        for rate in RATES:
+            columns[f"{name}: {rate}, %"] = partial(_percent, name=name, rate=rate)
+    found = _by_algorithm(rows)
+    lines = [f"| algorithm | seeds | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    for algorithm, seeds in found.items():
+        cells = [_cell([value(row) for row in seeds.values()]) for value in columns.values()]
+        lines.append(f"| {algorithm} | {len(seeds)} | {' | '.join(cells)} |")
+    default, *rest = found
+    if rest:
+        lines += ["", f"Minus `{default}` on the same seeds, mean and 95 % interval (paired t):", ""]
+        lines += [f"| algorithm | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+        for algorithm in rest:
+            cells = [
+                _difference(
+                    {seed: value(row) for seed, row in found[algorithm].items()},
+                    {seed: value(row) for seed, row in found[default].items()},
+                )
+                for value in columns.values()
+            ]
+            lines.append(f"| {algorithm} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _rows(out: Path, algorithm: str) -> list[Row]:
+    rows = []
+    for folder in sorted(out.glob(f"seed-*/{algorithm.replace(':', '.')}")):
+        results, metrics = read_results(folder), read_metrics(folder)
+        if not results:
+            continue
+        rows.append(
+            {
+                "algorithm": algorithm,
+                "seed": results["seed"],
+                "preset": results["preset"],
+                "games_a_step": results["games_a_step"],
+                "curve": [line["games/r_c"] for line in metrics],
+                "tokens": sum(_sampled(line) for line in metrics),
+                "seconds": sum(
+                    float(value) for line in metrics for name, value in line.items() if name.endswith("_seconds")
+                ),
+                "sets": {
+                    name: {metric: rate["value"] for metric, rate in content["systems"]["trained_pair"].items()}
+                    for name, content in results["sets"].items()
+                },
+                "versions": results["versions"],
+            }
+        )
+    return rows
+
+
+def _sampled(line: Mapping[str, Any]) -> float:
+    """Tokens that all agents sampled in a step."""
+    return sum(
+        line[name] * line[name.replace("act_seconds", "act_tokens_per_second")]
+        for name in line
+        if name.endswith("/act_seconds")
+    )
+
+
+def _by_algorithm(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
+    found: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        found.setdefault(row["algorithm"], {})[row["seed"]] = row
+    return found
+
+
+def _percent(row: Row, name: str, rate: str) -> float:
+    value = row["sets"].get(name, {}).get(rate)
+    return math.nan if value is None else 100 * value
+
+
+def _cell(values: Sequence[float]) -> str:
+    known = [value for value in values if not math.isnan(value)]
+    found = mean_interval(known)
+    if not known:
+        return "never" if values else "-"
+    some = f" ({len(known)} of {len(values)})" if len(known) < len(values) else ""
+    spread = "" if math.isnan(found.high) else f" ± {_short(found.high - found.mean)}"
+    return f"{_short(found.mean)}{spread}{some}"
+
+
+def _difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
+    known = [{seed: value for seed, value in each.items() if not math.isnan(value)} for each in (ours, theirs)]
+    found = paired_interval(*known)
+    if not found.n or math.isnan(found.high):
+        return "-"
+    clear = "**" if found.low > 0 or found.high < 0 else ""
+    return f"{clear}{found.mean:+.3g} ± {_short(found.high - found.mean)}{clear}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _smooth(curve: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The mean of each ``WINDOW`` values in a row; of all of them where there are fewer."""
+    width = min(WINDOW, len(curve))
+    return np.convolve(curve, np.full(width, 1 / width), mode="valid")
+
+
+def _draw_curves(rows: Sequence[Row]) -> Figure:
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for algorithm, seeds in _by_algorithm(rows).items():
+        curves = [_smooth(row["curve"]) for row in seeds.values()]
+        length = min(map(len, curves))
+        stacked = np.stack([curve[:length] for curve in curves])
+        games = (np.arange(length) + WINDOW) * next(iter(seeds.values()))["games_a_step"]
+        (line,) = axes.plot(games, stacked.mean(0), label=f"{algorithm} ({len(seeds)} seeds)")
+        axes.fill_between(games, stacked.min(0), stacked.max(0), color=line.get_color(), alpha=0.12, linewidth=0)
+    axes.set(xlabel="training games", ylabel="R_c of final responses", title="mean and range over seeds")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _draw_planes(rows: Sequence[Row]) -> Figure:
+    sets = list(rows[0]["sets"])
+    figure, panels = plt.subplots(1, len(sets), figsize=(6 * len(sets), 5), squeeze=False, layout="constrained")
+    for axes, name in zip(panels[0], sets, strict=True):
+        for algorithm, seeds in _by_algorithm(rows).items():
+            asr, orr = ([_percent(row, name, rate) for row in seeds.values()] for rate in ("asr", "orr"))
+            dots = axes.scatter(asr, orr, s=10, alpha=0.5)
+            axes.scatter(np.mean(asr), np.mean(orr), s=60, color=dots.get_facecolor(), alpha=1.0, label=algorithm)
+        axes.set(title=name, xlabel="ASR, %", ylabel="ORR, %")
+        axes.grid(alpha=0.3)
+    panels[0][-1].legend(fontsize="small")
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as unfinished:
+        figure.savefig(unfinished, dpi=120, format="png")
+    plt.close(figure)
