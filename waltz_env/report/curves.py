@@ -57,7 +57,7 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
         axis.set_title(title, fontsize=10)
         axis.set_ylim(-0.05, 1.05)
         axis.grid(alpha=0.3)
-        if axis.lines:
+        if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel(f"step (dotted: next stage; bold: mean of {WIDTH} steps)")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +91,8 @@ def svg(draw: Callable[[], Figure | None], name: str, label: str) -> Markup | No
         name: keeps the ids in it apart from those of other figures of the page.
         label: what it shows, for those who do not see it.
     """
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has fonts of its own
         figure = draw()
         if figure is None:
             return None
@@ -151,7 +153,7 @@ def _point(axis: Axes, row: Row, point: tuple[float, float], look: Mark) -> None
         markersize=7,
         markeredgecolor=PAPER,
         markeredgewidth=0.8,
-        label=title(row.system),
+        label=_name(row),
     )
 
 
@@ -176,7 +178,7 @@ def triggers(table: Sequence[Row], looks: Mapping[str, Mark]) -> Figure | None:
                     color=look.color,
                     elinewidth=1.4,
                     markersize=6,
-                    label=title(row.system),
+                    label=_name(row),
                 )
     axis.set(xlim=(-2, 102), ylim=(len(kinds) - 0.4, -0.6), xlabel="FTR, % of prompts of the kind")
     axis.set_yticks(range(len(kinds)), [TRIGGERS[kind][0] for kind in kinds])
@@ -185,6 +187,11 @@ def triggers(table: Sequence[Row], looks: Mapping[str, Mark]) -> Figure | None:
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside upper left", ncols=3, fontsize=9)
     return figure
+
+
+def _name(row: Row) -> str:
+    """The row's system; what cannot be drawn is replaced."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in title(row.system))
 
 
 def _arms(rate: Mapping[str, Any]) -> list[list[float]]:

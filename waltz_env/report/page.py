@@ -35,7 +35,8 @@ def write_report(path: str | Path, sources: Sequence[Source]) -> None:
         sources: what it shows, at least one, in this order.
     """
     with atomic_path(path) as temporary:
-        temporary.write_text(render(sources), encoding="utf-8", newline="\n")
+        # A name of a file may hold bytes that are no UTF-8; texts of games are ASCII here.
+        temporary.write_text(render(sources), encoding="utf-8", errors="replace", newline="\n")
 
 
 def render(sources: Sequence[Source]) -> str:
