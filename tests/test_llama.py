@@ -147,7 +147,7 @@ def test_a_model_that_accelerate_spreads_over_devices_learns_as_one_that_is_not_
                 "lm_head",
             ]
             for each in (model, reference):
-                dispatch_model(each, dict.fromkeys(parts, "cpu"), main_device=torch.device("cpu"), force_hooks=True)
+                dispatch_model(each, dict.fromkeys(parts, "cpu"), force_hooks=True)
         policy = full_policy(model, tiny_tokenizer(), reference=reference)
         learner = replace(llama.LEARNER, learning_rate=1e-3).build(policy)
         rows = [Sample((1, 2, 3), (i, 7), (-5.0, -5.0), float(i % 2), i, 0) for i in range(4)]
