@@ -4,8 +4,8 @@
    every token; the clipped objective with a mean over each sequence; the KL penalty as a k3 term of the loss.
 2. ``dr-grpo`` of the registry is ``scale="none", aggregation="sum"`` (arXiv:2503.20783): dividing by the deviation
    weighs prompts that are nearly always or never solved more, dividing by the length weighs the tokens of long wrong
-   answers less, so that they grow. It divides the sum by a constant length; here there is no constant, which AdamW
-   would cancel anyway.
+   answers less, so that they grow. It divides the sum by a constant length; here there is none, as AdamW is blind to a
+   constant factor, up to the clipping of the gradient's norm.
 3. Different: a group is rows of one agent in one turn, of the same prompt (or verdict, see ``samples``). Several games
    a prompt make them (``TrainConfig.games_per_prompt``); a row alone in its group has advantage 0.
 4. Different: the deviation is the population's and at least 1e-4; one update an iteration, and learning rate, beta and

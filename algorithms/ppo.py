@@ -4,9 +4,8 @@
    As PPO on language models (InstructGPT, arXiv:2203.02155): a token is an action, the reward stands on the last token,
    the KL penalty at every token (k1), no discount; advantages are normalised over the batch, per agent.
 2. Different: V is a small network on the frozen reference's last hidden states (see ``critic``), with an optimiser of
-   its own, fitted after the advantages are computed. Published is a network of the policy's size, or a head on the
-   policy itself; two of a 7B model are more than one GPU holds, and a head on the policy changes it for the value's
-   sake.
+   its own, fitted after the advantages are computed. Published is a network of the policy's size, for which there is
+   often no room beside the policy, or a head on the policy itself, which changes it for the value's sake.
 3. Different: ``gae_lambda`` 1 (published 0.95): the advantage is return minus V, so that the error of a small critic
    adds variance and never bias.
 4. Different: plain least squares, no clipping of the value loss, which did not help where it was measured

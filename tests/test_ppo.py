@@ -11,10 +11,11 @@ from waltz_env.agents.policy import full_policy
 from waltz_env.algorithms.advantages import generalised_advantages
 from waltz_env.algorithms.batches import pad
 from waltz_env.algorithms.conformance import toy_policy, toy_rows
-from waltz_env.algorithms.critic import CriticConfig
+from waltz_env.algorithms.critic import Critic, CriticConfig
 from waltz_env.algorithms.ppo import PPOConfig
 from waltz_env.algorithms.protocols import FeaturePolicy, Sample
 from waltz_env.algorithms.reinforce_pp import ReinforcePPConfig
+from waltz_env.algorithms.surrogate import Surrogate
 from waltz_env.algorithms.toy_policy import ToyPolicy
 from waltz_env.errors import CheckpointError, UsageError
 
@@ -58,6 +59,20 @@ def test_the_critic_learns_what_a_prompt_is_worth() -> None:
     explained = [learner.update(rows)["explained_variance"] for _ in range(20)]
     assert explained[0] < 0.1
     assert explained[-1] > 0.9
+
+
+def test_the_critic_reads_what_was_said_before_a_token_and_not_the_token() -> None:
+    policy = ToyPolicy(torch.zeros(4, 4))
+    spoken = [((0, 1), (2, 3)), ((0, 1), (3, 3)), ((1,), (2, 3, 0))]
+    surrogate = Surrogate(policy, PPOConfig(tokens_per_microbatch=1_000))
+    rollouts, _ = surrogate.rollouts([Sample(p, t, policy.logprobs(p, t), 0.0, 0, 0) for p, t in spoken])
+    inputs = Critic(policy, CriticConfig(), surrogate.processes).inputs(rollouts)
+    assert inputs.shape == (2 + 2 + 3, policy.feature_size)
+    first, second, other = inputs.split([2, 2, 3])
+    assert torch.equal(first[0], second[0])  # the same prompt
+    assert not torch.equal(first[1], second[1])  # after another first token
+    alone, _ = surrogate.rollouts(rollouts.samples[2:])
+    torch.testing.assert_close(Critic(policy, CriticConfig(), surrogate.processes).inputs(alone), other)
 
 
 def test_what_the_critic_explains_is_no_merit_of_an_action() -> None:
