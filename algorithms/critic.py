@@ -18,7 +18,7 @@ from waltz_env.algorithms.advantages import Moments
 from waltz_env.algorithms.optimizer import load_moments, moments_of
 from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import FeaturePolicy, Metrics, Policy, Sample
-from waltz_env.algorithms.surrogate import Rollouts
+from waltz_env.algorithms.rollouts import Rollouts
 from waltz_env.errors import CheckpointError, UsageError
 
 _WEIGHTS, _OPTIMIZER = "critic.", "critic_optimizer."
@@ -80,7 +80,7 @@ class Critic:
         self._network.to(policy.device)
         self._parameters = list(self._network.parameters())
         processes.share_weights(self._parameters)
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=config.learning_rate, weight_decay=0.0)
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=config.learning_rate, weight_decay=0.0, fused=True)
 
     @torch.no_grad()
     def inputs(self, rollouts: Rollouts) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from waltz_env.algorithms.advantages import group_advantages
 from waltz_env.algorithms.protocols import Metrics, Policy, Sample
+from waltz_env.algorithms.rollouts import agents_to_learn, lone_rows, summary
 from waltz_env.algorithms.surrogate import Surrogate, SurrogateConfig
 
 
@@ -55,16 +56,18 @@ class GRPO:
 
         Returns:
             Over the rows of all processes: ``skipped`` (1 or 0), ``lone_rows`` (share of rows alone in their group) and
-            what ``Surrogate.summary`` says of the rows; where not skipped also what ``Surrogate.rollouts`` and
+            what ``rollouts.summary`` says of the rows; where not skipped also what ``Surrogate.rollouts`` and
             ``Surrogate.improve`` say.
         """
         surrogate = self._surrogate
         rows = surrogate.rows(samples)
-        summary = surrogate.summary(rows) | surrogate.lone_rows(rows)
+        metrics = summary(rows, self.policy.version) | lone_rows(rows)
         moments = surrogate.group_moments(samples, [sample.reward for sample in samples])
-        learning = surrogate.agents_to_learn(rows, [row.reward - moments[row.group].mean for row in rows])
+        learning = agents_to_learn(
+            rows, [row.reward - moments[row.group].mean for row in rows], self.config.min_reward_std
+        )
         if not learning:
-            return summary | {"skipped": 1.0}
+            return metrics | {"skipped": 1.0}
         rollouts, known = surrogate.rollouts([sample for sample in samples if sample.agent in learning])
         advantages = group_advantages(
             [sample.group for sample in rollouts.samples],
@@ -73,7 +76,7 @@ class GRPO:
             scaled=self.config.scale == "group",
         )
         learned = surrogate.improve(rollouts, rollouts.spread(advantages), kl="k3")
-        return summary | {"skipped": 0.0} | known | learned
+        return metrics | {"skipped": 0.0} | known | learned
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of its ``Surrogate``."""

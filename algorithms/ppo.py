@@ -26,6 +26,7 @@ from torch import Tensor
 from waltz_env.algorithms.advantages import generalised_advantages
 from waltz_env.algorithms.critic import Critic, CriticConfig
 from waltz_env.algorithms.protocols import Metrics, Policy, Sample
+from waltz_env.algorithms.rollouts import agents_to_learn, summary
 from waltz_env.algorithms.surrogate import Surrogate, SurrogateConfig
 from waltz_env.errors import UsageError
 
@@ -74,15 +75,15 @@ class PPO:
         """One update from the rows of one batch of games; adds one to ``policy.version`` unless it is skipped.
 
         Returns:
-            Over the rows of all processes: ``skipped`` (1 or 0) and what ``Surrogate.summary`` says of the rows; where
+            Over the rows of all processes: ``skipped`` (1 or 0) and what ``rollouts.summary`` says of the rows; where
             not skipped also what ``Surrogate.rollouts``, ``Surrogate.improve`` and ``Critic.fit`` say.
         """
         surrogate = self._surrogate
         rows = surrogate.rows(samples)
-        summary = surrogate.summary(rows)
-        learning = surrogate.agents_to_learn(rows, [row.reward for row in rows])
+        metrics = summary(rows, self.policy.version)
+        learning = agents_to_learn(rows, [row.reward for row in rows], self.config.min_reward_std)
         if not learning:
-            return summary | {"skipped": 1.0}
+            return metrics | {"skipped": 1.0}
         rollouts, known = surrogate.rollouts([sample for sample in samples if sample.agent in learning])
         rewards = rollouts.token_rewards([sample.reward for sample in rollouts.samples], self.config.beta)
         inputs = self._critic.inputs(rollouts)
@@ -90,7 +91,7 @@ class PPO:
         advantages = generalised_advantages(rewards, values, rollouts.mask, decay=self.config.gae_lambda)
         learned = surrogate.improve(rollouts, surrogate.normalise(rollouts, advantages))
         fitted = self._critic.fit(inputs, (advantages + values)[rollouts.mask])
-        return summary | {"skipped": 0.0} | known | learned | fitted
+        return metrics | {"skipped": 0.0} | known | learned | fitted
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of its ``Surrogate`` and of its critic."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from waltz_env.algorithms.advantages import returns_to_go
 from waltz_env.algorithms.protocols import Metrics, Policy, Sample
+from waltz_env.algorithms.rollouts import agents_to_learn, summary
 from waltz_env.algorithms.surrogate import Surrogate, SurrogateConfig
 
 
@@ -56,24 +57,24 @@ class ReinforcePP:
         """One update from the rows of one batch of games; adds one to ``policy.version`` unless it is skipped.
 
         Returns:
-            Over the rows of all processes: ``skipped`` (1 or 0) and what ``Surrogate.summary`` says of the rows; where
+            Over the rows of all processes: ``skipped`` (1 or 0) and what ``rollouts.summary`` says of the rows; where
             not skipped also what ``Surrogate.rollouts`` and ``Surrogate.improve`` say.
         """
         config, surrogate = self.config, self._surrogate
         rows = surrogate.rows(samples)
-        summary = surrogate.summary(rows)
+        metrics = summary(rows, self.policy.version)
         grouped = surrogate.group_moments(samples, [sample.reward for sample in samples])
         baselines = {group: each.mean if config.baseline == "group" else 0.0 for group, each in grouped.items()}
-        learning = surrogate.agents_to_learn(rows, [row.reward - baselines[row.group] for row in rows])
+        learning = agents_to_learn(rows, [row.reward - baselines[row.group] for row in rows], config.min_reward_std)
         if not learning:
-            return summary | {"skipped": 1.0}
+            return metrics | {"skipped": 1.0}
         rollouts, known = surrogate.rollouts([sample for sample in samples if sample.agent in learning])
         rewards = [sample.reward - baselines[sample.group] for sample in rollouts.samples]
         in_reward = config.kl_in == "reward"
         returns = returns_to_go(rollouts.token_rewards(rewards, config.beta if in_reward else 0.0), rollouts.mask)
         advantages = surrogate.normalise(rollouts, returns)
         learned = surrogate.improve(rollouts, advantages, kl=None if in_reward else "k2")
-        return summary | {"skipped": 0.0} | known | learned
+        return metrics | {"skipped": 0.0} | known | learned
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of its ``Surrogate``."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from waltz_env.algorithms.advantages import leave_one_out
 from waltz_env.algorithms.losses import Aggregation
 from waltz_env.algorithms.protocols import Metrics, Policy, Sample
+from waltz_env.algorithms.rollouts import agents_to_learn, lone_rows, summary
 from waltz_env.algorithms.surrogate import Surrogate, SurrogateConfig
 
 
@@ -52,18 +53,20 @@ class RLOO:
         """
         surrogate = self._surrogate
         rows = surrogate.rows(samples)
-        summary = surrogate.summary(rows) | surrogate.lone_rows(rows)
+        metrics = summary(rows, self.policy.version) | lone_rows(rows)
         plain = surrogate.group_moments(samples, [sample.reward for sample in samples])
-        learning = surrogate.agents_to_learn(rows, [row.reward - plain[row.group].mean for row in rows])
+        learning = agents_to_learn(
+            rows, [row.reward - plain[row.group].mean for row in rows], self.config.min_reward_std
+        )
         if not learning:
-            return summary | {"skipped": 1.0}
+            return metrics | {"skipped": 1.0}
         rollouts, known = surrogate.rollouts([sample for sample in samples if sample.agent in learning])
         groups = [sample.group for sample in rollouts.samples]
         penalised = rollouts.token_rewards([sample.reward for sample in rollouts.samples], self.config.beta)
         returns = penalised.sum(1).tolist()
         advantages = leave_one_out(groups, returns, of=surrogate.group_moments(rollouts.samples, returns))
         learned = surrogate.improve(rollouts, rollouts.spread(advantages))
-        return summary | {"skipped": 0.0} | known | learned
+        return metrics | {"skipped": 0.0} | known | learned
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of its ``Surrogate``."""

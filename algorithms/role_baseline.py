@@ -25,7 +25,8 @@ from torch import Tensor
 from waltz_env.algorithms.advantages import group_moments
 from waltz_env.algorithms.losses import Aggregation
 from waltz_env.algorithms.protocols import Metrics, Policy, Sample
-from waltz_env.algorithms.surrogate import Row, Surrogate, SurrogateConfig
+from waltz_env.algorithms.rollouts import Row, summary
+from waltz_env.algorithms.surrogate import Surrogate, SurrogateConfig
 from waltz_env.errors import UsageError
 
 Role = tuple[str, int]
@@ -107,21 +108,21 @@ class RoleBaseline:
 
         Returns:
             Over the rows of all processes: ``skipped`` (1 or 0), ``baseline`` (mean over rows) and what
-            ``Surrogate.summary`` says of the rows; where not skipped also what ``Surrogate.rollouts`` and
+            ``rollouts.summary`` says of the rows; where not skipped also what ``Surrogate.rollouts`` and
             ``Surrogate.improve`` say.
         """
         surrogate = self._surrogate
         rows = surrogate.rows(samples)
-        summary = surrogate.summary(rows)
+        metrics = summary(rows, self.policy.version)
         self._baselines.follow(rows)
         baselines = [self._baselines[row.agent, row.turn] for row in rows]
         surprises = [abs(row.reward - baseline) for row, baseline in zip(rows, baselines, strict=True)]
         if not rows or max(surprises) < self.config.min_reward_std:
-            return summary | {"skipped": 1.0}
+            return metrics | {"skipped": 1.0}
         rollouts, known = surrogate.rollouts(samples)
         advantages = [sample.reward - self._baselines[sample.agent, sample.turn] for sample in samples]
         learned = surrogate.improve(rollouts, rollouts.spread(advantages), kl="k2")
-        return summary | {"skipped": 0.0, "baseline": sum(baselines) / len(rows)} | known | learned
+        return metrics | {"skipped": 0.0, "baseline": sum(baselines) / len(rows)} | known | learned
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of its ``Surrogate`` and the baselines."""
