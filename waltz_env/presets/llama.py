@@ -50,7 +50,7 @@ RECIPE = Recipe(
     conversation=LEARNER,
     loop=TrainConfig(games=32, save_every=156, keep_checkpoints=1),  # one checkpoint is 192 GB
 )
-LORA_LEARNER = replace(LEARNER, learning_rate=5e-6)
+LORA_LEARNER = replace(LEARNER, learning_rate=5e-6, tokens_per_microbatch=2048)
 LORA_RECIPE = replace(
     RECIPE,
     preset="llama-3.1-8b-lora",
@@ -103,5 +103,7 @@ def _workbench(recipe: Recipe, policies: Mapping[AgentID, Policy], accelerator: 
     )
 
 
-PRESET = Preset("the paper's: two Llama-3.1-8B-Instruct, all weights trained; days on 8 GPUs of 80 GB", RECIPE, build)
-LORA_PRESET = Preset("Llama-3.1-8B-Instruct, two LoRA adapters; days on a GPU of 80 GB", LORA_RECIPE, build_lora)
+PRESET = Preset("two Llama-3.1-8B-Instruct, as in the paper; about half a day on 8 GPUs of 80 GB", RECIPE, build)
+LORA_PRESET = Preset(
+    "Llama-3.1-8B-Instruct, two LoRA adapters; about half a day on a GPU of 80 GB", LORA_RECIPE, build_lora
+)
