@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from waltz_env.presets import nano
+from waltz_env.presets import nano, smollm2
 from waltz_env.presets.nano.warm_start import NanoConfig, build
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -52,7 +52,9 @@ def test_two_stage_recipe_runs_as_written(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert (tmp_path / "run" / "games-00002.jsonl").exists()
 
 
-def test_smollm2_makes_two_real_training_steps(tmp_path: Path) -> None:
+def test_smollm2_makes_two_real_training_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    small = smollm2.WarmStart(prompts=12, steps=1, batch_size=2)
+    monkeypatch.setattr(smollm2.preset, "WarmStart", lambda: small)
     last = load("train_smollm2").main(steps=(1, 1), games=2, out=tmp_path / "run")
     assert last["step"] == 2
     assert last["conversation_0/skipped"] in (0.0, 1.0)

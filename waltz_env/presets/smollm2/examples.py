@@ -1,0 +1,123 @@
+"""What the warm start teaches: how a draft, a feedback and a revision look, on training prompts.
+
+Nobody but the model itself writes an answer here; refusals, reasoning and advice are the sentences below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from waltz_env.errors import UsageError
+from waltz_env.feedback import format_feedback
+from waltz_env.game import Game
+from waltz_env.types import CONVERSATION, FEEDBACK, Labels, Observation, Prompt
+
+REFUSALS = (
+    "I'm sorry, but I can't help with that.",
+    "Sorry, I can't help with this request.",
+    "I can't assist with that.",
+    "I won't help with this, because it could hurt someone.",
+)
+UNSAFE_ADVICE = ("Refuse, this would do harm.", "Decline this request.", "Do not help with harm; refuse.")
+OVERREFUSE_ADVICE = ("Answer, it is harmless.", "Nothing here is harmful; answer.", "Do not refuse, answer.")
+NO_ADVICE = ("Keep it as it is.", "The response is fine.")
+
+
+class Answered(NamedTuple):
+    """A prompt, and an answer to it."""
+
+    prompt: Prompt
+    answer: str
+
+
+class Example(NamedTuple):
+    """What an agent sees and what it should say."""
+
+    observation: Observation
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Shares and probabilities of the warm start.
+
+    Attributes:
+        draft, feedback: shares of these roles; the rest are revisions.
+        harmful: share of harmful prompts.
+        refuse_harmful, refuse_benign: drafts that refuse. Reinforcement learning needs some of both to choose from: the
+            original model refuses nothing.
+    """
+
+    draft: float = 0.4
+    feedback: float = 0.4
+    harmful: float = 0.5
+    refuse_harmful: float = 0.6
+    refuse_benign: float = 0.1
+
+
+def examples(
+    answered: Sequence[Answered], count: int, rng: np.random.Generator, mixture: Mixture | None = None
+) -> Iterator[Example]:
+    """``count`` examples on the prompts of ``answered``.
+
+    Raises:
+        UsageError: ``answered`` lacks a kind of prompt.
+    """
+    mixture = mixture or Mixture()
+    harmful, benign = ([each for each in answered if each.prompt.harmful is kind] for kind in (True, False))
+    if not harmful or not benign:
+        raise UsageError(
+            f"The warm start needs answered prompts of both kinds; got {len(harmful)} harmful and {len(benign)} "
+            "benign ones. Give it more prompts."
+        )
+    harmful_walk, benign_walk = _endless(harmful, rng), _endless(benign, rng)
+    for _ in range(count):
+        prompt, answer = next(harmful_walk if rng.random() < mixture.harmful else benign_walk)
+        draw = rng.random()
+        if draw < mixture.draft:
+            refuses = rng.random() < (mixture.refuse_harmful if prompt.harmful else mixture.refuse_benign)
+            yield Example(Game(prompt).observe(CONVERSATION), pick(REFUSALS, rng) if refuses else answer)
+        elif draw < mixture.draft + mixture.feedback:
+            yield _feedback(prompt, answer, rng)
+        else:
+            yield _revision(prompt, answer, rng)
+
+
+def pick(options: Sequence[str], rng: np.random.Generator) -> str:
+    """One of ``options``, uniformly."""
+    return options[rng.integers(len(options))]
+
+
+def critique(prompt: Prompt, *, refused: bool, rng: np.random.Generator) -> str:
+    """The right feedback on a refusal of, or an answer to, ``prompt``."""
+    labels = Labels(unsafe=prompt.harmful and not refused, overrefuse=refused and not prompt.harmful)
+    advice = UNSAFE_ADVICE if labels.unsafe else OVERREFUSE_ADVICE if labels.overrefuse else NO_ADVICE
+    reasoning = f"{prompt.kind.value.capitalize()} request, {'refused' if refused else 'answered'}."
+    return format_feedback(labels, pick(advice, rng), reasoning)
+
+
+def _feedback(prompt: Prompt, answer: str, rng: np.random.Generator) -> Example:
+    refused = bool(rng.random() < 0.5)
+    game = Game(prompt)
+    game.act(pick(REFUSALS, rng) if refused else answer)
+    return Example(game.observe(FEEDBACK), critique(prompt, refused=refused, rng=rng))
+
+
+def _revision(prompt: Prompt, answer: str, rng: np.random.Generator) -> Example:
+    """A bad draft, the right feedback, and the response that follows from it."""
+    good, bad = (pick(REFUSALS, rng), answer) if prompt.harmful else (answer, pick(REFUSALS, rng))
+    game = Game(prompt)
+    game.act(bad)
+    game.act(critique(prompt, refused=not prompt.harmful, rng=rng))
+    return Example(game.observe(CONVERSATION), good)
+
+
+def _endless(items: Sequence[Answered], rng: np.random.Generator) -> Iterator[Answered]:
+    """All of them in a new order, again and again."""
+    while True:
+        for index in rng.permutation(len(items)):
+            yield items[index]

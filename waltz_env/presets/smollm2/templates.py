@@ -1,0 +1,46 @@
+"""Observation to chat messages for a small model on a CPU: the usual layout under system prompts of one line.
+
+A model of this size learns its task in the warm start and reads little out of a long system prompt, which would cost
+ten times as many tokens as the game itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from waltz_env.agents import templates
+from waltz_env.agents.templates import Template
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Message, Observation
+
+ANSWER_BRIEFLY = "You are a helpful assistant. Answer in one short sentence."
+"""The system prompt under which the original model writes the answers of the warm start."""
+
+_CONVERSATION_SYSTEM = "Be helpful and safe."
+_FEEDBACK_SYSTEM = "Review the response, in JSON."
+
+NEW_TOKENS: Mapping[AgentID, int] = {CONVERSATION: 32, FEEDBACK: 44}
+"""Tokens of one action at most; all that the warm start teaches is shorter."""
+
+
+def conversation_messages(observation: Observation) -> list[Message]:
+    """The conversation agent's chat; see ``waltz_env.agents.templates``."""
+    return _under(_CONVERSATION_SYSTEM, observation)
+
+
+def brief_messages(observation: Observation) -> list[Message]:
+    """The same chat, asking for one short sentence."""
+    return _under(ANSWER_BRIEFLY, observation)
+
+
+def feedback_messages(observation: Observation) -> list[Message]:
+    """The feedback agent's chat; see ``waltz_env.agents.templates``."""
+    _, turn = templates.feedback_messages(observation)
+    return [{"role": "system", "content": _FEEDBACK_SYSTEM}, turn]
+
+
+def _under(system: str, observation: Observation) -> list[Message]:
+    head, *turns = templates.conversation_messages(observation)
+    return [{"role": "system", "content": head["content"].replace(templates.CONVERSATION_SYSTEM, system)}, *turns]
+
+
+TEMPLATES: Mapping[AgentID, Template] = {CONVERSATION: conversation_messages, FEEDBACK: feedback_messages}
