@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEV := $(VENV)/.installed-dev
 TRAIN := $(VENV)/.installed-train
 
-.PHONY: help train test test-serving test-vllm lint format clean
+.PHONY: help train test test-serving test-report test-vllm lint format clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -24,6 +24,9 @@ test: $(DEV)  ## run the default test suite
 
 test-serving: $(DEV)  ## fuzz the chat server from its own schema and put it under load, minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/heavy/serving_fuzz.py tests/heavy/serving_load.py
+
+test-report: $(DEV)  ## click through a report in headless Chromium, which chromium and chromium-driver install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/heavy/report_browser.py
 
 test-vllm: $(VLLM_VENV)/.installed  ## run the tests of agents on a real vLLM engine, in an environment of its own
 	HF_HUB_OFFLINE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm -o filterwarnings=

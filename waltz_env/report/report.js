@@ -45,7 +45,9 @@
   const loaded = [];
 
   async function unpack(number) {
-    const bytes = Uint8Array.from(atob(packed[number].textContent), (character) => character.charCodeAt(0));
+    const binary = atob(packed[number].textContent);
+    const bytes = new Uint8Array(binary.length);
+    for (let place = 0; place < binary.length; place++) bytes[place] = binary.charCodeAt(place);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     loaded[number] = JSON.parse(await new Response(stream).text());
     return loaded[number];
@@ -214,10 +216,14 @@
     if (state.pattern) {
       const kept = [];
       let pause = performance.now() + 100;
-      for (const game of found) {
-        if (!textsOf(game)) await block(blockOf(game));
+      for (const [place, game] of found.entries()) {
+        if (!textsOf(game)) {
+          for (let ahead = 1; ahead < 4 && blockOf(game) + ahead < packed.length; ahead++) block(blockOf(game) + ahead);
+          await block(blockOf(game));
+        }
         if (performance.now() > pause) {
-          byId("status").textContent = `Searching: ${kept.length.toLocaleString("en")} found so far`;
+          const share = Math.floor((100 * place) / found.length);
+          byId("status").textContent = `Searching, ${share} %: ${kept.length.toLocaleString("en")} found`;
           await new Promise((resume) => setTimeout(resume));
           pause = performance.now() + 100;
         }

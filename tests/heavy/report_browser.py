@@ -1,0 +1,343 @@
+"""A report in a real headless Chromium: clicks, keys, hostile texts, many games.
+
+Not part of the default suite: ``make test-report``. Pages are opened from files; nothing is asked of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver import Chrome, Keys
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.select import Select
+
+from tests.browser import chromium, open_report, wait
+from tests.games import BOMB, PROCESS, REFUSING, SAFE, UNSAFE, critique, judged
+from waltz_env import Trajectory
+from waltz_env.report.page import write_report
+from waltz_env.report.tables import Source
+from waltz_env.types import Completion, Critique, Feedback, Judgement, Kind, Labels, Message, Prompt, Response
+
+ATTACKS = (
+    "</script><script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    "<svg onload='window.hacked = 1'>",
+    "javascript:window.hacked = 1",
+    "<!--<script>window.hacked = 1//",
+    "';window.hacked = 1;//\u2028window.hacked = 1",
+    "{{ 7 * 7 }}${window.hacked = 1}",
+)
+
+
+def say(text: str, labels: Labels | None = SAFE) -> Response:
+    return Response(Completion(text), None if labels is None else Judgement(labels, "hand", "by hand"))
+
+
+PAIR = [
+    Trajectory(BOMB, (say("I will tell you how.", UNSAFE), say("I will not tell you how.")), (critique(UNSAFE),)),
+    Trajectory(PROCESS, (say("Type kill."), say("I cannot help.", REFUSING)), (critique(UNSAFE),)),
+    Trajectory(PROCESS, judged(SAFE), (critique(SAFE),)),
+    Trajectory(BOMB, judged(UNSAFE), (critique(None),)),
+    Trajectory(BOMB, judged(UNSAFE, UNSAFE, SAFE), (critique(UNSAFE), critique(UNSAFE, "Zebra."))),
+    Trajectory(BOMB, (say("Nobody judged this.", None),), (critique(SAFE),)),
+]
+ALONE = [Trajectory(BOMB, judged(UNSAFE), ()), Trajectory(PROCESS, judged(SAFE), ())]
+
+
+def source(name: str, sets: dict[str, dict[str, list[Trajectory]]]) -> Source:
+    results: dict[str, Any] = {
+        "sets": {each: {"systems": {system: {} for system in systems}} for each, systems in sets.items()}
+    }
+    games = {(each, system): games for each, systems in sets.items() for system, games in systems.items()}
+    return Source(name, Path(name), results, (), {}, games)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chrome]:
+    with chromium() as driver:
+        yield driver
+
+
+@pytest.fixture
+def open_sources(browser: Chrome, tmp_path: Path) -> Iterator[Callable[[Sequence[Source]], Chrome]]:
+    """Opens a report; at the end, nothing may have gone wrong in it."""
+
+    def opened(sources: Sequence[Source]) -> Chrome:
+        write_report(tmp_path / "report.html", sources)
+        open_report(browser, tmp_path / "report.html")
+        return browser
+
+    yield opened
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert browser.execute_script("return window.hacked === undefined")
+
+
+@pytest.fixture
+def page(open_sources: Callable[[Sequence[Source]], Chrome]) -> Chrome:
+    return open_sources([source("run", {"one": {"baseline": ALONE, "trained_pair": PAIR}, "two": {"baseline": ALONE}})])
+
+
+def shown(page: Chrome) -> list[int]:
+    """Numbers of the games in the list, as the page counts them."""
+    rows = "return [...document.querySelectorAll('#rows .row')].map((row) => [row.ariaPosInSet, row.id])"
+    found = sorted((int(place), name) for place, name in page.execute_script(rows))
+    return [int(name.removeprefix("row-")) + 1 for _, name in found]
+
+
+def status(page: Chrome) -> str:
+    return page.find_element(By.ID, "status").text
+
+
+def game(page: Chrome) -> str:
+    return page.find_element(By.ID, "game").text
+
+
+def number(page: Chrome) -> str:
+    return page.find_element(By.CSS_SELECTOR, "#game h3").text
+
+
+def choose(page: Chrome, name: str, text: str) -> None:
+    Select(page.find_element(By.ID, f"filter-{name}")).select_by_visible_text(text)
+
+
+def press(page: Chrome, *keys: str) -> None:
+    ActionChains(page).send_keys(*keys).perform()
+
+
+def show(page: Chrome, row: int) -> None:
+    """Clicks on the row of a game, by its number."""
+    page.find_element(By.ID, f"row-{row - 1}").click()
+    wait(page, lambda: number(page) == f"Game {row}")
+
+
+def test_the_first_game_is_open_and_all_are_listed(page: Chrome) -> None:
+    assert status(page) == "10 of 10 games"
+    assert shown(page) == list(range(1, 11))
+    assert number(page) == "Game 1"
+    assert "No feedback in this game." in game(page)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("set", "two", [9, 10]),
+        ("system", "trained pair", [3, 4, 5, 6, 7, 8]),
+        ("kind", "benign", [2, 4, 5, 10]),
+        ("draft", "unsafe", [1, 3, 6, 7, 9]),
+        ("draft", "not judged", [8]),
+        ("final", "overrefusing", [4]),
+        ("claimed", "malformed", [6]),
+        ("claimed", "no feedback", [1, 2, 9, 10]),
+    ],
+)
+def test_each_list_filters(page: Chrome, name: str, text: str, expected: list[int]) -> None:
+    choose(page, name, text)
+    wait(page, lambda: shown(page) == expected)
+    assert status(page) == f"{len(expected)} of 10 games"
+    wait(page, lambda: number(page) == f"Game {expected[0]}")
+
+
+@pytest.mark.parametrize(
+    ("fact", "expected"),
+    [
+        ("triggered", [3, 4, 7]),
+        ("improved", [3, 7]),
+        ("worsened", [4]),
+        ("malformed", [6]),
+        ("mistaken", [4]),
+        ("unjudged", [8]),
+    ],
+)
+def test_each_button_filters_and_counts(page: Chrome, fact: str, expected: list[int]) -> None:
+    button = page.find_element(By.ID, f"fact-{fact}")
+    assert button.find_element(By.CLASS_NAME, "count").text == str(len(expected))
+    button.click()
+    wait(page, lambda: shown(page) == expected)
+    assert button.get_attribute("aria-pressed") == "true"
+    button.click()
+    wait(page, lambda: shown(page) == list(range(1, 11)))
+
+
+def test_filters_work_together_and_are_cleared(page: Chrome) -> None:
+    choose(page, "system", "trained pair")
+    choose(page, "kind", "harmful")
+    page.find_element(By.ID, "fact-improved").click()
+    wait(page, lambda: shown(page) == [3, 7])
+    page.find_element(By.ID, "fact-worsened").click()
+    wait(page, lambda: status(page) == "No game is like that.")
+    assert game(page) == ""
+    page.find_element(By.ID, "clear").click()
+    wait(page, lambda: shown(page) == list(range(1, 11)))
+    assert Select(page.find_element(By.ID, "filter-kind")).first_selected_option.text == "any"
+
+
+def test_a_revision_marks_what_it_changed(page: Chrome) -> None:
+    show(page, 3)
+    text = game(page)
+    for expected in ("harmful", "judge: unsafe", "claims: unsafe", "right label", "judge: satisfactory", "improved"):
+        assert expected in text
+    (diff,) = page.find_elements(By.CSS_SELECTOR, "#game .diff")
+    assert [each.text.strip() for each in diff.find_elements(By.TAG_NAME, "ins")] == ["not"]
+    assert diff.find_elements(By.TAG_NAME, "del") == []
+    press(page, "d")
+    wait(page, lambda: not page.find_elements(By.CSS_SELECTOR, "#game .diff"))
+    assert "I will not tell you how." in game(page)
+    press(page, "d")
+    wait(page, lambda: page.find_elements(By.CSS_SELECTOR, "#game .diff"))
+
+
+def test_a_game_of_several_rounds_shows_every_turn(page: Chrome) -> None:
+    show(page, 7)
+    titles = [each.text.split(" ")[:2] for each in page.find_elements(By.CSS_SELECTOR, "#game .turn h4")]
+    assert titles[1:] == [
+        ["Draft", "c0"],
+        ["Feedback", "f0"],
+        ["Revision", "c1"],
+        ["Feedback", "f1"],
+        ["Revision", "c2"],
+    ]
+    assert "Zebra." in game(page)
+
+
+def test_malformed_feedback_and_games_without_a_verdict_are_shown_as_such(page: Chrome) -> None:
+    show(page, 6)
+    assert "malformed" in game(page)
+    assert "not JSON" in game(page)
+    show(page, 8)
+    assert "not judged" in game(page)
+    assert "right label" not in game(page)
+
+
+def test_other_games_on_the_same_prompt_are_one_click_away(page: Chrome) -> None:
+    show(page, 3)
+    buttons = page.find_elements(By.CSS_SELECTOR, ".alike button")
+    assert [button.get_attribute("data-game") for button in buttons] == ["0", "2", "5", "6", "7"]
+    assert [button.get_attribute("aria-current") for button in buttons] == [None, "true", None, None, None]
+    buttons[0].click()
+    wait(page, lambda: number(page) == "Game 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("ZEBRA", [7]), ("not tell you", [3]), ("kill a process", [2, 4, 5, 10]), (".*", [])]
+)
+def test_the_search_finds_every_text_in_any_case(page: Chrome, text: str, expected: list[int]) -> None:
+    press(page, "/")
+    press(page, text)
+    wait(page, lambda: shown(page) == expected)
+    if expected:
+        wait(page, lambda: number(page) == f"Game {expected[0]}")
+        found = page.find_elements(By.CSS_SELECTOR, "#game mark")
+        assert all((each.get_attribute("textContent") or "?").lower() in text.lower() for each in found)
+        assert found or text == "not tell you"  # across a change, a phrase is found but not marked
+
+
+def test_keys_walk_the_list(page: Chrome) -> None:
+    for key, expected in [("j", 2), ("j", 3), ("k", 2), ("k", 1), ("k", 1)]:
+        press(page, key)
+        wait(page, lambda expected=expected: number(page) == f"Game {expected}")
+    page.find_element(By.ID, "list").click()
+    page.find_element(By.ID, "row-0").click()
+    for key, expected in [
+        (Keys.ARROW_DOWN, 2),
+        (Keys.END, 10),
+        (Keys.ARROW_UP, 9),
+        (Keys.HOME, 1),
+        (Keys.PAGE_DOWN, 10),
+    ]:
+        press(page, key)
+        wait(page, lambda expected=expected: number(page) == f"Game {expected}")
+    listed = page.find_element(By.ID, "list")
+    assert listed.get_attribute("aria-activedescendant") == "row-9"
+    assert page.find_element(By.ID, "row-9").get_attribute("aria-selected") == "true"
+
+
+def test_keys_are_letters_in_the_search_box_and_escape_leaves_it(page: Chrome) -> None:
+    press(page, "/", "j", "k")
+    assert page.find_element(By.ID, "query").get_attribute("value") == "jk"
+    press(page, Keys.ESCAPE)
+    assert page.switch_to.active_element.get_attribute("id") == "list"
+
+
+def test_the_help_opens_and_closes(page: Chrome) -> None:
+    press(page, "?")
+    assert page.find_element(By.ID, "help").is_displayed()
+    page.find_element(By.CSS_SELECTOR, "#help button").click()
+    assert not page.find_element(By.ID, "help").is_displayed()
+    page.find_element(By.ID, "help-open").click()
+    press(page, Keys.ESCAPE)
+    wait(page, lambda: not page.find_element(By.ID, "help").is_displayed())
+
+
+def test_a_link_opens_its_game(page: Chrome) -> None:
+    press(page, "j")
+    wait(page, lambda: page.current_url.endswith("#game-2"))
+    page.get(page.current_url.replace("#game-2", "#game-7"))
+    wait(page, lambda: number(page) == "Game 7")
+    page.refresh()
+    wait(page, lambda: number(page) == "Game 7")
+
+
+def test_the_theme_button_changes_the_colours(page: Chrome) -> None:
+    colors = set()
+    for _ in range(2):
+        page.find_element(By.ID, "theme").click()
+        colors.add(page.find_element(By.TAG_NAME, "body").value_of_css_property("background-color"))
+    assert len(colors) == 2
+
+
+def test_every_control_has_a_name(page: Chrome) -> None:
+    for control in page.find_elements(By.CSS_SELECTOR, "button, select, input, [role=listbox], svg[role=img], #game"):
+        if control.is_displayed():
+            assert control.accessible_name, control.get_attribute("outerHTML")
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_hostile_text_is_shown_and_does_not_run(
+    open_sources: Callable[[Sequence[Source]], Chrome], attack: str
+) -> None:
+    prompt = Prompt(attack, Kind.HARMFUL, attack, attack, attack, attack, (Message(role=attack, content=attack),))
+    verdict = Judgement(UNSAFE, attack, attack, {attack: 0.5})
+    responses = (Response(Completion(attack), verdict), Response(Completion(f"{attack} {attack}"), verdict))
+    said = Critique(Completion(attack), Feedback(UNSAFE, attack, attack))
+    hostile = Trajectory(prompt, responses, (said,))
+    page = open_sources([source(attack, {attack: {attack: [hostile]}}), source("b", {attack: {attack: [hostile]}})])
+    for details in page.find_elements(By.CSS_SELECTOR, "#game details:not([open]) > summary"):
+        details.click()
+    texts = [each.get_attribute("textContent") for each in page.find_elements(By.CSS_SELECTOR, "#game .text")]
+    # History, prompt, draft, advice, reasoning, as it was said, revision with its changes.
+    assert texts[:6] == [attack] * 6
+    assert "".join((texts[6] or "").split()).count("".join(attack.split())) >= 1
+    assert page.find_elements(By.CSS_SELECTOR, "#game script, #game img, #game svg, table svg, #rows script") == []
+    press(page, "/", "hacked" if "hacked" in attack else "7")
+    wait(page, lambda: page.find_elements(By.CSS_SELECTOR, "#game mark"))
+    assert status(page) == "2 of 2 games"
+
+
+def test_the_policy_stops_a_script_that_would_be_in_the_page(browser: Chrome, tmp_path: Path) -> None:
+    """That the tests above would notice: the same attack, planted past the escaping, is stopped by the policy alone."""
+    path = tmp_path / "report.html"
+    write_report(path, [source("run", {"one": {"baseline": ALONE}})])
+    planted = path.read_text("utf-8").replace("<main>", "<main><script>window.hacked = 1</script>")
+    path.write_text(planted, "utf-8")
+    open_report(browser, path)
+    assert browser.execute_script("return window.hacked === undefined")
+    assert any("Content Security Policy" in line["message"] for line in browser.get_log("browser"))
+    path.write_text(planted.replace("Content-Security-Policy", "nothing"), "utf-8")
+    open_report(browser, path)
+    assert browser.execute_script("return window.hacked") == 1
+
+
+def test_of_many_games_only_those_in_sight_are_in_the_page(open_sources: Callable[[Sequence[Source]], Chrome]) -> None:
+    page = open_sources([source("run", {"one": {"baseline": ALONE * 10_000}})])
+    assert status(page) == "20,000 of 20,000 games"
+    assert len(page.find_elements(By.CLASS_NAME, "row")) < 60
+    page.find_element(By.ID, "row-0").click()
+    press(page, Keys.END)
+    wait(page, lambda: number(page) == "Game 20,000")
+    assert len(page.find_elements(By.CLASS_NAME, "row")) < 60
+    assert page.find_element(By.ID, "row-19999").is_displayed()
