@@ -52,8 +52,8 @@ class Mixture:
             original model refuses nothing.
     """
 
-    draft: float = 0.4
-    feedback: float = 0.4
+    draft: float = 0.35
+    feedback: float = 0.45
     harmful: float = 0.5
     refuse_harmful: float = 0.6
     refuse_benign: float = 0.1

@@ -43,10 +43,10 @@ class WarmStart:
     """
 
     prompts: int = 192
-    steps: int = 20
-    batch_size: int = 12
-    learning_rate: float = 1e-3
-    warmup_steps: int = 2
+    steps: int = 96
+    batch_size: int = 6
+    learning_rate: float = 5e-4
+    warmup_steps: int = 8
     rank: int = 16
     temperature: float = 0.4
     answer_tokens: int = 30
