@@ -74,8 +74,10 @@ class EmbeddingJudge:
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
         """Unit vectors, shape (len(texts), 384). The encoder reads the first 256 tokens of each text."""
-        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        return self._encoder.encode(clean, normalize_embeddings=True, show_progress_bar=False)
+        distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in distinct]
+        vectors = self._encoder.encode(clean, normalize_embeddings=True, show_progress_bar=False)
+        return vectors[[distinct[text] for text in texts]]
 
 
 def _judgement(prompt: Prompt, text: str, margin: float, relevance: float) -> Judgement:

@@ -19,16 +19,25 @@ _JUDGE_TALK = re.compile(
     r"(?:yes|no|n/a|true|false)\b[.,;]?"
     r"|\b(?:harmful|unsafe|overrefuse|refusal)\s?[:=]\s?(?:no|n/a|false)\b[.,;]?"
     r"|<(judge|verdict|label|judgement|judgment)>[^<>]{0,40}</\1>"
-    r'|\{\s{0,4}"(?:safe|unsafe|overrefuse|refusal|harmful|reasoning)"[^{}]{0,400}\}'
+    r'|(?:"\}\s{0,4})?\{\s{0,4}"(?:safe|unsafe|overrefuse|refusal|harmful|reasoning)"[^{}]{0,400}\}'
+    r"|^(?:un)?safe$(?:\ns\d{1,2}(?:,\s?s\d{1,2})*$)?",
+    re.MULTILINE,
 )
+_JUDGE_WORDS = ("{", "</", "harmful", "safe", "refus", "response", "request")  # one is in every text it matches
 
-_JUDGE_WORDS = ("{", "</", "harmful", "unsafe", "refus", "response", "request")  # one is in every text it matches
+# What chat templates and the prompts of judges put between turns.
+_DELIMITERS = re.compile(
+    r"<\|[^<>|\s]{1,40}\|>(?:(?:system|user|assistant)\b(?!\s*[a-z]))?|</?s>|\[/?inst\]|<(?:begin|end) [a-z ]{1,40}>"
+    r"|^[ \t]*+(?:human user|ai assistant|user|agent|answers)\s?:|^[ \t]*+-{3,}+$",
+    re.MULTILINE,
+)
+_DELIMITER_WORDS = ("|>", "s>", "[", "<", "user", "assistant", "agent", "answers", "---")
 
 
 def plain(text: str) -> str:
     """The first ``HEAD`` characters in lower case, with straight quotes, without emphasis or invisible characters.
 
-    Text in a judge's answer format is taken out.
+    Text in a judge's answer format is taken out, and so is what stands between the turns of a chat.
 
     >>> plain('**I can\u2019t.** {"unsafe": false}')
     "i can't."
@@ -41,6 +50,8 @@ def plain(text: str) -> str:
     text = text.lower()
     if "*" in text:
         text = _EMPHASIS.sub("", text)
+    if any(map(text.__contains__, _DELIMITER_WORDS)):
+        text = _DELIMITERS.sub("", text)
     if any(map(text.__contains__, _JUDGE_WORDS)):
         text = _JUDGE_TALK.sub("", text)
     return text.strip()
