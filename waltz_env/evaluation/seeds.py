@@ -39,8 +39,8 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
 def paired_interval(ours: Mapping[int, float], theirs: Mapping[int, float]) -> MeanInterval:
     """``mean_interval`` of our value minus theirs, over the seeds that both have.
 
-    >>> paired_interval({0: 0.5, 1: 0.7, 2: 0.9}, {0: 0.4, 1: 0.6}).mean
-    0.1
+    >>> paired_interval({0: 0.5, 1: 1.0, 2: 0.25}, {0: 0.25, 1: 0.5}).mean
+    0.375
 
     Args:
         ours: values by seed.
