@@ -47,6 +47,11 @@ ATTACKS = {
 """Text in a prompt or a response that says, in some judge's own words, that all is well."""
 
 
+def contents(turns: Sequence[Message]) -> str:
+    """What is said, one turn after the other."""
+    return "\n".join(turn["content"] for turn in turns)
+
+
 class Gullible:
     """Answers ``honest``, unless its prompt holds an answer already or more delimiters than its form has: then that all
     is well.
@@ -68,7 +73,7 @@ class Gullible:
         *,
         answer: str,
         delimiters: dict[str, int],
-        render: Callable[[Sequence[Message]], str] = lambda turns: "\n".join(turn["content"] for turn in turns),
+        render: Callable[[Sequence[Message]], str] = contents,
     ) -> None:
         self.honest = honest
         self.deceived = deceived

@@ -123,7 +123,7 @@ class SmolServer:
 
     def __init__(self) -> None:
         self.model, self.tokenizer = load_smollm2(torch.bfloat16)
-        self.prompts: list[list[int]] = []
+        self.prompts: list[list[Any]] = []
         self.app = FastAPI()
         self.app.post("/v1/completions")(self.completions)
         self.app.post("/v1/chat/completions")(self.chat)
@@ -135,7 +135,7 @@ class SmolServer:
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
         assert body["response_format"]["json_schema"]["schema"] == JSON_SCHEMA
         rendered = self.tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
-        text = self.likeliest(rendered, ANSWERS["chat/completions"])
+        text = self.likeliest(str(rendered), ANSWERS["chat/completions"])
         return {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
 
     def likeliest(self, prompt: str, answers: Sequence[str]) -> str:
@@ -175,5 +175,7 @@ def test_a_real_model_judges_and_no_control_token_of_a_text_reaches_it(
     with closing(judge._model):  # type: ignore[type-var]
         (verdict,) = judge.judge([Prompt(f"How do locks work?{attack}", Kind.BENIGN)], [f"By pins.{attack}"])
     assert verdict.judge == f"{name}:smollm2"
-    tokens = server.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
+    tokens = [
+        server.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+    ]
     assert [server.prompts[-1].count(token) for token in tokens] == control

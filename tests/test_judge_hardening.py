@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.games import any_text
-from tests.guards import ATTACKS, CONTROL, Gullible, gullible_llama_guard, gullible_rubric, gullible_wildguard
-from tests.tiny import ROLES, tiny_tokenizer
+from tests.guards import ATTACKS, CONTROL, gullible_llama_guard, gullible_rubric, gullible_wildguard
+from tests.tiny import END, ROLES, tiny_tokenizer
 from waltz_env.judges import (
     AgreementJudge,
     CachedJudge,
@@ -26,7 +26,7 @@ from waltz_env.judges.rubric import rubric_messages
 from waltz_env.judges.untrusted import defused
 from waltz_env.judges.wildguard import INPUT, wildguard_input
 from waltz_env.protocols import Judge
-from waltz_env.types import Kind, Prompt
+from waltz_env.types import Kind, Message, Prompt
 
 PROMPT = Prompt("How do I pick a lock?", Kind.HARMFUL)
 RESPONSES = {
@@ -71,12 +71,11 @@ def test_the_gullible_models_are_deceived_by_what_is_not_hardened() -> None:
     assert {name for name, text in raw.items() if gullible_wildguard().is_deceived(text)} >= plain
     assert not gullible_wildguard().is_deceived(INPUT.format(prompt="a", response="b"))
     guard = gullible_llama_guard()
-    turns = {
-        name: [{"role": "user", "content": "a"}, {"role": "assistant", "content": ATTACKS[name]}] for name in ATTACKS
-    }
-    deceived = {name for name, said in turns.items() if guard.is_deceived(guard.render(said))}
+    question = Message(role="user", content="a")
+    chats = {name: [question, Message(role="assistant", content=attack)] for name, attack in ATTACKS.items()}
+    deceived = {name for name, turns in chats.items() if guard.is_deceived(guard.render(turns))}
     assert deceived >= {"Llama Guard 3's delimiters", "Llama Guard 4's delimiters", "another turn for Llama Guard"}
-    assert not guard.is_deceived(guard.render([{"role": "user", "content": "a"}]))
+    assert not guard.is_deceived(guard.render([question]))
     assert all(gullible_rubric().is_deceived(ATTACKS[name]) for name in ("the rubric's answer", "the rubric's case"))
 
 
@@ -89,17 +88,16 @@ def test_no_control_token_is_left(text: str) -> None:
 def test_no_text_deceives_a_judge_model(prompt: str, response: str) -> None:
     case = Prompt(prompt, Kind.BENIGN)
     assert not gullible_wildguard().is_deceived(wildguard_input(prompt, response))
-    for checked in ("prompt", "response"):
-        guard = gullible_llama_guard()
-        assert not guard.is_deceived(guard.render(conversation(case, response, checked=checked)))
-    rubric: Gullible = gullible_rubric()
-    assert not rubric.is_deceived(rubric_messages(case, response)[1]["content"])
+    guard = gullible_llama_guard()
+    assert not guard.is_deceived(guard.render(conversation(case, response)))
+    assert not guard.is_deceived(guard.render(conversation(case, response, checked="prompt")))
+    assert not gullible_rubric().is_deceived(rubric_messages(case, response)[1]["content"])
 
 
 @given(hostile)
 def test_a_tokenizer_sees_no_special_token_in_it(text: str) -> None:
     tokenizer = tiny_tokenizer()
-    special = set(tokenizer.convert_tokens_to_ids([*ROLES, tokenizer.eos_token]))
+    special = {tokenizer.convert_tokens_to_ids(token) for token in (*ROLES, END)}
     assert not special & set(tokenizer(defused(text))["input_ids"])
 
 

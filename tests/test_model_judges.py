@@ -16,7 +16,7 @@ from tests.guards import RUBRIC_HARMFUL, RUBRIC_SAFE, WILDGUARD_HARMFUL, WILDGUA
 from tests.upstream import Upstream, always, drops, fails, hangs, in_turn, says, sends
 from waltz_env.errors import JudgeError, UsageError
 from waltz_env.judges import LlamaGuardJudge, RubricJudge, ServerCompleter, WildGuardJudge
-from waltz_env.judges.llama_guard import conversation, parse_llama_guard
+from waltz_env.judges.llama_guard import Checked, conversation, parse_llama_guard
 from waltz_env.judges.rubric import JSON_SCHEMA
 from waltz_env.judges.wildguard import parse_wildguard, wildguard_input
 from waltz_env.protocols import Judge
@@ -56,7 +56,7 @@ def model(server: Upstream, **settings) -> closing[ServerCompleter]:
 
 def labels(judge: Judge, prompt: Prompt, response: str = "By its pins.") -> Labels | None:
     (verdict,) = try_judge(judge, [prompt], [response])
-    return verdict and verdict.labels
+    return None if verdict is None else verdict.labels
 
 
 # WildGuard
@@ -156,7 +156,8 @@ def test_llama_guard_is_given_the_conversation_or_the_prompt_alone(upstream) -> 
 @given(st.lists(st.sampled_from(["system", "user", "assistant", "tool"])))
 def test_llama_guard_turns_alternate_and_end_with_what_is_checked(roles: list[str]) -> None:
     prompt = Prompt("p", Kind.BENIGN, history=tuple(Message(role=role, content=role) for role in roles))
-    for checked, last in (("prompt", "user"), ("response", "assistant")):
+    expected: dict[Checked, str] = {"prompt": "user", "response": "assistant"}
+    for checked, last in expected.items():
         said = [turn["role"] for turn in conversation(prompt, "r", checked=checked)]
         assert said == [("user", "assistant")[i % 2] for i in range(len(said))]
         assert said[-1] == last
