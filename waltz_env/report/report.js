@@ -29,7 +29,8 @@
   // ---- The games: letters to filter by at once, texts block by block when they are needed.
   const index = JSON.parse(byId("index").textContent);
   const columns = index.columns;
-  const packed = document.querySelectorAll("script.block");
+  const packed = document.getElementsByClassName("block"); // the first stands before this script, the others after it
+  const parsed = new Promise((done) => addEventListener("DOMContentLoaded", done));
   const count = index.prompts.length;
   const groupOf = new Uint16Array(count);
   index.groups.reduce((start, group, number) => {
@@ -45,6 +46,7 @@
   const loaded = [];
 
   async function unpack(number) {
+    if (!packed[number]) await parsed;
     const binary = atob(packed[number].textContent);
     const bytes = new Uint8Array(binary.length);
     for (let place = 0; place < binary.length; place++) bytes[place] = binary.charCodeAt(place);
@@ -218,7 +220,7 @@
       let pause = performance.now() + 100;
       for (const [place, game] of found.entries()) {
         if (!textsOf(game)) {
-          for (let ahead = 1; ahead < 4 && blockOf(game) + ahead < packed.length; ahead++) block(blockOf(game) + ahead);
+          for (let ahead = 1; ahead < 4 && blockOf(game) + ahead <= blockOf(count - 1); ahead++) block(blockOf(game) + ahead);
           await block(blockOf(game));
         }
         if (performance.now() > pause) {
