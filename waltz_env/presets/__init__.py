@@ -5,7 +5,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from waltz_env.errors import unknown_name
+from waltz_env.dotted import load_object
+from waltz_env.errors import UsageError, unknown_name
 from waltz_env.judges import load_judge
 from waltz_env.presets import llama, nano, smollm2
 from waltz_env.presets.pair import lora_pair
@@ -20,11 +21,16 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str) -> Preset:
-    """The preset of that name.
+    """The preset of that name, or one's own by its path, ``package.module:PRESET``.
 
     Raises:
         UsageError: there is none; the nearest name is suggested.
     """
+    if ":" in name:
+        found = load_object(name)
+        if not isinstance(found, Preset):
+            raise UsageError(f"{name!r} is {found!r}; a waltz_env.presets.Preset is expected.")
+        return found
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS)
     return PRESETS[name]
