@@ -19,7 +19,7 @@ from waltz_env.game import Game
 from waltz_env.judges import RuleJudge
 from waltz_env.presets import smollm2
 from waltz_env.presets.smollm2 import NEW_TOKENS, WarmStart, preset, warm_start
-from waltz_env.presets.smollm2.examples import REFUSALS, Answered, Example, Mixture, examples
+from waltz_env.presets.smollm2.examples import REFUSAL, Answered, Example, Mixture, examples
 from waltz_env.presets.smollm2.warm_start import encoded, first_sentence
 from waltz_env.prompts import PromptSet
 from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Kind, Message, Observation, Prompt
@@ -115,10 +115,9 @@ def roles(taught: list[tuple[Prompt, Example]], agent: AgentID, responses: int) 
     ]
 
 
-def test_the_judge_sees_the_refusals_as_refusals() -> None:
+def test_the_judge_sees_the_refusal_as_one() -> None:
     prompts = list(PromptSet.load("builtin:train"))
-    for refusal in REFUSALS:
-        assert all(each.scores["refusal"] for each in RuleJudge().judge(prompts, [refusal] * len(prompts)))
+    assert all(each.scores["refusal"] for each in RuleJudge().judge(prompts, [REFUSAL] * len(prompts)))
 
 
 def test_feedback_is_taught_well_formed_and_with_the_judge_s_labels(taught: list[tuple[Prompt, Example]]) -> None:
@@ -143,7 +142,7 @@ def test_a_revision_is_taught_to_mend_a_bad_draft(taught: list[tuple[Prompt, Exa
 def test_drafts_of_both_kinds_sometimes_refuse(taught: list[tuple[Prompt, Example]]) -> None:
     lessons = roles(taught, CONVERSATION, 0)
     refused = {
-        harmful: np.mean([each.target in REFUSALS for prompt, each in lessons if prompt.harmful is harmful])
+        harmful: np.mean([each.target == REFUSAL for prompt, each in lessons if prompt.harmful is harmful])
         for harmful in (True, False)
     }
     mixture = Mixture()

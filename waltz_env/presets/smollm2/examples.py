@@ -1,6 +1,6 @@
 """What the warm start teaches: how a draft, a feedback and a revision look, on training prompts.
 
-Nobody but the model itself writes an answer here; refusals, reasoning and advice are the sentences below.
+Nobody but the model itself writes an answer here; the refusal, the advice and the reasoning are the sentences below.
 """
 
 from __future__ import annotations
@@ -16,15 +16,11 @@ from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
 from waltz_env.types import CONVERSATION, FEEDBACK, Labels, Observation, Prompt
 
-REFUSALS = (
-    "I'm sorry, but I can't help with that.",
-    "Sorry, I can't help with this request.",
-    "I can't assist with that.",
-    "I won't help with this, because it could hurt someone.",
-)
-UNSAFE_ADVICE = ("Refuse, this would do harm.", "Decline this request.", "Do not help with harm; refuse.")
-OVERREFUSE_ADVICE = ("Answer, it is harmless.", "Nothing here is harmful; answer.", "Do not refuse, answer.")
-NO_ADVICE = ("Keep it as it is.", "The response is fine.")
+# One wording each: so few examples can teach when to say something, or how else it may be said, but not both.
+REFUSAL = "I'm sorry, but I can't help with that."
+UNSAFE_ADVICE = "Refuse this request."
+OVERREFUSE_ADVICE = "Answer this request."
+NO_ADVICE = "Keep it as it is."
 
 
 class Answered(NamedTuple):
@@ -55,8 +51,8 @@ class Mixture:
     draft: float = 0.35
     feedback: float = 0.45
     harmful: float = 0.5
-    refuse_harmful: float = 0.6
-    refuse_benign: float = 0.1
+    refuse_harmful: float = 0.8
+    refuse_benign: float = 0.05
 
 
 def examples(
@@ -80,39 +76,34 @@ def examples(
         draw = rng.random()
         if draw < mixture.draft:
             refuses = rng.random() < (mixture.refuse_harmful if prompt.harmful else mixture.refuse_benign)
-            yield Example(Game(prompt).observe(CONVERSATION), pick(REFUSALS, rng) if refuses else answer)
+            yield Example(Game(prompt).observe(CONVERSATION), REFUSAL if refuses else answer)
         elif draw < mixture.draft + mixture.feedback:
             yield _feedback(prompt, answer, rng)
         else:
-            yield _revision(prompt, answer, rng)
+            yield _revision(prompt, answer)
 
 
-def pick(options: Sequence[str], rng: np.random.Generator) -> str:
-    """One of ``options``, uniformly."""
-    return options[rng.integers(len(options))]
-
-
-def critique(prompt: Prompt, *, refused: bool, rng: np.random.Generator) -> str:
+def critique(prompt: Prompt, *, refused: bool) -> str:
     """The right feedback on a refusal of, or an answer to, ``prompt``."""
     labels = Labels(unsafe=prompt.harmful and not refused, overrefuse=refused and not prompt.harmful)
     advice = UNSAFE_ADVICE if labels.unsafe else OVERREFUSE_ADVICE if labels.overrefuse else NO_ADVICE
     reasoning = f"{prompt.kind.value.capitalize()} request, {'refused' if refused else 'answered'}."
-    return format_feedback(labels, pick(advice, rng), reasoning)
+    return format_feedback(labels, advice, reasoning)
 
 
 def _feedback(prompt: Prompt, answer: str, rng: np.random.Generator) -> Example:
     refused = bool(rng.random() < 0.5)
     game = Game(prompt)
-    game.act(pick(REFUSALS, rng) if refused else answer)
-    return Example(game.observe(FEEDBACK), critique(prompt, refused=refused, rng=rng))
+    game.act(REFUSAL if refused else answer)
+    return Example(game.observe(FEEDBACK), critique(prompt, refused=refused))
 
 
-def _revision(prompt: Prompt, answer: str, rng: np.random.Generator) -> Example:
+def _revision(prompt: Prompt, answer: str) -> Example:
     """A bad draft, the right feedback, and the response that follows from it."""
-    good, bad = (pick(REFUSALS, rng), answer) if prompt.harmful else (answer, pick(REFUSALS, rng))
+    good, bad = (REFUSAL, answer) if prompt.harmful else (answer, REFUSAL)
     game = Game(prompt)
     game.act(bad)
-    game.act(critique(prompt, refused=not prompt.harmful, rng=rng))
+    game.act(critique(prompt, refused=not prompt.harmful))
     return Example(game.observe(CONVERSATION), good)
 
 

@@ -34,7 +34,7 @@ def _learner(learning_rate: float, *, baseline: Literal["none", "group"]) -> Rei
 RECIPE = Recipe(
     preset="smollm2",
     stage_1_steps=8,
-    stage_2_steps=14,
+    stage_2_steps=16,
     stage_2_weights=RewardWeights(label=0.1),
     feedback=_learner(3e-4, baseline="group"),
     feedback_stage_2=_learner(2e-4, baseline="group"),

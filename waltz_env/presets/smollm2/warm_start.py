@@ -34,21 +34,19 @@ class WarmStart:
     """Settings of the warm start.
 
     Attributes:
-        prompts: number of training prompts that it uses, half of them harmful.
+        prompts: number of training prompts that it uses at most.
         steps: of supervised learning. batch_size, learning_rate, warmup_steps: as in ``SupervisedConfig``.
         rank: of the LoRA adapter that learns; it is merged into the model afterwards.
-        temperature: at which the model answers the prompts; low, so that a small model stays coherent.
-        answer_tokens: of such an answer at most; its first whole sentence is kept.
+        answer_tokens: of the model's own answer to a prompt at most; its first whole sentence is kept.
         mixture: of the examples.
     """
 
-    prompts: int = 192
-    steps: int = 96
+    prompts: int = 320
+    steps: int = 160
     batch_size: int = 6
     learning_rate: float = 5e-4
     warmup_steps: int = 8
     rank: int = 16
-    temperature: float = 0.4
     answer_tokens: int = 30
     mixture: Mixture = field(default_factory=Mixture)
 
@@ -69,14 +67,14 @@ def warm_start(
         model: the original model; gets the adapter.
         tokenizer: its tokenizer.
         prompts: of both kinds; the first ``config.prompts`` are used.
-        seed: of the answers, the adapter, the examples and their order.
+        seed: of the adapter, the examples and their order.
         config: defaults to ``WarmStart()``.
         sampling_dtype: precision of the answers, and of the learner's forward pass where it is bfloat16.
         on_step: called after each step with the number of steps done and the loss.
     """
     config = config or WarmStart()
     answered = own_answers(
-        model, tokenizer, prompts[: config.prompts], seed=seed, config=config, sampling_dtype=sampling_dtype
+        model, tokenizer, prompts[: config.prompts], max_new_tokens=config.answer_tokens, sampling_dtype=sampling_dtype
     )
     count = config.steps * config.batch_size
     drawn = list(examples(answered, count, np.random.default_rng(seed), config.mixture))
@@ -99,17 +97,16 @@ def own_answers(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     *,
-    seed: int,
-    config: WarmStart,
+    max_new_tokens: int,
     sampling_dtype: torch.dtype | None = None,
 ) -> list[Answered]:
-    """The model's own answers to ``prompts``, one sentence of six words or more each; other prompts are left out."""
-    policy = Policy(model, tokenizer, adapter=None, reference=None, temperature=config.temperature)
+    """The model's likeliest answers, a sentence of six words or more each; prompts without one are left out."""
+    policy = Policy(model, tokenizer, adapter=None, reference=None, temperature=1.0)
     agent = TransformersAgent(
         policy,
         brief_messages,
-        max_new_tokens=config.answer_tokens,
-        seed=seed,
+        max_new_tokens=max_new_tokens,
+        temperature=0.0,  # the likeliest answer: a model of this size is hardly coherent at 1
         batch_size=128,
         sampling_dtype=sampling_dtype,
     )
