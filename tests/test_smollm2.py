@@ -195,7 +195,9 @@ def test_the_system_prompts_are_short_and_earlier_system_turns_stay() -> None:
     assert "Ahoy!" in turn["content"]
 
 
-def test_the_warm_start_is_made_once_and_kept_in_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_warm_start_is_made_once_and_kept_in_the_run(
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     small = WarmStart(prompts=8, steps=1, batch_size=2, rank=4)
     monkeypatch.setattr(preset, "WarmStart", lambda: small)
     monkeypatch.setattr(warm_start, "own_answers", lambda _, __, prompts, **___: answered(prompts))
@@ -205,5 +207,5 @@ def test_the_warm_start_is_made_once_and_kept_in_the_run(monkeypatch: pytest.Mon
     again = smollm2.build(recipe, tmp_path, Accelerator())
     before, after = (bench.policies[CONVERSATION].model.state_dict() for bench in (first, again))
     assert all(torch.equal(before[name], after[name]) for name in before)
-    original = load_smollm2()[0].get_parameter("model.layers.0.mlp.up_proj.weight")
+    original = loaded[0].get_submodule("model.layers.0.mlp.up_proj").weight
     assert not torch.equal(original, before["model.layers.0.mlp.up_proj.base_layer.weight"])
