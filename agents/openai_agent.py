@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
-from waltz_env.agents.templates import Template
+from waltz_env.agents.templates import Template, encodable
 from waltz_env.errors import AgentError, UsageError
 from waltz_env.server_client import RETRIES, ServerClient, ServerError
 from waltz_env.types import Completion, Finish, Observation
@@ -119,7 +119,8 @@ class OpenAIAgent:
         return [outcome for outcome in outcomes if isinstance(outcome, Completion)]
 
     def _request(self, observation: Observation, number: int) -> dict[str, Any]:
-        request = {"model": self.model, "messages": self.template(observation), **self._settings}
+        messages = [{**message, "content": encodable(message["content"])} for message in self.template(observation)]
+        request = {"model": self.model, "messages": messages, **self._settings}
         return request if self.seed is None else {**request, "seed": self.seed + number}
 
     def _outcome(self, answer: str | ServerError) -> Completion | ServerError:

@@ -1,11 +1,16 @@
-"""How fast is one update of REINFORCE++, against a bare PyTorch loop on the same tokens?
+"""How fast is one update of REINFORCE++, against a bare PyTorch loop and against TRL on the same tokens?
 
-SmolLM2-135M-Instruct, LoRA r=16 on all linear layers, bfloat16 autocast, 32 rows of 104 + 64 tokens. Both sides do the
-same work: the reference's log-probabilities (adapters off), then forward, backward and one AdamW step, logits on
-completion tokens only. The sides take turns, so that a busy machine slows both; the ratio is the median over repeats.
-Every variant runs in a process of its own for its peak memory.
+SmolLM2-135M-Instruct, LoRA r=16 on all linear layers, 32 rows of 104 + 64 tokens, bfloat16 autocast (`--float32` for
+processors that only emulate it, several times slower). All sides do the same work: the reference's log-probabilities
+(adapters off), then forward, backward and one AdamW step. The bare loop has logits on completion tokens only, no
+bookkeeping and no metrics. TRL's trainers run their own loop, with sampling replaced by the fixed tokens; `patched` is
+TRL told to score completion tokens alone, which it does by itself only where Triton is.
 
-    python benchmarks/update_speed.py --repeats 3
+The sides take turns, so that a busy machine slows all of them; ratios are medians over rounds, by the clock on the wall
+and by the processor's. Each side's peak memory is that of a process of its own.
+
+    OMP_NUM_THREADS=2 python -m benchmarks.update_speed --rounds 3
+    pip install 'trl==1.16.*' && OMP_NUM_THREADS=2 python -m benchmarks.update_speed --sides learner grpo grpo-patched
 """
 
 from __future__ import annotations
@@ -17,6 +22,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -26,62 +34,100 @@ from waltz_env.agents import Policy, load_smollm2, lora_policies
 from waltz_env.algorithms import ReinforcePPConfig
 from waltz_env.algorithms.protocols import Sample
 
-ROWS, PROMPT, COMPLETION = 32, 104, 64
-SIDES = ("learner", "bare")
+PROMPT, COMPLETION = 104, 64
+TRL = ("grpo", "grpo-patched", "rloo", "rloo-patched")
+SIDES = ("learner", "bare", *TRL)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every side does: rows of an update, rows of a forward pass, and accelerate's mixed precision."""
+
+    rows: int
+    microbatch: int
+    precision: Literal["no", "bf16"]
 
 
 def main() -> None:
-    """Times both sides and prints their speeds, peaks and ratio."""
+    """Times the sides and prints their speeds, peaks and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--microbatch", type=int, default=8, help="rows of one forward pass, on both sides")
-    parser.add_argument("--only", choices=SIDES, help="run one side once and print its peak memory")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--float32", action="store_true", help="no autocast")
+    parser.add_argument("--microbatch", type=int, default=8, help="rows of one forward pass, on all sides")
+    parser.add_argument("--sides", choices=SIDES, nargs="+", default=["learner", "bare"])
+    parser.add_argument("--peak", action="store_true", help="run one side once and print its memory before and peak")
     arguments = parser.parse_args()
-    policy = lora_policies(*load_smollm2())["conversation_0"]
-    samples = rows(policy)
-    sides = {
-        "learner": learner(policy, samples, arguments.microbatch),
-        "bare": bare(policy, samples, arguments.microbatch),
-    }
-    if arguments.only:
-        sides[arguments.only]()
-        print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}")
+    job = Job(arguments.rows, min(arguments.microbatch, arguments.rows), "no" if arguments.float32 else "bf16")
+    sides = {name: side(name, job) for name in arguments.sides}
+    if arguments.peak:
+        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**30
+        sides[arguments.sides[0]]()
+        print(f"{before:.2f} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}")
         return
-    for update in sides.values():
-        update()  # warm up
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(arguments.repeats):
+    clocks = (time.perf_counter, time.process_time)
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for number in range(arguments.rounds + 1):
         for name, update in sides.items():
-            start = time.perf_counter()
+            start = [clock() for clock in clocks]
             update()
-            seconds[name].append(time.perf_counter() - start)
-    print(f"{'side':8} {'tokens/s':>9} {'peak GiB':>9}")
-    for name in SIDES:
-        command = [sys.executable, __file__, "--only", name, "--microbatch", str(arguments.microbatch)]
-        peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
-        print(f"{name:8} {ROWS * (PROMPT + COMPLETION) / statistics.median(seconds[name]):9.0f} {peak:>9}")
-    ratio = statistics.median(b / a for a, b in zip(seconds["learner"], seconds["bare"], strict=True))
-    print(f"learner / bare: {ratio:.2f}")
+            wall, cpu = (clock() - began for clock, began in zip(clocks, start, strict=True))
+            if number:  # the first round warms up
+                seconds[name].append((wall, cpu))
+            print(f"round {number} {name:12} {wall:6.1f} s, {cpu:6.1f} s of processor", file=sys.stderr, flush=True)
+    first = arguments.sides[0]
+    print("| side | tokens/s | ratio | ratio by processor time | GiB before | peak GiB |")
+    print("|---|---|---|---|---|---|")
+    for name, measured in seconds.items():
+        command = [sys.executable, "-m", "benchmarks.update_speed", "--peak", "--sides", name]
+        command += ["--rows", str(job.rows), "--microbatch", str(job.microbatch)]
+        command += ["--float32"] * arguments.float32
+        before_gib, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
+        wall = statistics.median(each[0] for each in measured)
+        by_wall, by_cpu = (
+            statistics.median(ours[i] / theirs[i] for ours, theirs in zip(seconds[first], measured, strict=True))
+            for i in (0, 1)
+        )
+        speed = job.rows * (PROMPT + COMPLETION) / wall
+        print(f"| {name} | {speed:.0f} | {by_wall:.2f} | {by_cpu:.2f} | {before_gib} | {peak} |", flush=True)
 
 
-def rows(policy: Policy) -> list[Sample]:
-    """Rows of random ids, with log-probabilities near what a uniform policy gives: the time is that of any tokens."""
+def side(name: str, job: Job) -> Callable[[], object]:
+    """One update of the side, as a call."""
+    if name in TRL:
+        from benchmarks import trl_update
+
+        algorithm, _, patched = name.partition("-")
+        ids = token_ids(job.rows)
+        return trl_update.updates(
+            algorithm, ids, PROMPT, microbatch=job.microbatch, autocast=job.precision == "bf16", patched=bool(patched)
+        )
+    policy = lora_policies(*load_smollm2())["conversation_0"]
+    return {"learner": learner, "bare": bare}[name](policy, rows(policy, job.rows), job)
+
+
+def token_ids(count: int) -> list[list[int]]:
+    """Random ids: the time is that of any tokens."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1000, 40_000, (ROWS, PROMPT + COMPLETION), generator=generator).tolist()
+    return torch.randint(1000, 40_000, (count, PROMPT + COMPLETION), generator=generator).tolist()
+
+
+def rows(policy: Policy, count: int) -> list[Sample]:
+    """Rows with log-probabilities near what a uniform policy gives."""
     return [
         Sample(tuple(row[:PROMPT]), tuple(row[PROMPT:]), (-10.0,) * COMPLETION, float(i % 2), i, policy.version)
-        for i, row in enumerate(ids)
+        for i, row in enumerate(token_ids(count))
     ]
 
 
-def learner(policy: Policy, samples: Sequence[Sample], microbatch: int) -> Callable[[], object]:
+def learner(policy: Policy, samples: Sequence[Sample], job: Job) -> Callable[[], object]:
     """The update of this package."""
-    config = ReinforcePPConfig(tokens_per_microbatch=microbatch * (PROMPT + COMPLETION))
-    built = config.build(policy, Accelerator(cpu=True, mixed_precision="bf16"))
+    config = ReinforcePPConfig(tokens_per_microbatch=job.microbatch * (PROMPT + COMPLETION))
+    built = config.build(policy, Accelerator(cpu=True, mixed_precision=job.precision))
     return lambda: built.update(samples)
 
 
-def bare(policy: Policy, samples: Sequence[Sample], microbatch: int) -> Callable[[], object]:
+def bare(policy: Policy, samples: Sequence[Sample], job: Job) -> Callable[[], object]:
     """The same in plain PyTorch: no bookkeeping, no metrics."""
     ids = torch.tensor([sample.prompt_ids + sample.token_ids for sample in samples])
     positions = torch.arange(ids.shape[1]).expand_as(ids)
@@ -89,21 +135,21 @@ def bare(policy: Policy, samples: Sequence[Sample], microbatch: int) -> Callable
     optimizer = torch.optim.AdamW(policy.parameters(), lr=5e-7, fused=True)
 
     def logprobs(part: torch.Tensor, *, reference: bool = False) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=job.precision == "bf16"):
             mask = torch.ones_like(part)
             logits = policy.logits(part, mask, positions[: len(part)], keep=COMPLETION + 1, reference=reference)[:, :-1]
         targets = part[:, PROMPT:]
         return -F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view_as(targets)
 
     def update() -> None:
-        parts = ids.split(microbatch)
+        parts = ids.split(job.microbatch)
         with torch.no_grad():
             reference = torch.cat([logprobs(part, reference=True) for part in parts])
         old = torch.full_like(reference, -10.0)
         returns = rewards[:, None] - 0.01 * (old - reference).clamp(-10, 10).flip(1).cumsum(1).flip(1)
         advantages = (returns - returns.mean()) / returns.std(correction=0)
         optimizer.zero_grad()
-        for part, a, o in zip(parts, advantages.split(microbatch), old.split(microbatch), strict=True):
+        for part, a, o in zip(parts, advantages.split(job.microbatch), old.split(job.microbatch), strict=True):
             ratio = (logprobs(part) - o).clamp(-20, 20).exp()
             loss = -torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a).sum() / ids[:, PROMPT:].numel()
             loss.backward()

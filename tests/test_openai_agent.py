@@ -74,6 +74,13 @@ def test_a_request_says_what_was_set(upstream) -> None:
     assert second == first | {"seed": 41}
 
 
+def test_text_that_no_encoding_can_carry_is_sent_all_the_same(upstream) -> None:
+    server = upstream(always(says("x")))
+    with agent(server, template=lambda o: [{"role": "user", "content": o["prompt"]}]) as asked:
+        assert asked.act([{**OBSERVATIONS[0], "prompt": "\ud800 lone"}]) == [Completion("x")]
+    assert server.requests[0]["messages"] == [{"role": "user", "content": "? lone"}]
+
+
 def test_a_schema_is_asked_for(upstream) -> None:
     server = upstream(always(says("x")))
     with agent(server, template=feedback_messages, json_schema=JSON_SCHEMA) as asked:

@@ -1,0 +1,94 @@
+"""One shared base with two adapters against two full models with two references: memory and time of an update.
+
+SmolLM2-135M-Instruct in both roles, float32, REINFORCE++, 8 rows of 104 + 64 tokens a role. The layouts take
+turns in one process for the time; each has a process of its own for its memory.
+
+    OMP_NUM_THREADS=2 python -m benchmarks.shared_base
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from benchmarks.update_speed import COMPLETION, PROMPT, rows
+from waltz_env.agents import Policy, full_policy, load_smollm2, lora_policies
+from waltz_env.algorithms import ReinforcePPConfig
+from waltz_env.types import AGENTS, AgentID
+
+ROWS = 8
+
+
+def shared() -> dict[AgentID, Policy]:
+    """Both roles on one frozen base, which is the reference of both."""
+    return lora_policies(*load_smollm2())
+
+
+def separate() -> dict[AgentID, Policy]:
+    """A model a role, each with a frozen copy."""
+    return {name: full_policy(*load_smollm2()) for name in AGENTS}
+
+
+LAYOUTS: dict[str, Callable[[], dict[AgentID, Policy]]] = {"shared": shared, "separate": separate}
+
+
+def updates(layout: str) -> Callable[[], None]:
+    """One update of each role, as a call."""
+    config = ReinforcePPConfig(tokens_per_microbatch=ROWS * (PROMPT + COMPLETION))
+    accelerator = Accelerator(cpu=True)
+    policies = LAYOUTS[layout]()
+    learners = {name: config.build(policy, accelerator) for name, policy in policies.items()}
+
+    def update() -> None:
+        for name, learner in learners.items():
+            learner.update([replace(row, agent=name) for row in rows(policies[name], ROWS)])
+
+    return update
+
+
+def gibibytes(layout: str) -> tuple[float, float]:
+    """Resident memory with all weights in place, and at the peak of two updates, in this process."""
+    update = updates(layout)
+    loaded = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**30
+    update()
+    update()  # AdamW's moments are there from the second on
+    return loaded, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peak", choices=LAYOUTS, help="print the memory of one layout")
+    arguments = parser.parse_args()
+    if arguments.peak:
+        print(*(f"{size:.2f}" for size in gibibytes(arguments.peak)))
+        return
+    calls = {layout: updates(layout) for layout in LAYOUTS}
+    seconds: dict[str, list[tuple[float, float]]] = {layout: [] for layout in LAYOUTS}
+    for number in range(arguments.rounds + 1):
+        for layout, update in calls.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            update()
+            if number:  # the first round warms up
+                seconds[layout].append((time.perf_counter() - wall, time.process_time() - cpu))
+    print("| layout | s for both roles | s of processor | GiB loaded | peak GiB |")
+    print("|---|---|---|---|---|")
+    for layout, measured in seconds.items():
+        wall, cpu = (statistics.median(each[i] for each in measured) for i in (0, 1))
+        command = [sys.executable, "-m", "benchmarks.shared_base", "--peak", layout]
+        loaded, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
+        print(f"| {layout} | {wall:.1f} | {cpu:.1f} | {loaded} | {peak} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""TRL 1.16's GRPOTrainer and RLOOTrainer as a side of `update_speed.py`: their own loop, one step a call."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import trl.trainer.utils
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+from waltz_env.agents import load_smollm2
+
+TRAINERS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
+GENERATIONS = 4
+
+
+def updates(
+    algorithm: str, ids: Sequence[Sequence[int]], prompt: int, *, microbatch: int, autocast: bool, patched: bool
+) -> Callable[[], None]:
+    """A call that lets the trainer, which waits in a thread, do its next step.
+
+    Args:
+        algorithm: grpo or rloo.
+        ids: of every row, prompt and completion.
+        prompt: how many of them are the prompt's.
+        microbatch: rows of one forward pass.
+        autocast: to bfloat16.
+        patched: score the completion's positions alone, as TRL does where Triton is.
+    """
+    model, tokenizer = load_smollm2()
+    trainer_class, config_class = TRAINERS[algorithm]
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": microbatch,
+        "gradient_accumulation_steps": len(ids) // microbatch,
+        "num_generations": GENERATIONS,
+        "max_completion_length": len(ids[0]) - prompt,
+        "beta": 0.01,
+        "learning_rate": 5e-7,
+        "adam_beta2": 0.95,
+        "bf16": autocast,
+        "use_cpu": True,
+        "gradient_checkpointing": False,  # which saves memory and costs time, here as there
+        "max_steps": 1000,
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+    trainer: Any = trainer_class(
+        model=model,
+        reward_funcs=lambda completions, **_: [float(i % 2) for i, _ in enumerate(completions)],
+        args=config_class(tempfile.mkdtemp(prefix="trl-"), **settings),
+        train_dataset=Dataset.from_list([{"prompt": "x"}] * 100),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    prompts, completions = [list(row[:prompt]) for row in ids], [list(row[prompt:]) for row in ids]
+    texts = ["x"] * len(ids)
+    sampled: dict[str, Any] = {
+        "grpo": (prompts, completions, None, texts, None, {}, None, None),
+        "rloo": (prompts, completions, texts),
+    }
+    trainer._generate = lambda _: sampled[algorithm]
+    turn = _Turn()
+    trainer.add_callback(turn)
+    trained = threading.Thread(target=trainer.train, daemon=True)
+
+    def update() -> None:
+        trl.trainer.utils._use_triton = lambda _: patched
+        if not trained.is_alive():
+            trained.start()
+        turn.begins.release()
+        turn.ends.acquire()
+
+    return update
+
+
+class _Turn(TrainerCallback):
+    """Holds the trainer back before each step, and says when it is done."""
+
+    def __init__(self) -> None:
+        self.begins = threading.Semaphore(0)
+        self.ends = threading.Semaphore(0)
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.begins.acquire()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.ends.release()
