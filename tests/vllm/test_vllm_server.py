@@ -29,7 +29,7 @@ PROMPTS = [Prompt(f"Tell me about {thing}.", Kind.BENIGN, id=thing) for thing in
 
 def short(role: AgentID, observation: Observation) -> list[Message]:
     """A template that makes texts of any length fit the server's context, which no server does by itself."""
-    return [{**message, "content": message["content"][:2000]} for message in TEMPLATES[role](observation)]
+    return [{**message, "content": message["content"][:1000]} for message in TEMPLATES[role](observation)]
 
 
 def asking(server: str, role: AgentID, **settings: Any) -> closing[OpenAIAgent]:
