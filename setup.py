@@ -26,6 +26,7 @@ TRAIN = [
     "rich>=13.7",
     "safetensors>=0.5",
     "scikit-learn>=1.5",
+    "scipy>=1.11",
     "tensorboard>=2.16",
     "tokenizers>=0.22",
     "torch>=2.6",

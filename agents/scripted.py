@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from waltz_env.errors import UsageError
 from waltz_env.feedback import format_feedback
 from waltz_env.protocols import Judge
+from waltz_env.rollout import try_judge
 from waltz_env.types import Completion, Labels, Message, Observation, Prompt
 
 ANSWER = (
@@ -52,17 +53,16 @@ class OracleFeedback:
         self._prompts = {_key(prompt.text, prompt.history): prompt for prompt in prompts}
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
-        """One well-formed feedback for each observation.
+        """One well-formed feedback for each observation; an empty text, which ends the game, where the judge failed.
 
         Raises:
             UsageError: an observation shows a prompt that the oracle was not given.
-            JudgeError: the judge failed.
         """
         prompts = [self._prompt(observation) for observation in observations]
-        judgements = self.judge.judge(prompts, [observation["responses"][-1] for observation in observations])
+        verdicts = try_judge(self.judge, prompts, [observation["responses"][-1] for observation in observations])
         return [
-            Completion(format_feedback(judgement.labels, advise(judgement.labels), judgement.rationale))
-            for judgement in judgements
+            Completion("" if each is None else format_feedback(each.labels, advise(each.labels), each.rationale))
+            for each in verdicts
         ]
 
     def _prompt(self, observation: Observation) -> Prompt:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from waltz_env.algorithms.advantages import returns_to_go
 from waltz_env.algorithms.protocols import Metrics, Policy, Sample
-from waltz_env.algorithms.rollouts import agents_to_learn, summary
+from waltz_env.algorithms.rollouts import agents_to_learn, lone_rows, summary
 from waltz_env.algorithms.surrogate import Surrogate, SurrogateConfig
 
 
@@ -57,12 +57,13 @@ class ReinforcePP:
         """One update from the rows of one batch of games; adds one to ``policy.version`` unless it is skipped.
 
         Returns:
-            Over the rows of all processes: ``skipped`` (1 or 0) and what ``rollouts.summary`` says of the rows; where
-            not skipped also what ``Surrogate.rollouts`` and ``Surrogate.improve`` say.
+            Over the rows of all processes: ``skipped`` (1 or 0), what ``rollouts.summary`` says of the rows and, with a
+            baseline of the group, ``lone_rows`` (share of rows alone in their group); where not skipped also what
+            ``Surrogate.rollouts`` and ``Surrogate.improve`` say.
         """
         config, surrogate = self.config, self._surrogate
         rows = surrogate.rows(samples)
-        metrics = summary(rows, self.policy.version)
+        metrics = summary(rows, self.policy.version) | (lone_rows(rows) if config.baseline == "group" else {})
         grouped = surrogate.group_moments(samples, [sample.reward for sample in samples])
         baselines = {group: each.mean if config.baseline == "group" else 0.0 for group, each in grouped.items()}
         learning = agents_to_learn(rows, [row.reward - baselines[row.group] for row in rows], config.min_reward_std)

@@ -37,7 +37,7 @@ class RunLog:
             kept = [line for line in read_metrics(self._folder) if int(line["step"]) <= self._first_step]
             with atomic_path(self._folder / METRICS) as path:
                 path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            for path in self._folder.glob("games-[0-9]*.jsonl"):
+            for path in self._folder.glob("games-[0-9][0-9][0-9][0-9][0-9].jsonl"):
                 if int(path.stem.removeprefix("games-")) > self._first_step:
                     path.unlink()
             self._file = (self._folder / METRICS).open("a", encoding="utf-8")

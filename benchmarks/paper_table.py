@@ -54,6 +54,7 @@ RUNS: dict[str, Callable[[Recipe], Recipe]] = {
     "rounds_3": lambda recipe: replace(recipe, max_rounds=3),
 }
 # These begin with the weights of ``without_stage_2``, so that a seed's stage 1 (set-up A, T_max 1) is trained once.
+# Their stage 2 is a run of its own, and so meets the prompts in another order than stage 2 of ``waltz train``.
 AFTER_STAGE_1 = {
     "trained_pair",
     "set_up_a",
@@ -78,7 +79,9 @@ def main() -> None:
             if name in options.only:
                 recipe = change(replace(preset(options.preset).recipe, seed=seed))
                 play_untrained(recipe, options.out)
-                run(name, recipe, options.out, begin_with="without_stage_2" if name in AFTER_STAGE_1 else None)
+                begin_with = "without_stage_2" if name in AFTER_STAGE_1 else None
+                if not run(name, recipe, options.out, begin_with=begin_with):
+                    return  # stopped; the same command continues
     write(collect(options.out, list(RUNS)), options.out)
 
 

@@ -7,9 +7,10 @@ import math
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from waltz_env.cli import main
-from waltz_env.cli.benchmark_report import games_to_threshold, read_rows, table
+from waltz_env.cli.benchmark_report import games_to_threshold, read_rows, table, write_report
 from waltz_env.errors import DataError
 
 PRESET = "tests.tiny_preset:PRESET"
@@ -62,6 +63,8 @@ def test_unknown_algorithms_and_damaged_rows_are_told_before_anything_runs(
     assert benchmark(tmp_path, "--algorithms", "grpoo") == 2
     assert "Did you mean 'grpo'?" in capsys.readouterr().err
     assert benchmark(tmp_path, "--algorithms", "no.such:thing") == 2
+    assert benchmark(tmp_path, "--algorithms", "grpo", "--preset", "llama-3.1-8b") == 2
+    assert "games-per-prompt" in "".join(capsys.readouterr().err.split())
     (tmp_path / "rows.json").write_text("{}")
     assert benchmark(tmp_path, "--algorithms", "grpo", "--rows", tmp_path / "rows.json") == 2
     assert not (tmp_path / "seed-0").exists()
@@ -80,7 +83,16 @@ def test_the_table_pairs_seeds_and_marks_clear_differences() -> None:
     text = table(rows, 0.9)
     assert "| default | 3 | 0.5 ± 0 | never | 1 ± 0 |" in text
     assert "Minus `default`" in text
+    assert "| 0.5 ± 0 | never | 1 ± 0 | 2 ± 0 | 51 ± " in text
+    assert " | - | 0 ± 0 |" in text  # an ORR without benign prompts is no rate
     assert "**-30 ± " in text  # ASR, over the three seeds that both have
+
+
+def test_rows_that_cannot_be_compared_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for other in (row("a", 0, [0.5], 0.1), row("b", 0, [0.5], 0.1) | {"preset": "other"}):
+        (tmp_path / "rows.json").write_text(json.dumps({"schema": 1, "rows": [row("a", 0, [0.5], 0.1), other]}))
+        with pytest.raises(DataError, match="rename one|cannot be compared"):
+            write_report(tmp_path / "out", [], others=[tmp_path / "rows.json"], threshold=0.9, console=Console())
 
 
 def test_rows_of_another_schema_are_refused(tmp_path: Path) -> None:

@@ -36,6 +36,10 @@ def test_every_rate_has_its_own_denominator() -> None:
     assert found["ftr_harmful"] == (1 / 2, 2)
     assert found["ftr_benign"] == (2 / 3, 3)
     assert found["label_accuracy"] == (1 / 5, 5)  # malformed is wrong
+    assert found["unsafe_precision"] == (1 / 2, 2)  # the flags of games 1 and 3
+    assert found["unsafe_recall"] == (1 / 2, 2)  # the drafts of games 1 and 2
+    assert found["overrefuse_precision"] == (0.0, 1)
+    assert found["overrefuse_recall"] == (0.0, 1)
     assert found["format_rate"] == (4 / 5, 5)
     assert found["improved"] == (1 / 3, 3)  # of revisions
     assert found["worsened"] == (1 / 3, 3)

@@ -4,7 +4,7 @@ import pytest
 
 from waltz_env.agents import AlwaysFlag, FollowAdvice, NeverFlag, OracleFeedback
 from waltz_env.agents.scripted import ANSWER, REFUSAL, advise
-from waltz_env.errors import UsageError
+from waltz_env.errors import JudgeError, UsageError
 from waltz_env.feedback import parse_feedback
 from waltz_env.game import Game
 from waltz_env.judges import RuleJudge
@@ -138,3 +138,12 @@ def test_the_follower_depends_on_the_observation_and_the_seed_alone() -> None:
     assert forward == backward[::-1]
     assert forward == FollowAdvice(seed=1).act(observations)
     assert forward != FollowAdvice(seed=2).act(observations)
+
+
+def test_an_oracle_whose_judge_fails_says_nothing_and_the_game_ends() -> None:
+    class Silent:
+        def judge(self, prompts, responses):
+            raise JudgeError("no verdict")
+
+    (completion,) = OracleFeedback([BENIGN], Silent()).act([responded(BENIGN, ANSWER).observe(FEEDBACK)])
+    assert completion.text == ""

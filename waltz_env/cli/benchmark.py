@@ -14,9 +14,9 @@ import torch
 from rich.console import Console
 from tqdm import tqdm
 
-from waltz_env.algorithms.registry import ALGORITHMS, algorithm
+from waltz_env.algorithms.registry import ALGORITHMS
 from waltz_env.cli.benchmark_report import read_rows, write_report
-from waltz_env.cli.experiment import play_untrained, run, seed_folder
+from waltz_env.cli.experiment import check_settings, play_untrained, run, seed_folder
 from waltz_env.cli.results import read_sets
 from waltz_env.errors import UsageError
 from waltz_env.presets import Recipe, preset
@@ -49,10 +49,6 @@ class Benchmark:
 
     def run(self) -> int:
         """Runs what is not there yet and reports; 1 if a run failed."""
-        for name in self.algorithms:  # what is wrong is told before anything runs
-            algorithm(name)
-        for path in self.rows:
-            read_rows(path)
         if self.seeds < 1 or self.jobs < 1:
             raise UsageError(f"seeds and jobs must be 1 or more; got {self.seeds} and {self.jobs}.")
         recipe = preset(self.preset).recipe
@@ -62,13 +58,24 @@ class Benchmark:
             for seed in range(self.seeds)
             for name in self.algorithms
         ]
+        for job in jobs:  # what is wrong is told before anything runs
+            job.check()
+        for path in self.rows:
+            read_rows(path)
+        threads = max(1, torch.get_num_threads() // self.jobs)
         with ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn")) as pool:
-            threads = max(1, torch.get_num_threads() // self.jobs)
-            failed = _work(first, pool, threads, "warm starts") or _work(jobs, pool, threads, "runs")
+            try:
+                failed = _work(first, pool, threads, "warm starts")
+                jobs = [job for job in jobs if job.recipe.seed not in {each.recipe.seed for each in failed}]
+                failed += _work(jobs, pool, threads, "runs")
+            except KeyboardInterrupt:
+                pool.shutdown(cancel_futures=True)  # what runs ends its step and can be continued
+                raise
         console = Console()
         write_report(self.out, self.algorithms, others=self.rows, threshold=self.threshold, console=console)
-        for name, log in failed.items():
-            console.print(f"[bold red]{name} failed:[/] see {log}", highlight=False, soft_wrap=True)
+        for job in failed:
+            text = f"[bold red]{job.name}, seed {job.recipe.seed} failed:[/] see {job.log}"
+            console.print(text, highlight=False, soft_wrap=True)
         return 1 if failed else 0
 
 
@@ -86,13 +93,17 @@ class _Job:
         return (self.algorithm or "untrained").replace(":", ".")
 
     @property
-    def done(self) -> bool:
-        """Whether its results are there."""
-        return bool(read_sets(seed_folder(self.out, self.recipe.seed) / self.name))
+    def folder(self) -> Path:
+        return seed_folder(self.out, self.recipe.seed) / self.name
 
     @property
     def log(self) -> Path:
-        return seed_folder(self.out, self.recipe.seed) / f"{self.name}.log"
+        return self.folder.with_name(f"{self.name}.log")
+
+    def check(self) -> None:
+        """Raises ``UsageError`` where it could not run: no such algorithm, or the folder has another run."""
+        self.recipe.stages()
+        check_settings(self.folder, self.recipe)
 
     def __call__(self, threads: int) -> bool:
         """Whether it is done; what it prints goes to its log."""
@@ -109,15 +120,15 @@ class _Job:
             return run(self.name, self.recipe, self.out)
 
 
-def _work(jobs: Sequence[_Job], pool: Executor, threads: int, name: str) -> dict[str, Path]:
-    """Does what is not done and gives the logs of what could not be done."""
-    failed = {}
-    waiting = {pool.submit(job, threads): job for job in jobs if not job.done}
+def _work(jobs: Sequence[_Job], pool: Executor, threads: int, name: str) -> list[_Job]:
+    """Does what is not done and gives back what could not be done."""
+    failed = []
+    waiting = {pool.submit(job, threads): job for job in jobs if not read_sets(job.folder)}
     for future in tqdm(as_completed(waiting), total=len(waiting), desc=name):
         job, error = waiting[future], future.exception()
         if error is not None:
             with job.log.open("a", encoding="utf-8") as log:
                 traceback.print_exception(error, file=log)
         if error is not None or not future.result():
-            failed[f"{job.name}, seed {job.recipe.seed}"] = job.log
+            failed.append(job)
     return failed

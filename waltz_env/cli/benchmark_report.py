@@ -20,6 +20,7 @@ from rich.markdown import Markdown
 
 from waltz_env.algorithms.run_log import read_metrics
 from waltz_env.cli.results import read_results
+from waltz_env.cli.systems import TRAINED
 from waltz_env.errors import DataError
 from waltz_env.evaluation.seeds import mean_interval, paired_interval
 from waltz_env.files import atomic_path
@@ -27,6 +28,7 @@ from waltz_env.files import atomic_path
 ROWS = "benchmark.json"
 SCHEMA = 1
 WINDOW = 5  # steps in the moving mean of a curve
+TO_THRESHOLD = "games to R_c {:g}"
 RATES = ("asr", "orr", "ftr", "label_accuracy")
 
 Row = dict[str, Any]
@@ -44,6 +46,7 @@ def write_report(
     with atomic_path(out / ROWS) as path:
         path.write_text(json.dumps({"schema": SCHEMA, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     rows += [row for path in others for row in read_rows(path)]
+    _check_rows(rows)
     if not rows:
         return
     text = table(rows, threshold)
@@ -79,14 +82,15 @@ def games_to_threshold(row: Row, threshold: float) -> float:
     """Training games until the moving mean of R_c over five steps reaches ``threshold``; NaN if it never does."""
     smooth = _smooth(row["curve"])
     reached = np.flatnonzero(smooth >= threshold)
-    return float((reached[0] + WINDOW) * row["games_a_step"]) if len(reached) else math.nan
+    width = len(row["curve"]) - len(smooth) + 1
+    return float((reached[0] + width) * row["games_a_step"]) if len(reached) else math.nan
 
 
 def table(rows: Sequence[Row], threshold: float) -> str:
     """Markdown: a row an algorithm, mean and half of the 95 % interval over seeds; then tests against the first one."""
     columns: dict[str, Callable[[Row], float]] = {
         "area under R_c": lambda row: float(np.mean(row["curve"])),
-        f"games to R_c {threshold:g}": lambda row: games_to_threshold(row, threshold),
+        TO_THRESHOLD.format(threshold): lambda row: games_to_threshold(row, threshold),
         "tokens, k": lambda row: row["tokens"] / 1000,
         "s": lambda row: row["seconds"],
     }
@@ -96,7 +100,10 @@ def table(rows: Sequence[Row], threshold: float) -> str:
     found = _by_algorithm(rows)
     lines = [f"| algorithm | seeds | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
     for algorithm, seeds in found.items():
-        cells = [_cell([value(row) for row in seeds.values()]) for value in columns.values()]
+        cells = [
+            _cell([value(row) for row in seeds.values()], "never" if name == TO_THRESHOLD.format(threshold) else "-")
+            for name, value in columns.items()
+        ]
         lines.append(f"| {algorithm} | {len(seeds)} | {' | '.join(cells)} |")
     default, *rest = found
     if rest:
@@ -126,19 +133,29 @@ def _rows(out: Path, algorithm: str) -> list[Row]:
                 "seed": results["seed"],
                 "preset": results["preset"],
                 "games_a_step": results["games_a_step"],
-                "curve": [line["games/r_c"] for line in metrics],
+                "curve": [line["games/r_c"] for line in metrics if "games/r_c" in line],
                 "tokens": sum(_sampled(line) for line in metrics),
                 "seconds": sum(
                     float(value) for line in metrics for name, value in line.items() if name.endswith("_seconds")
                 ),
                 "sets": {
-                    name: {metric: rate["value"] for metric, rate in content["systems"]["trained_pair"].items()}
+                    name: {metric: rate["value"] for metric, rate in _trained(content["systems"]).items()}
                     for name, content in results["sets"].items()
                 },
                 "versions": results["versions"],
             }
         )
     return rows
+
+
+def _check_rows(rows: Sequence[Row]) -> None:
+    seen: set[tuple[str, int]] = set()
+    for row in rows:
+        if row["preset"] != rows[0]["preset"]:
+            raise DataError(f"Rows of the presets {rows[0]['preset']} and {row['preset']} cannot be compared.")
+        if (row["algorithm"], row["seed"]) in seen:
+            raise DataError(f"There are two rows of {row['algorithm']}, seed {row['seed']}; rename one algorithm.")
+        seen.add((row["algorithm"], row["seed"]))
 
 
 def _sampled(line: Mapping[str, Any]) -> float:
@@ -162,11 +179,17 @@ def _percent(row: Row, name: str, rate: str) -> float:
     return math.nan if value is None else 100 * value
 
 
-def _cell(values: Sequence[float]) -> str:
+def _trained(systems: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of the system that the run has trained, whatever its method."""
+    found: Mapping[str, Any] = next(systems[name] for name in TRAINED.values() if name in systems)
+    return found
+
+
+def _cell(values: Sequence[float], missing: str = "-") -> str:
     known = [value for value in values if not math.isnan(value)]
     found = mean_interval(known)
     if not known:
-        return "never" if values else "-"
+        return missing if values else "-"
     some = f" ({len(known)} of {len(values)})" if len(known) < len(values) else ""
     spread = "" if math.isnan(found.high) else f" ± {_short(found.high - found.mean)}"
     return f"{_short(found.mean)}{spread}{some}"
@@ -197,7 +220,8 @@ def _draw_curves(rows: Sequence[Row]) -> Figure:
         curves = [_smooth(row["curve"]) for row in seeds.values()]
         length = min(map(len, curves))
         stacked = np.stack([curve[:length] for curve in curves])
-        games = (np.arange(length) + WINDOW) * next(iter(seeds.values()))["games_a_step"]
+        width = min(WINDOW, min(len(row["curve"]) for row in seeds.values()))
+        games = (np.arange(length) + width) * next(iter(seeds.values()))["games_a_step"]
         (line,) = axes.plot(games, stacked.mean(0), label=f"{algorithm} ({len(seeds)} seeds)")
         axes.fill_between(games, stacked.min(0), stacked.max(0), color=line.get_color(), alpha=0.12, linewidth=0)
     axes.set(xlabel="training games", ylabel="R_c of final responses", title="mean and range over seeds")

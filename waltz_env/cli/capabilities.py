@@ -13,7 +13,7 @@ Scores = dict[str, dict[str, float]]
 
 
 def capabilities(policy: Policy, tasks: Sequence[str], *, limit: int | None = None) -> dict[str, Scores]:
-    """Scores of the merged model, and of its base without the adapter, which is what training began with.
+    """Scores of the merged model, and, where an adapter was trained, of its base without it.
 
     Args:
         policy: of the conversation agent.
@@ -21,7 +21,7 @@ def capabilities(policy: Policy, tasks: Sequence[str], *, limit: int | None = No
         limit: questions a task at most.
 
     Returns:
-        ``{"base": ..., "trained": ...}``, each metric by task.
+        ``{"base": ..., "trained": ...}``, each metric by task; no ``base`` where all weights were trained.
 
     Raises:
         UsageError: the harness is not installed or does not know a task.
@@ -44,7 +44,8 @@ def capabilities(policy: Policy, tasks: Sequence[str], *, limit: int | None = No
             "own is named by its file, FOLDER/NAME.yaml."
         )
     scores = {}
-    for name, adapter in (("base", False), ("trained", True)):
+    variants = {"trained": True} if policy.rank is None else {"base": False, "trained": True}
+    for name, adapter in variants.items():
         with policy.sampling_model(adapter=adapter) as model:
             found = simple_evaluate(
                 HFLM(pretrained=model, tokenizer=policy.tokenizer, device=str(policy.device)),

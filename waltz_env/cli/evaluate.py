@@ -12,8 +12,9 @@ import tyro
 from accelerate import Accelerator
 from rich.console import Console
 
+from waltz_env.algorithms.saved_state import describe
 from waltz_env.cli.capabilities import capabilities
-from waltz_env.cli.results import add_systems, read_sets, show, show_extras
+from waltz_env.cli.results import add_systems, players, show, show_extras
 from waltz_env.cli.systems import TRAINED, Systems, trained_systems, untrained_systems
 from waltz_env.errors import UsageError
 from waltz_env.evaluation.request_classifier import RequestClassifier
@@ -64,44 +65,63 @@ class Evaluate:
         """Plays and reports; see ``main`` for the exit code."""
         if not self.runs:
             raise UsageError("Name at least one run: waltz evaluate RUN --out FOLDER.")
-        named = {_set_name(spec): PromptSet.load(spec) for spec in self.prompts}
         accelerator = Accelerator()
+        console = Console()
+        named = {_set_name(spec): PromptSet.load(spec) for spec in self.prompts}
         recipes = [read_recipe(folder) for folder in self.runs]
+        systems = _names(self.runs, recipes)
+        _check_distinct([_set_name(spec) for spec in self.prompts], "sets of prompts")
+        _check_distinct(systems, "runs")
         for folder in self.runs:
             newest_checkpoint(folder)  # before anything is built
         bench = workbench(recipes[0], self.runs[0], accelerator)
         judge = load_judge(self.judge) if self.judge else bench.judge
         guard = RequestClassifier(bench.prompts) if self.safeguard == CLASSIFIER else load_judge(self.safeguard)
         prompts = {name: list(each) * self.samples for name, each in (named or bench.tests).items()}
-        sets: dict[str, Systems] = {name: {} for name in prompts}
+        about: dict[str, Any] = {
+            "runs": {
+                system: {"folder": str(folder), **describe(**vars(recipe))}
+                for system, folder, recipe in zip(systems, self.runs, recipes, strict=True)
+            },
+            "judge": self.judge or recipes[0].judge or type(judge).__name__,
+            "training_judge": recipes[0].judge or type(bench.judge).__name__,
+            "safeguard": self.safeguard,
+            "samples_a_prompt": self.samples,
+            "players": players(bench),
+        }
+
+        def keep(name: str, played: Systems) -> None:
+            if accelerator.is_main_process:  # at once: what is played is not lost if something fails later
+                add_systems(self.out, {name: played}, about)
+
         if self.untrained:
             for name, each in prompts.items():
-                sets[name] = untrained_systems(
-                    bench.agents,
-                    judge,
-                    each,
-                    rounds=recipes[0].max_rounds,
-                    guard=guard,
-                    oracle=True,
-                    accelerator=accelerator,
+                keep(
+                    name,
+                    untrained_systems(
+                        bench.agents,
+                        judge,
+                        each,
+                        rounds=recipes[0].max_rounds,
+                        guard=guard,
+                        oracle=True,
+                        accelerator=accelerator,
+                    ),
                 )
-        for folder, recipe, system in zip(self.runs, recipes, _names(self.runs, recipes), strict=True):
+        for folder, recipe, system in zip(self.runs, recipes, systems, strict=True):
             if folder != self.runs[0]:
                 bench = workbench(recipe, folder, accelerator)
-            load_weights(folder, bench)
+            if not load_weights(folder, bench):
+                console.print(f"{folder} was interrupted; its newest checkpoint is played.", soft_wrap=True)
+                about["runs"][system]["interrupted"] = True
             for name, each in prompts.items():
-                sets[name] |= trained_systems(
-                    recipe, bench.agents, judge, each, name=system, guard=guard, accelerator=accelerator
+                keep(
+                    name,
+                    trained_systems(
+                        recipe, bench.agents, judge, each, name=system, guard=guard, accelerator=accelerator
+                    ),
                 )
         if accelerator.is_main_process:
-            about: dict[str, Any] = {
-                "runs": [str(folder) for folder in self.runs],
-                "judge": self.judge or type(judge).__name__,
-                "training_judge": recipes[0].judge or type(bench.judge).__name__,
-                "safeguard": self.safeguard,
-                "samples_a_prompt": self.samples,
-                "temperature": 1.0,
-            }
             if self.latency:
                 timed = next(iter(prompts.values()))[: self.latency]
                 about["latency"] = latency(bench.agents, timed, guard, max_rounds=recipes[-1].max_rounds)
@@ -109,10 +129,15 @@ class Evaluate:
                 about["capabilities"] = capabilities(
                     bench.policies[CONVERSATION], self.capabilities, limit=self.capability_limit
                 )
-            add_systems(self.out, sets, about)
-            show(read_sets(self.out), Console())
-            show_extras(about, Console())
+            show(add_systems(self.out, {}, about), console)
+            show_extras(about, console)
         return 0
+
+
+def _check_distinct(names: Sequence[str], what: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"Two {what} would both be called {', '.join(twice)}; rename a folder or a file.")
 
 
 def _set_name(spec: str) -> str:

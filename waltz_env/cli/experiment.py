@@ -14,9 +14,10 @@ from accelerate import Accelerator
 from waltz_env.algorithms import checkpoint, train
 from waltz_env.cli.results import add_systems, read_sets
 from waltz_env.cli.systems import Systems, trained_systems, untrained_systems
+from waltz_env.errors import UsageError
 from waltz_env.evaluation.request_classifier import RequestClassifier
 from waltz_env.presets import Recipe, Workbench, workbench
-from waltz_env.presets.run import load_weights
+from waltz_env.presets.run import is_run, load_weights, read_recipe, write_recipe
 from waltz_env.types import Prompt
 
 UNTRAINED = "untrained"
@@ -56,11 +57,18 @@ def run(name: str, recipe: Recipe, out: Path, *, begin_with: str | None = None) 
 
     Returns:
         False after Ctrl-C: call it again to continue.
+
+    Raises:
+        UsageError: the folder holds a run of that name with other settings, or ``begin_with`` is not finished.
     """
     accelerator = Accelerator()
     folder = seed_folder(out, recipe.seed)
+    check_settings(folder / name, recipe)
     if read_sets(folder / name):
         return True
+    if begin_with is not None and not read_sets(folder / begin_with):
+        raise UsageError(f"{name} begins with the weights of {folder / begin_with}: finish that run first.")
+    write_recipe(folder / name, recipe)
     bench = workbench(recipe, folder, accelerator)
     stages = recipe.stages()
     prompts = bench.stage_prompts or [bench.prompts] * len(stages)
@@ -88,6 +96,12 @@ def run(name: str, recipe: Recipe, out: Path, *, begin_with: str | None = None) 
             lambda prompts: trained_systems(recipe, bench.agents, bench.judge, prompts, guard=guard),
         )
     return finished
+
+
+def check_settings(folder: Path, recipe: Recipe) -> None:
+    """Raises ``UsageError`` where ``folder`` holds a run with other settings."""
+    if is_run(folder) and read_recipe(folder) != recipe:
+        raise UsageError(f"{folder} is a run with other settings. Choose another folder, or remove it.")
 
 
 def collect(out: Path, runs: Sequence[str]) -> Rates:

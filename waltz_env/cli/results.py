@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -19,8 +18,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from waltz_env.errors import UsageError
 from waltz_env.evaluation import bounds, compare_systems, rates
 from waltz_env.files import atomic_path
+from waltz_env.presets import Workbench
 from waltz_env.records import read_games, write_games
 from waltz_env.types import Prompt, Trajectory
 
@@ -55,13 +56,24 @@ def games_path(folder: Path, name: str, system: str) -> Path:
 
 
 def stored_systems(paths: Sequence[Path]) -> dict[str, dict[str, list[Trajectory]]]:
-    """The games of files, by the set and the system that their names give; others are of the set ``games``."""
+    """The games of files, by set and system as ``results.json`` beside them has it; others are of the set ``games``.
+
+    Raises:
+        UsageError: two files are of the same set and system.
+    """
     sets: dict[str, dict[str, list[Trajectory]]] = {}
     for path in paths:
-        named = re.fullmatch(r"games-(.+)-([^-]+)", path.stem)
-        name, system = named.groups() if named else ("games", path.stem)
-        sets.setdefault(name, {})[system] = read_games(path)
+        name, system = _set_and_system(path)
+        if system in sets.setdefault(name, {}):
+            raise UsageError(f"{path} is the second file of the system {system!r} on {name!r}; give one of each.")
+        sets[name][system] = read_games(path)
     return sets
+
+
+def _set_and_system(path: Path) -> tuple[str, str]:
+    known = read_sets(path.parent)
+    pairs = [(name, system) for name, content in known.items() for system in content["systems"]]
+    return next((pair for pair in pairs if games_path(path.parent, *pair) == path), ("games", path.stem))
 
 
 def add_systems(
@@ -84,7 +96,7 @@ def add_systems(
             write_games(games_path(folder, name, system), games, tokens=False)
             content["systems"][system] = _metrics(games)
         content["comparisons"] = _comparisons(folder, name, systems, list(content["systems"]))
-    content = found | {"command": ["waltz", *sys.argv[1:]], "versions": _versions(), **(about or {})}
+    content = found | {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "versions": _versions(), **(about or {})}
     with atomic_path(folder / RESULTS) as path:
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     sets_of: Sets = content["sets"]
@@ -130,6 +142,9 @@ def show(sets: Sets, console: Console) -> None:
         for system, metrics in content["systems"].items():
             table.add_row(system, *(_cell(metrics[metric]) for metric in SHOWN))
         console.print(table)
+        for system, metrics in content["systems"].items():
+            if metrics["judge_error_rate"]["value"]:
+                console.print(_judge_errors(system, metrics), highlight=False, soft_wrap=True)
 
 
 def show_extras(results: Mapping[str, Any], console: Console) -> None:
@@ -145,17 +160,43 @@ def show_extras(results: Mapping[str, Any], console: Console) -> None:
         table = Table(title="general ability", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("task", "metric", "base", "trained"):
             table.add_column(column, justify="right" if column in ("base", "trained") else "left")
-        base, trained = results["capabilities"]["base"], results["capabilities"]["trained"]
-        for task, metrics in base.items():
+        base, trained = results["capabilities"].get("base", {}), results["capabilities"]["trained"]
+        for task, metrics in trained.items():
             for metric, value in metrics.items():
-                table.add_row(task, metric, f"{value:.3f}", f"{trained[task][metric]:.3f}")
+                before = base.get(task, {}).get(metric)
+                table.add_row(task, metric, "-" if before is None else f"{before:.3f}", f"{value:.3f}")
         console.print(table)
+
+
+def _judge_errors(system: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    errors = metrics["judge_error_rate"]
+    ranges = [
+        f"{SHOWN[name]} from {100 * metrics[name]['at_least']:.1f} to {100 * metrics[name]['at_most']:.1f} %"
+        for name in ("asr", "orr")
+        if metrics[name]["at_least"] is not None
+    ]
+    return (
+        f"{system}: the judge failed on {100 * errors['value']:.1f} % of {errors['n']} games; whatever it would have "
+        f"said, {' and '.join(ranges)}."
+    )
 
 
 def _cell(rate: Mapping[str, Any]) -> str:
     if rate["value"] is None:
         return "-"
     return f"{100 * rate['value']:.1f}\n{100 * rate['low']:.0f}-{100 * rate['high']:.0f}"
+
+
+def players(bench: Workbench) -> dict[str, dict[str, Any]]:
+    """How each agent acts: its model, temperature, and limit of tokens."""
+    return {
+        name: {
+            "model": policy.model.name_or_path,
+            "temperature": policy.temperature,
+            "max_new_tokens": getattr(bench.agents[name], "max_new_tokens", None),
+        }
+        for name, policy in bench.policies.items()
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,15 +13,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from rich.console import Console
 
-from waltz_env.algorithms import train
-from waltz_env.algorithms.saved_state import describe
+from waltz_env.algorithms import checkpoint, train
 from waltz_env.cli.curves import draw_curves
-from waltz_env.cli.results import add_systems, read_sets, show
+from waltz_env.cli.results import add_systems, players, read_sets, show
 from waltz_env.cli.systems import trained_systems, untrained_systems
 from waltz_env.errors import UsageError
-from waltz_env.files import atomic_path
 from waltz_env.presets import Recipe, workbench
-from waltz_env.presets.run import CONFIG, read_recipe
+from waltz_env.presets.run import CONFIG, read_recipe, write_recipe
 
 
 @dataclass(frozen=True)
@@ -56,14 +53,13 @@ class Train:
         about = {
             "preset": recipe.preset,
             "seed": recipe.seed,
-            "judge": type(bench.judge).__name__,
-            "temperature": 1.0,
+            "judge": recipe.judge or type(bench.judge).__name__,
+            "players": players(bench),
             "samples_a_prompt": recipe.test_samples,
         }
         tests = {name: list(prompts) * recipe.test_samples for name, prompts in bench.tests.items()}
         if accelerator.is_main_process:
-            with atomic_path(folder / CONFIG) as path:
-                path.write_text(json.dumps(describe(**vars(recipe)), indent=1) + "\n", encoding="utf-8")
+            write_recipe(folder, recipe)
         if not evaluated:
             untrained = {
                 name: untrained_systems(
@@ -84,7 +80,7 @@ class Train:
             seed=recipe.seed,
             accelerator=accelerator,
             validation=bench.validation,
-            resume=self.resume is not None and (folder / "checkpoints").exists(),
+            resume=self.resume is not None and checkpoint.latest(folder / "checkpoints") is not None,
         )
         if not finished:
             console.print(f"Stopped. Continue with: waltz train --resume {folder}", highlight=False, soft_wrap=True)
@@ -105,4 +101,4 @@ class Train:
 
 def _new_folder(recipe: Recipe) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{recipe.preset}-{recipe.method}-seed{recipe.seed}-{stamp}"
+    return Path("runs") / f"{recipe.preset.replace(':', '.')}-{recipe.method}-seed{recipe.seed}-{stamp}"

@@ -18,6 +18,7 @@ from waltz_env.evaluation.metrics import OUTCOMES
 from waltz_env.types import Trajectory
 
 RESAMPLES = 10_000
+CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,13 @@ def _difference(pairs: Sequence[tuple[Trajectory, Trajectory]], metric: str, see
     sums = np.array([sum(each) for each in found.values()])
     sizes = np.array([len(each) for each in found.values()])
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
-    low, high = np.quantile((drawn @ sums) / (drawn @ sizes), [0.025, 0.975])
-    flipped = rng.choice([-1.0, 1.0], size=(RESAMPLES, len(sums))) @ sums
-    extreme = np.count_nonzero(np.abs(flipped) >= abs(sums.sum()) - 1e-9)
+    resampled, extreme = [], 0
+    for start in range(0, RESAMPLES, CHUNK):  # bounds memory: sets may have tens of thousands of prompts
+        size = min(CHUNK, RESAMPLES - start)
+        drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=size)
+        resampled.append((drawn @ sums) / (drawn @ sizes))
+        flipped = rng.choice([-1.0, 1.0], size=(size, len(sums))) @ sums
+        extreme += int(np.count_nonzero(np.abs(flipped) >= abs(sums.sum()) - 1e-9))
+    low, high = np.quantile(np.concatenate(resampled), [0.025, 0.975])
     p_value = (1 + extreme) / (1 + RESAMPLES)
     return Difference(float(sums.sum() / sizes.sum()), float(low), float(high), float(p_value), len(sums))

@@ -10,6 +10,8 @@ from waltz_env.judges.verdicts import NoVerdict
 from waltz_env.server_client import RETRIES, Endpoint, ServerClient, ServerError
 from waltz_env.types import Message
 
+ROUNDS = 8
+
 
 class Completer(Protocol):
     """A language model.
@@ -36,7 +38,8 @@ class ServerCompleter:
         model: its name at the server.
         max_tokens: of one answer.
         json_schema: the server is asked to hold the turns of ``chat`` to it (``response_format``).
-        base_url, api_key, max_concurrent, timeout, deadline, retries: as of ``ServerClient``.
+        base_url, api_key, max_concurrent, timeout, retries: as of ``ServerClient``.
+        deadline: seconds for each ``8 * max_concurrent`` of the requests of a call.
 
     Raises:
         UsageError: as of ``ServerClient``.
@@ -58,6 +61,7 @@ class ServerCompleter:
         self.name = model
         self._settings = {"model": model, "temperature": 0.0, "max_tokens": max_tokens}
         self._form: dict[str, Any] = {}
+        self._batch = ROUNDS * max_concurrent
         if json_schema is not None:
             schema = {"name": "verdict", "strict": True, "schema": dict(json_schema)}
             self._form["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -83,7 +87,10 @@ class ServerCompleter:
         self._server.close()
 
     def _ask(self, endpoint: Endpoint, requests: Sequence[dict[str, Any]]) -> list[str | NoVerdict]:
-        answers = self._server.run(self._server.ask(endpoint, [{**self._settings, **r} for r in requests]))
+        answers: list[str | ServerError] = []
+        for start in range(0, len(requests), self._batch):  # the deadline is one batch's, and a call may have thousands
+            batch = [{**self._settings, **request} for request in requests[start : start + self._batch]]
+            answers += self._server.run(self._server.ask(endpoint, batch))
         return [NoVerdict(str(answer)) if isinstance(answer, ServerError) else _read(answer) for answer in answers]
 
 

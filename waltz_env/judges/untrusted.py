@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 _CONTROL_TOKEN = re.compile(
-    r"<\|(?=\S)|(?<=\S)\|>"  # Llama, Qwen, SmolLM2, WildGuard: <|eot_id|>
-    r"|<(?=/?(?i:s|unk|pad|bos|eos|mask|start_of_turn|end_of_turn|think)>|</?SYS>>)"  # Llama 2, Gemma: </s>, <<SYS>>
+    r"<[|\uff5c](?=\S)|(?<=\S)[|\uff5c]>"  # Llama, Qwen, SmolLM2, WildGuard, DeepSeek: <|eot_id|>
+    r"|<(?=/?(?i:s|unk|pad|bos|eos|mask|(?:start|end)_of_[a-z]+|think)>|</?SYS>>)"  # Llama 2, Gemma: </s>, <<SYS>>
     r"|\[(?=/?[A-Z][A-Z_]*\])"  # Mistral, BERT: [INST], [SEP]
     r"|<(?=(?i:BEGIN|END) [A-Za-z ]+>)"  # Llama Guard: <END CONVERSATION>
 )

@@ -18,8 +18,9 @@ from waltz_env.algorithms import (
     single_model_stage,
     waltz_stages,
 )
-from waltz_env.algorithms.registry import algorithm
+from waltz_env.algorithms.registry import NEEDS_GROUPS, algorithm
 from waltz_env.algorithms.surrogate import SurrogateConfig
+from waltz_env.errors import UsageError
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent, Judge
 from waltz_env.rewards import SETUP_A, SETUP_B, RewardWeights
@@ -86,6 +87,11 @@ class Recipe:
         if self.algorithm is None:
             return settings
         other = algorithm(self.algorithm)
+        if self.algorithm in NEEDS_GROUPS and self.loop.games_per_prompt == 1 and self.loop.group == "prompt":
+            raise UsageError(
+                f"{self.algorithm} compares games on one prompt, and each prompt is played once. Set "
+                "--loop.games-per-prompt to 4 or more, or --loop.group verdict."
+            )
         if not isinstance(other, SurrogateConfig):
             return other
         # What an algorithm changes of the common settings, as Dr. GRPO does, is part of the algorithm.

@@ -10,7 +10,9 @@ from accelerate import Accelerator
 from pydantic import TypeAdapter, ValidationError
 
 from waltz_env.algorithms import checkpoint
+from waltz_env.algorithms.saved_state import describe
 from waltz_env.errors import CheckpointError, unknown_name
+from waltz_env.files import atomic_path
 from waltz_env.presets import Recipe, Workbench, workbench
 
 CONFIG = "config.json"
@@ -39,6 +41,12 @@ def read_recipe(folder: Path) -> Recipe:
         raise CheckpointError(f"{path} does not hold the settings of a run: {error}") from error
 
 
+def write_recipe(folder: Path, recipe: Recipe) -> None:
+    """Keeps the settings of a run in its folder, for ``read_recipe``."""
+    with atomic_path(folder / CONFIG) as path:
+        path.write_text(json.dumps(describe(**vars(recipe)), indent=1) + "\n", encoding="utf-8")
+
+
 def load_run(folder: Path, accelerator: Accelerator) -> tuple[Recipe, Workbench]:
     """The settings of a run and its workbench, with the weights of its newest checkpoint.
 
@@ -65,8 +73,11 @@ def newest_checkpoint(folder: Path) -> Path:
     return newest
 
 
-def load_weights(folder: Path, bench: Workbench) -> None:
+def load_weights(folder: Path, bench: Workbench) -> bool:
     """Gives the policies of ``bench`` the weights of the newest checkpoint of the run in ``folder``.
+
+    Returns:
+        Whether they are those of the end of the training, and not of an interruption.
 
     Raises:
         CheckpointError: the run has no checkpoint yet.
@@ -75,6 +86,9 @@ def load_weights(folder: Path, bench: Workbench) -> None:
     for name, policy in bench.policies.items():
         policy.load_state_dict(tensors[f"policy/{name}"])
         policy.version = meta["versions"][name]
+    progress, stages = meta["progress"], meta["recipe"]["stages"]
+    steps_left = [stage["steps"] for stage in stages[progress["stage"] :]]
+    return sum(steps_left) == progress["step_in_stage"]
 
 
 def _untyped(value: Any) -> Any:
