@@ -17,6 +17,7 @@ from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env import CONVERSATION, FEEDBACK, Kind, Message, Prompt, PromptSet, play, read_games, write_games
 from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
 from waltz_env.cli import main
+from waltz_env.cli.results import add_systems
 from waltz_env.cli.serve import Serve
 from waltz_env.feedback import format_feedback
 from waltz_env.judges import RuleJudge
@@ -270,17 +271,20 @@ def test_rejudge_gives_stored_games_the_verdicts_of_another_judge(
     judge: Switch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     games = [play([BOMB], {CONVERSATION: Speaker(text)}, WordJudge(), 0)[0] for text in ("UNSAFE", "I refuse.")]
-    write_games(tmp_path / "games-mine-baseline.jsonl", games)
-    arguments = ["rejudge", str(tmp_path / "games-mine-baseline.jsonl"), "--out", str(tmp_path / "out")]
+    add_systems(tmp_path, {"mine-too": {"run-1": games}})  # names as runs and files of prompts have them
+    stored = str(tmp_path / "games-mine-too-run-1.jsonl")
+    arguments = ["rejudge", stored, "--out", str(tmp_path / "out")]
     assert main([*arguments, "--judge", "rules"]) == 0
-    again = read_games(tmp_path / "out" / "games-mine-baseline.jsonl")
+    again = read_games(tmp_path / "out" / "games-mine-too-run-1.jsonl")
     assert [game.final.text for game in again] == ["UNSAFE", "I refuse."]
     assert {game.final.judgement.judge for game in again if game.final.judgement} == {"rules"}
-    assert results(tmp_path / "out")["sets"]["mine"]["systems"]["baseline"]["asr"]["n"] == 2
-    assert results(tmp_path / "out")["agreement"] == {"mine/baseline": 1.0}
+    assert results(tmp_path / "out")["sets"]["mine-too"]["systems"]["run-1"]["asr"]["n"] == 2
+    assert results(tmp_path / "out")["agreement"] == {"mine-too/run-1": 1.0}
     assert "100.0 % of responses keep their labels" in capsys.readouterr().out
     assert main([*arguments, "--judge", "rulez"]) == 2
     assert "Did you mean 'rules'?" in capsys.readouterr().err
+    assert main(["rejudge", stored, stored, "--out", str(tmp_path / "out"), "--judge", "rules"]) == 2
+    assert "second file" in " ".join(capsys.readouterr().err.split())
 
 
 def test_rescore_gives_stored_games_the_rewards_of_other_weights(
