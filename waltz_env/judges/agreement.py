@@ -31,7 +31,7 @@ class AgreementJudge:
         if not judges:
             raise UsageError("An agreement needs at least one judge; got none.")
         self.name = rule
-        self._judges = tuple(judges)
+        self.judges = tuple(judges)
         self._needed = {"any": 1, "all": len(judges), "majority": len(judges) // 2 + 1}[rule]
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
@@ -44,7 +44,7 @@ class AgreementJudge:
             UsageError: there are more prompts than responses, or fewer, or a judge gave the wrong number of verdicts.
         """
         paired(prompts, responses)
-        opinions = [try_judge(judge, prompts, responses) for judge in self._judges]
+        opinions = [try_judge(judge, prompts, responses) for judge in self.judges]
         return all_or_raise(self.name, [self._agree(verdicts) for verdicts in zip(*opinions, strict=True)])
 
     def _agree(self, verdicts: Sequence[Judgement | None]) -> Judgement | NoVerdict:

@@ -37,8 +37,8 @@ class LlamaGuardJudge:
 
     def __init__(self, model: Completer, *, checked: Checked = "response") -> None:
         self.name = f"llama-guard:{model.name}" + (" on prompts" if checked == "prompt" else "")
-        self._model = model
-        self._checked = checked
+        self.model = model
+        self.checked = checked
         self._refusals = RuleJudge()
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
@@ -49,7 +49,7 @@ class LlamaGuardJudge:
             UsageError: there are more prompts than responses, or fewer.
         """
         pairs = paired(prompts, responses)
-        answers = self._model.chat([conversation(*pair, checked=self._checked) for pair in pairs])
+        answers = self.model.chat([conversation(*pair, checked=self.checked) for pair in pairs])
         refusals = self._refusals.judge(prompts, responses)
         outcomes = [self._read(answer, rules) for answer, rules in zip(answers, refusals, strict=True)]
         return all_or_raise(self.name, outcomes)

@@ -50,7 +50,7 @@ class RubricJudge:
 
     def __init__(self, model: Completer) -> None:
         self.name = f"rubric:{model.name}"
-        self._model = model
+        self.model = model
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
         """One judgement for each (prompt, response), in order.
@@ -60,7 +60,7 @@ class RubricJudge:
             UsageError: there are more prompts than responses, or fewer.
         """
         pairs = paired(prompts, responses)
-        answers = self._model.chat([rubric_messages(*pair) for pair in pairs])
+        answers = self.model.chat([rubric_messages(*pair) for pair in pairs])
         outcomes = [self._read(answer, prompt) for answer, prompt in zip(answers, prompts, strict=True)]
         return all_or_raise(self.name, outcomes)
 

@@ -20,6 +20,9 @@ GUARDS = (*llama_guard.MODELS, *(name + PROMPT_CHECK for name in llama_guard.MOD
 MODEL_JUDGES = ("rubric", "wildguard", *GUARDS)
 NAMES = ("embedding", "rules", *MODEL_JUDGES)
 
+# Models in this process by name and limit of tokens: judges of one spec share them.
+Loaded = dict[tuple[str, int], Completer]
+
 _AGREEMENT = re.compile(rf"(?P<rule>{'|'.join(get_args(Rule))})\((?P<specs>.*)\)", re.DOTALL)
 _MODEL = re.compile(r"(?P<name>[^:@]*)(?::(?P<source>.+)|@(?P<url>[^#]+)(?:#(?P<model>.+))?)?", re.DOTALL)
 
@@ -45,9 +48,13 @@ def load_judge(spec: str) -> Judge:
         UsageError: there is no judge of that name (the nearest one is suggested), a model is missing or cannot be
             loaded, or the library for it is not installed.
     """
+    return _load(spec, {})
+
+
+def _load(spec: str, loaded: Loaded) -> Judge:
     agreement = _AGREEMENT.fullmatch(spec)
     if agreement:
-        judges = [load_judge(part.strip()) for part in agreement["specs"].split(",")]
+        judges = [_load(part.strip(), loaded) for part in agreement["specs"].split(",")]
         return AgreementJudge(judges, agreement["rule"])  # type: ignore[arg-type]  # the pattern has no other
     match = _MODEL.fullmatch(spec)
     if match is None or match["name"] not in NAMES:
@@ -56,19 +63,19 @@ def load_judge(spec: str) -> Judge:
         if match["source"] or match["url"]:
             raise UsageError(f"The judge {match['name']!r} takes no model; got {spec!r}.")
         return RuleJudge() if match["name"] == "rules" else EmbeddingJudge()
-    return _model_judge(match["name"], match["source"], match["url"], match["model"])
+    return _model_judge(match["name"], match["source"], match["url"], match["model"], loaded)
 
 
-def _model_judge(name: str, source: str | None, url: str | None, model: str | None) -> Judge:
+def _model_judge(name: str, source: str | None, url: str | None, model: str | None, loaded: Loaded) -> Judge:
     if name == "wildguard":
-        found = _completer(source, url, model, default=wildguard.MODEL, max_tokens=wildguard.MAX_TOKENS)
+        found = _completer(source, url, model, loaded, default=wildguard.MODEL, max_tokens=wildguard.MAX_TOKENS)
         return wildguard.WildGuardJudge(found)
     if name == "rubric":
         return rubric.RubricJudge(
-            _completer(source, url, model, max_tokens=rubric.MAX_TOKENS, json_schema=rubric.JSON_SCHEMA)
+            _completer(source, url, model, loaded, max_tokens=rubric.MAX_TOKENS, json_schema=rubric.JSON_SCHEMA)
         )
     default = llama_guard.MODELS[name.removesuffix(PROMPT_CHECK)]
-    found = _completer(source, url, model, default=default, max_tokens=llama_guard.MAX_TOKENS)
+    found = _completer(source, url, model, loaded, default=default, max_tokens=llama_guard.MAX_TOKENS)
     return llama_guard.LlamaGuardJudge(found, checked="prompt" if name.endswith(PROMPT_CHECK) else "response")
 
 
@@ -76,6 +83,7 @@ def _completer(
     source: str | None,
     url: str | None,
     model: str | None,
+    loaded: Loaded,
     *,
     max_tokens: int,
     default: str | None = None,
@@ -89,6 +97,8 @@ def _completer(
     if url is None:
         from waltz_env.judges.transformers_completer import load_completer
 
-        return load_completer(name, max_tokens=max_tokens)
+        if (name, max_tokens) not in loaded:
+            loaded[name, max_tokens] = load_completer(name, max_tokens=max_tokens)
+        return loaded[name, max_tokens]
     key = os.environ.get("OPENAI_API_KEY") or "none"
     return ServerCompleter(name, max_tokens=max_tokens, json_schema=json_schema, base_url=url, api_key=key)

@@ -58,7 +58,7 @@ class WildGuardJudge:
 
     def __init__(self, model: Completer) -> None:
         self.name = f"wildguard:{model.name}"
-        self._model = model
+        self.model = model
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
         """One judgement for each (prompt, response), in order.
@@ -68,7 +68,7 @@ class WildGuardJudge:
             UsageError: there are more prompts than responses, or fewer.
         """
         pairs = paired(prompts, responses)
-        answers = self._model.complete([wildguard_input(prompt.text, response) for prompt, response in pairs])
+        answers = self.model.complete([wildguard_input(prompt.text, response) for prompt, response in pairs])
         outcomes = [self._read(answer, prompt) for answer, prompt in zip(answers, prompts, strict=True)]
         return all_or_raise(self.name, outcomes)
 
