@@ -21,13 +21,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from waltz_env.agents.sampling import cache_argument
 from waltz_env.errors import CheckpointError, UsageError
 from waltz_env.types import AGENTS, AgentID
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
-FORWARD_ARGUMENTS = ("attention_mask", "position_ids", "past_key_values", "logits_to_keep")
+FORWARD_ARGUMENTS = ("attention_mask", "position_ids", "logits_to_keep")
 
 
 class Policy:
@@ -61,7 +62,8 @@ class Policy:
     ) -> None:
         if not temperature > 0:
             raise UsageError(f"A policy's temperature must be above 0; got {temperature}.")
-        missing = [name for name in FORWARD_ARGUMENTS if name not in inspect.signature(model.forward).parameters]
+        needed = (*FORWARD_ARGUMENTS, cache_argument(model))
+        missing = [name for name in needed if name not in inspect.signature(model.forward).parameters]
         if missing:
             raise UsageError(
                 f"{type(model).__name__}.forward takes no {', '.join(missing)}. Use a decoder-only model with "

@@ -7,6 +7,7 @@ top-k are absent on purpose: policy-gradient samples must come from the full dis
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+CACHE_ARGUMENTS = ("past_key_values", "cache")  # the second for models of transformers 5.24 and later
 COMPACT_BELOW = 0.75  # drop ended rows once fewer than this share still run: dropping copies the attention cache
 SHARE_FROM = 16  # tokens that all prompts must begin with before reading them apart pays
 
@@ -24,6 +26,12 @@ class Sampled(NamedTuple):
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     stopped: bool
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """The name under which the model's ``forward`` takes a cache; the usual one where it takes none."""
+    parameters = inspect.signature(model.forward).parameters
+    return next((name for name in CACHE_ARGUMENTS if name in parameters), CACHE_ARGUMENTS[0])
 
 
 @torch.inference_mode()
@@ -56,14 +64,15 @@ def sample(
     stopped = torch.zeros(count, dtype=torch.bool, device=model.device)
     rows = torch.arange(count, device=model.device)  # of the results, for each row still in the batch
     cache, ids, mask = _read_shared_start(model, prompts)
+    cached = {cache_argument(model): cache}
     for step in range(limit):
         logits = model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :],
-            past_key_values=cache,
             logits_to_keep=1,
             use_cache=True,
+            **cached,
         ).logits[:, -1]
         tokens, logprobs = _draw(logits, uniforms[rows, step], temperature)
         all_tokens[rows, step] = tokens
@@ -112,7 +121,7 @@ def _read_shared_start(model: PreTrainedModel, prompts: Sequence[Sequence[int]])
         shared = 0
     else:
         start = torch.tensor([prompts[0][:shared]], device=model.device)
-        model(input_ids=start, past_key_values=cache, logits_to_keep=1, use_cache=True)
+        model(input_ids=start, logits_to_keep=1, use_cache=True, **{cache_argument(model): cache})
         cache.batch_repeat_interleave(len(prompts))
     length = max(len(prompt) for prompt in prompts) - shared
     padding = [length - len(prompt) + shared for prompt in prompts]

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 from fastapi import FastAPI
+from transformers import DynamicCache
 
 from tests.chat_server import running
 from tests.tiny import CONTEXT, tiny_model, tiny_tokenizer
 from waltz_env.agents import load_smollm2
+from waltz_env.agents.sampling import cache_argument
 from waltz_env.errors import UsageError
 from waltz_env.judges import (
     LlamaGuardJudge,
@@ -143,10 +145,12 @@ class SmolServer:
         self.prompts.append(ids)
         said = self.tokenizer(list(answers), padding=True, padding_side="right", return_tensors="pt")
         with torch.inference_mode():
-            cache = self.model(torch.tensor([ids[:-1]])).past_key_values
+            cache = DynamicCache(config=self.model.config)
+            cached = {cache_argument(self.model): cache}
+            self.model(torch.tensor([ids[:-1]]), **cached)
             cache.batch_repeat_interleave(len(answers))
             shifted = torch.cat([torch.full((len(answers), 1), ids[-1]), said["input_ids"][:, :-1]], dim=1)
-            logprobs = self.model(shifted, past_key_values=cache).logits.float().log_softmax(-1)  # (B, T, V)
+            logprobs = self.model(shifted, **cached).logits.float().log_softmax(-1)  # (B, T, V)
         scores = logprobs.gather(-1, said["input_ids"][..., None]).squeeze(-1) * said["attention_mask"]
         return answers[int(scores.sum(-1).argmax())]
 
