@@ -441,7 +441,7 @@ def test_each_answer_carries_the_id_that_is_in_the_log(caplog) -> None:
         ({}, "a server for each role"),
         ({"conversation_url": "http://127.0.0.1:9/v1"}, "a server for each role"),
         ({"agents": "smolm2"}, "Did you mean 'smollm2'"),
-        ({"agents": "scripted", "max_rounds": 0}, "max_rounds"),
+        ({"agents": "scripted", "max_rounds": -1}, "max_rounds"),
     ],
 )
 def test_a_pair_that_cannot_be_served_is_refused(settings: dict, message: str) -> None:

@@ -106,7 +106,7 @@ class Serve:
             agents,
             mode="off" if rounds == 0 else self.mode,
             on_failure=self.on_failure,
-            max_rounds=max(rounds, 1),
+            max_rounds=rounds or 1,
             timeout=self.timeout,
             feedback_timeout=self.feedback_timeout,
             max_batch=self.max_batch,
