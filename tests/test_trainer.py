@@ -139,9 +139,10 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on_from_there(tmp_path: Pa
         "seed": 5,
         "config": rare,
     }
+    before = signal.getsignal(signal.SIGINT)
     assert not train(a.policies, a.agents, judge=InterruptingJudge(), **arguments)
     assert [line["step"] for line in read_metrics(tmp_path / "parts")] == [1, 2]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
     b = pair()
     assert train(b.policies, b.agents, judge=WordJudge(), resume=True, **arguments)
