@@ -13,20 +13,18 @@ from typing import Any
 import pytest
 
 from tests.games import BOMB, UNSAFE, Speaker, WordJudge
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny_preset import LEARNER, tiny_pair
 from waltz_env import CONVERSATION, FEEDBACK, Kind, Message, Prompt, PromptSet, play, read_games, write_games
-from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
+from waltz_env.algorithms import TrainConfig
 from waltz_env.cli import main
 from waltz_env.cli.results import add_systems
 from waltz_env.cli.serve import Serve
 from waltz_env.feedback import format_feedback
 from waltz_env.judges import RuleJudge
-from waltz_env.presets import PRESETS, Preset, Recipe, Workbench, lora_pair
-from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
+from waltz_env.presets import PRESETS, Preset, Recipe, Workbench
 from waltz_env.presets.run import read_recipe
 from waltz_env.rewards import DIR_OFF, RewardWeights
 
-LEARNER = ReinforcePPConfig(learning_rate=1e-2, min_reward_std=0.0)
 RECIPE = Recipe(
     preset="tiny",
     stage_1_steps=2,
@@ -67,14 +65,7 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Switch:
     switch = Switch()
 
     def build(recipe: Recipe, folder: Path, accelerator: object) -> Workbench:
-        policies, agents = lora_pair(
-            tiny_model(),
-            tiny_tokenizer(),
-            seed=recipe.seed,
-            rank=4,
-            templates={CONVERSATION: conversation_messages, FEEDBACK: feedback_messages},
-            max_new_tokens=5,
-        )
+        policies, agents = tiny_pair(recipe.seed)
         tests = {"combinations": prompts("combined"), "topics": prompts("new")}
         return Workbench(policies, agents, switch, prompts("train"), prompts("validation"), tests)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.algorithms import Learner, Policy, ReinforcePPConfig, TrainConfig
+from waltz_env.agents import Policy, TransformersAgent
+from waltz_env.algorithms import Learner, ReinforcePPConfig, TrainConfig
 from waltz_env.judges import RuleJudge
 from waltz_env.presets import Preset, Recipe, Workbench, lora_pair
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
 from waltz_env.prompts import PromptSet
-from waltz_env.types import CONVERSATION, FEEDBACK, Kind, Prompt
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Kind, Prompt
 
 LEARNER = ReinforcePPConfig(learning_rate=1e-2, min_reward_std=0.0)
 RECIPE = Recipe(
@@ -24,16 +25,21 @@ RECIPE = Recipe(
 )
 
 
-def build(recipe: Recipe, folder: Path, accelerator: object) -> Workbench:
-    """Everything small."""
-    policies, agents = lora_pair(
+def tiny_pair(seed: int) -> tuple[dict[AgentID, Policy], dict[AgentID, TransformersAgent]]:
+    """Policies and agents of both roles on one tiny model."""
+    return lora_pair(
         tiny_model(),
         tiny_tokenizer(),
-        seed=recipe.seed,
+        seed=seed,
         rank=4,
         templates={CONVERSATION: conversation_messages, FEEDBACK: feedback_messages},
         max_new_tokens=5,
     )
+
+
+def build(recipe: Recipe, folder: Path, accelerator: object) -> Workbench:
+    """Everything small."""
+    policies, agents = tiny_pair(recipe.seed)
     prompts = PromptSet([Prompt(f"prompt {kind}", kind, id=str(kind)) for kind in Kind])
     return Workbench(policies, agents, RuleJudge(), prompts, prompts, {"mine": prompts})
 

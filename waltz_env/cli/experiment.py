@@ -12,7 +12,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from waltz_env.algorithms import checkpoint, train
-from waltz_env.cli.results import add_systems, read_sets
+from waltz_env.cli.results import about_run, add_systems, read_sets
 from waltz_env.cli.systems import Systems, trained_systems, untrained_systems
 from waltz_env.errors import UsageError
 from waltz_env.evaluation.request_classifier import RequestClassifier
@@ -122,12 +122,4 @@ def collect(out: Path, runs: Sequence[str]) -> Rates:
 
 def _report(folder: Path, bench: Workbench, recipe: Recipe, play: Callable[[Sequence[Prompt]], Systems]) -> None:
     sets = {name: play(list(prompts) * recipe.test_samples) for name, prompts in bench.tests.items()}
-    about = {
-        "preset": recipe.preset,
-        "seed": recipe.seed,
-        "games_a_step": recipe.loop.games,
-        "judge": recipe.judge or type(bench.judge).__name__,
-        "temperature": 1.0,
-        "samples_a_prompt": recipe.test_samples,
-    }
-    add_systems(folder, sets, about)
+    add_systems(folder, sets, about_run(recipe, bench))

@@ -21,7 +21,7 @@ from rich.table import Table
 from waltz_env.errors import UsageError
 from waltz_env.evaluation import bounds, compare_systems, rates
 from waltz_env.files import atomic_path
-from waltz_env.presets import Workbench
+from waltz_env.presets import Recipe, Workbench
 from waltz_env.records import read_games, write_games
 from waltz_env.types import Prompt, Trajectory
 
@@ -196,6 +196,18 @@ def players(bench: Workbench) -> dict[str, dict[str, Any]]:
             "max_new_tokens": getattr(bench.agents[name], "max_new_tokens", None),
         }
         for name, policy in bench.policies.items()
+    }
+
+
+def about_run(recipe: Recipe, bench: Workbench) -> dict[str, Any]:
+    """What a run's ``results.json`` says of how its games were made."""
+    return {
+        "preset": recipe.preset,
+        "seed": recipe.seed,
+        "games_a_step": recipe.loop.games,
+        "judge": recipe.judge or type(bench.judge).__name__,
+        "players": players(bench),
+        "samples_a_prompt": recipe.test_samples,
     }
 
 

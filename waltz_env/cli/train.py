@@ -15,7 +15,7 @@ from rich.console import Console
 
 from waltz_env.algorithms import checkpoint, train
 from waltz_env.cli.curves import draw_curves
-from waltz_env.cli.results import add_systems, players, read_sets, show
+from waltz_env.cli.results import about_run, add_systems, read_sets, show
 from waltz_env.cli.systems import trained_systems, untrained_systems
 from waltz_env.errors import UsageError
 from waltz_env.presets import Recipe, workbench
@@ -50,13 +50,7 @@ class Train:
         # The first process decides for all: others may see another second of the clock, or what it has written since.
         folder, evaluated = gather_object([(folder, bool(read_sets(folder)))])[0]
         bench = workbench(recipe, folder, accelerator)
-        about = {
-            "preset": recipe.preset,
-            "seed": recipe.seed,
-            "judge": recipe.judge or type(bench.judge).__name__,
-            "players": players(bench),
-            "samples_a_prompt": recipe.test_samples,
-        }
+        about = about_run(recipe, bench)
         tests = {name: list(prompts) * recipe.test_samples for name, prompts in bench.tests.items()}
         if accelerator.is_main_process:
             write_recipe(folder, recipe)
