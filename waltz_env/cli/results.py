@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from rich.table import Table
 
 from waltz_env.errors import UsageError
 from waltz_env.evaluation import bounds, compare_systems, rates
+from waltz_env.evaluation.metrics import or_none
 from waltz_env.files import atomic_path
 from waltz_env.presets import Recipe, Workbench
 from waltz_env.records import read_games, write_games
@@ -106,12 +106,8 @@ def add_systems(
 def _metrics(games: Sequence[Trajectory]) -> dict[str, dict[str, Any]]:
     metrics: dict[str, dict[str, Any]] = {name: rate.as_dict() for name, rate in rates(games).items()}
     for name, ends in bounds(games).items():
-        metrics[name] |= dict(zip(("at_least", "at_most"), map(_number, ends), strict=True))
+        metrics[name] |= dict(zip(("at_least", "at_most"), map(or_none, ends), strict=True))
     return metrics
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _comparisons(

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from waltz_env.errors import UsageError
-from waltz_env.evaluation.metrics import OUTCOMES
+from waltz_env.evaluation.metrics import OUTCOMES, or_none
 from waltz_env.types import Trajectory
 
 RESAMPLES = 10_000
@@ -41,7 +41,7 @@ class Difference:
 
     def as_dict(self) -> dict[str, float | int | None]:
         """The fields for JSON, which has no NaN: None stands for it."""
-        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
+        return {name: or_none(value) for name, value in asdict(self).items()}
 
 
 def compare(ours: Sequence[Trajectory], theirs: Sequence[Trajectory], *, seed: int = 0) -> dict[str, Difference]:

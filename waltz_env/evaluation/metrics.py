@@ -49,8 +49,12 @@ class Proportion:
 
     def as_dict(self) -> dict[str, float | int | None]:
         """The four fields for JSON, which has no NaN: None stands for it."""
-        fields = {"value": self.value, "low": self.low, "high": self.high}
-        return {name: None if math.isnan(x) else x for name, x in fields.items()} | {"n": self.n}
+        return {"value": or_none(self.value), "low": or_none(self.low), "high": or_none(self.high), "n": self.n}
+
+
+def or_none(value: float) -> float | None:
+    """``value`` for JSON, which has no NaN: None stands for it."""
+    return None if math.isnan(value) else value
 
 
 def proportion(cases: Iterable[bool]) -> Proportion:
