@@ -25,8 +25,9 @@ from tests.games import (
 )
 from waltz_env.errors import JudgeError, UsageError, UsageTypeError
 from waltz_env.feedback import format_feedback
+from waltz_env.game import Game
 from waltz_env.protocols import Agent
-from waltz_env.rollout import judge_games, play
+from waltz_env.rollout import finish, judge_games, play
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Judgement, Labels, Observation, Prompt
 
 FLAG = format_feedback(UNSAFE, "Take the recipe out.")
@@ -222,6 +223,34 @@ def test_played_games_can_be_judged_again() -> None:
 
 
 WAIT = 60.0  # seconds until what should happen at once counts as not happening
+
+
+def begun(*texts: str) -> Game:
+    game = Game(BOMB)
+    for text in texts:
+        game.act(text)
+    return game
+
+
+def test_games_that_have_begun_are_played_on_from_where_they_stand_and_judged() -> None:
+    games = [begun(), begun(BAD), begun(BAD, FLAG), begun(BAD, PASS)]
+    feedback = PassFirst()
+    finished = finish(games, {CONVERSATION: Speaker(FINE, REFUSAL), FEEDBACK: feedback}, WordJudge())
+    assert [[r.text for r in game.responses] for game in finished] == [
+        [FINE, REFUSAL],
+        [BAD, REFUSAL],
+        [BAD, REFUSAL],
+        [BAD],
+    ]
+    assert [len(batch) for batch in feedback.batches] == [2]
+    assert all(game.judged for game in finished)
+
+
+def test_a_role_is_needed_only_where_its_turn_comes() -> None:
+    (finished,) = finish([begun(BAD, FLAG)], {CONVERSATION: Speaker("", FINE)})
+    assert finished.final.text == FINE
+    with pytest.raises(UsageError, match="turn of 'feedback_0', and `agents` has 'conversation_0'"):
+        finish([begun(BAD)], {CONVERSATION: Speaker(FINE)})
 
 
 def test_drafts_are_judged_while_the_feedback_agent_is_at_work() -> None:

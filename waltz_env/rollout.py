@@ -51,6 +51,24 @@ def play(
     games = [Game(prompt, max_rounds=max_rounds, max_chars=max_chars) for prompt in prompts]
     if judge is not None and overlap_judge:
         return _play_and_judge(games, agents, judge)
+    return finish(games, agents, judge)
+
+
+def finish(games: Sequence[Game], agents: Mapping[AgentID, Agent], judge: Judge | None = None) -> list[Trajectory]:
+    """Plays games that have begun to their ends, such as games that other software made the first moves of.
+
+    Args:
+        games: each at any turn, or ended; they are played on in place.
+        agents: who plays on. A role whose turn does not come is not needed.
+        judge: labels all responses, as in ``play``.
+
+    Returns:
+        One trajectory for each game, in order, with the moves that it had before.
+
+    Raises:
+        UsageError: the agent whose turn it is is missing, or an agent or the judge gave the wrong number of answers.
+        UsageTypeError: an agent's action is no text.
+    """
     for _ in _phases(games, agents):
         pass
     trajectories = [game.trajectory() for game in games]
@@ -59,9 +77,10 @@ def play(
 
 def _phases(games: Sequence[Game], agents: Mapping[AgentID, Agent]) -> Iterator[tuple[AgentID, list[Game]]]:
     """Plays the games to their ends; after each phase, who moved and in which games."""
-    while waiting := [game for game in games if game.turn is not None]:
-        turn = waiting[0].turn  # games in step: it is the same agent's turn in all that have not ended
-        assert turn is not None
+    while turn := next((game.turn for game in games if game.turn is not None), None):
+        if turn not in agents:
+            raise UsageError(f"It is the turn of {turn!r}, and `agents` has {', '.join(map(repr, agents)) or 'none'}.")
+        waiting = [game for game in games if game.turn == turn]
         completions = agents[turn].act([game.observe(turn) for game in waiting])
         if len(completions) != len(waiting):
             raise UsageError(
