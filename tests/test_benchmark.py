@@ -57,6 +57,11 @@ def test_a_failed_run_is_reported_and_leaves_the_others_alone_and_finished_runs_
     assert read_rows(tmp_path / "benchmark.json") == rows
 
 
+def test_its_steps_are_those_that_were_asked_for(tmp_path: Path) -> None:
+    assert benchmark(tmp_path, "--algorithms", "grpo", "--seeds", 1, "--steps", 2, 1) == 0
+    assert [len(each["curve"]) for each in read_rows(tmp_path / "benchmark.json")] == [3]
+
+
 def test_unknown_algorithms_and_damaged_rows_are_told_before_anything_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,9 +94,15 @@ def test_the_table_pairs_seeds_and_marks_clear_differences() -> None:
 
 
 def test_rows_that_cannot_be_compared_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for other in (row("a", 0, [0.5], 0.1), row("b", 0, [0.5], 0.1) | {"preset": "other"}):
+    for other in (
+        row("a", 0, [0.5], 0.1),
+        row("b", 0, [0.5], 0.1) | {"preset": "other"},
+        row("b", 0, [0.5, 0.5], 0.1),
+    ):
         (tmp_path / "rows.json").write_text(json.dumps({"schema": 1, "rows": [row("a", 0, [0.5], 0.1), other]}))
-        with pytest.raises(DataError, match="rename one|cannot be compared"):
+        with pytest.raises(
+            DataError, match="rename one|cannot be compared|has 20 training games, and a, seed 0, has 10"
+        ):
             write_report(tmp_path / "out", [], others=[tmp_path / "rows.json"], threshold=0.9, console=Console())
 
 

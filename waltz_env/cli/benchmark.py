@@ -34,6 +34,7 @@ class Benchmark:
             against.
         seeds: how many, from 0.
         preset: models, prompts, judge and common settings.
+        steps: of stage 1 and stage 2; the preset's by default.
         jobs: runs at a time.
         rows: ``benchmark.json`` files of others, whose rows join the table and the pictures.
         threshold: R_c of training games that counts as solved, for games to threshold.
@@ -43,6 +44,7 @@ class Benchmark:
     algorithms: tuple[str, ...] = tuple(ALGORITHMS)
     seeds: int = 5
     preset: str = "nano"
+    steps: tuple[int, int] | None = None
     jobs: int = 1
     rows: tuple[Path, ...] = ()
     threshold: float = 0.9
@@ -52,6 +54,8 @@ class Benchmark:
         if self.seeds < 1 or self.jobs < 1:
             raise UsageError(f"seeds and jobs must be 1 or more; got {self.seeds} and {self.jobs}.")
         recipe = preset(self.preset).recipe
+        if self.steps is not None:
+            recipe = replace(recipe, stage_1_steps=self.steps[0], stage_2_steps=self.steps[1])
         first = [_Job(None, replace(recipe, seed=seed), self.out) for seed in range(self.seeds)]
         jobs = [
             _Job(name, replace(recipe, seed=seed, algorithm=name), self.out)

@@ -153,9 +153,18 @@ def _check_rows(rows: Sequence[Row]) -> None:
     for row in rows:
         if row["preset"] != rows[0]["preset"]:
             raise DataError(f"Rows of the presets {rows[0]['preset']} and {row['preset']} cannot be compared.")
+        if _games(row) != _games(rows[0]):
+            raise DataError(
+                f"{row['algorithm']}, seed {row['seed']}, has {_games(row)} training games, and "
+                f"{rows[0]['algorithm']}, seed {rows[0]['seed']}, has {_games(rows[0])}: only equal numbers are compared."
+            )
         if (row["algorithm"], row["seed"]) in seen:
             raise DataError(f"There are two rows of {row['algorithm']}, seed {row['seed']}; rename one algorithm.")
         seen.add((row["algorithm"], row["seed"]))
+
+
+def _games(row: Row) -> int:
+    return len(row["curve"]) * int(row["games_a_step"])
 
 
 def _sampled(line: Mapping[str, Any]) -> float:
