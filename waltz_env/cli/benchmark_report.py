@@ -156,7 +156,7 @@ def _check_rows(rows: Sequence[Row]) -> None:
         if _games(row) != _games(rows[0]):
             raise DataError(
                 f"{row['algorithm']}, seed {row['seed']}, has {_games(row)} training games, and "
-                f"{rows[0]['algorithm']}, seed {rows[0]['seed']}, has {_games(rows[0])}: only equal numbers are compared."
+                f"{rows[0]['algorithm']}, seed {rows[0]['seed']}, has {_games(rows[0])}; make them equal."
             )
         if (row["algorithm"], row["seed"]) in seen:
             raise DataError(f"There are two rows of {row['algorithm']}, seed {row['seed']}; rename one algorithm.")
