@@ -2,6 +2,7 @@
 
 Prints environment steps a second (agents that answer in no time, so that what is measured is the game, the judge and
 PettingZoo's dicts), the same games on the bare `Game` with the same judge, and games a second of `play` with them.
+Then the same for the discrete twin, `WaltzSafetyChoice-v0`, with games of three turns.
 
     python benchmarks/env_speed.py
 
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import waltz_env
+from waltz_env.choice import ConversationAction, FeedbackAction, WaltzSafetyChoiceEnv
 from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Labels, Observation
@@ -73,6 +75,18 @@ def step_game(games: int) -> int:
     return turns
 
 
+def step_choice(games: int) -> int:
+    """Refusal, flag, revision in the discrete game; the number of steps."""
+    env = WaltzSafetyChoiceEnv()
+    env.reset(seed=0)
+    for _ in range(games):
+        env.reset()
+        env.step({CONVERSATION: ConversationAction.REFUSE})
+        env.step({FEEDBACK: FeedbackAction.FLAG_OVERREFUSE})
+        env.step({CONVERSATION: ConversationAction.FOLLOW})
+    return 3 * games
+
+
 def play_games(games: int) -> int:
     """The same games in step; the number of games."""
     prompts = waltz_env.PromptSet.load("builtin:train")
@@ -91,15 +105,18 @@ def per_second(work: Callable[[int], int], games: int, repeats: int) -> float:
 
 
 def main() -> None:
-    """Prints the three figures."""
+    """Prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", type=int, default=5_000, help="games in each repeat")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    env, game, games = (per_second(work, args.games, args.repeats) for work in (step_env, step_game, play_games))
+    env, game, games, choice = (
+        per_second(work, args.games, args.repeats) for work in (step_env, step_game, play_games, step_choice)
+    )
     print(f"environment   {env:10,.0f} steps/s")
     print(f"bare game     {game:10,.0f} turns/s   (environment / bare game: {env / game:.2f})")
     print(f"play          {games:10,.0f} games/s")
+    print(f"discrete twin {choice:10,.0f} steps/s   ({choice / 3:,.0f} games/s)")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_an_environment_of_one_s_own_is_registered_in_its_own_namespace() -> Non
 
 def test_the_names_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     waltz_env.pprint_registry()
-    assert capsys.readouterr().out == "WaltzSafety-v0\n"
+    assert capsys.readouterr().out == "WaltzSafety-v0\nWaltzSafetyChoice-v0\n"
 
 
 def test_importing_the_package_registers_it_and_loads_no_torch() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -302,10 +302,11 @@ class WaltzSafetyAECEnv(AECEnv[AgentID, Any, Any]):
     """
 
     metadata: ClassVar[dict[str, Any]] = {**WaltzSafetyEnv.metadata, "is_parallelizable": False}  # type: ignore[misc]
+    _parallel: ClassVar[Callable[..., Any]] = WaltzSafetyEnv
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._env = WaltzSafetyEnv(*args, **settings)
+        self._env = self._parallel(*args, **settings)
         self.possible_agents = self._env.possible_agents
         self.agents: list[AgentID] = []
         self.observation_spaces = self._env.observation_spaces
@@ -331,8 +332,8 @@ class WaltzSafetyAECEnv(AECEnv[AgentID, Any, Any]):
         self.truncations = dict.fromkeys(AGENTS, False)
         self.agent_selection = CONVERSATION
 
-    def step(self, action: str | None) -> None:
-        """The selected agent's turn; None once the game has ended.
+    def step(self, action: str | int | None) -> None:
+        """The selected agent's turn: text, a number in the discrete twin, None once the game has ended.
 
         Raises:
             UsageError: no game is running, or text came from an agent whose game has ended.

@@ -15,6 +15,7 @@ from waltz_env.types import AgentID
 
 NAMESPACE = "waltz_env"
 DEFAULT_ID = "WaltzSafety-v0"
+CHOICE_ID = "WaltzSafetyChoice-v0"
 
 
 def make(id: str = DEFAULT_ID, **kwargs: Any) -> ParallelEnv[AgentID, Any, Any]:

@@ -1,0 +1,293 @@
+"""The discrete twin of ``WaltzSafetyEnv``: the same game, chosen from a few moves and seen as a few numbers."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import seeding
+from numpy.typing import NDArray
+from pettingzoo import ParallelEnv
+
+from waltz_env.choice.dynamics import (
+    ANSWER,
+    CRITIQUES,
+    DECLINE_ADVICE,
+    LOOKS_HARMFUL,
+    PROMPTS,
+    REFUSAL,
+    ConversationAction,
+    Dynamics,
+    FeedbackAction,
+    KindJudge,
+)
+from waltz_env.env import RenderMode, WaltzSafetyAECEnv, WaltzSafetyEnv
+from waltz_env.errors import UsageError, UsageTypeError
+from waltz_env.rewards import RewardWeights
+from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Info, Observation
+
+FEATURES = ("active", "is_feedback", "round", "looks_harmful", "refuses", "advice", "reading")
+_ACTIONS: dict[AgentID, type[ConversationAction | FeedbackAction]] = {
+    CONVERSATION: ConversationAction,
+    FEEDBACK: FeedbackAction,
+}
+
+
+class WaltzSafetyChoiceEnv(ParallelEnv[AgentID, Any, Any]):
+    """The game of ``WaltzSafetyEnv`` for classic multi-agent algorithms: choose a move, a simulated model makes it.
+
+    | Import             | `waltz_env.make("WaltzSafetyChoice-v0")` |
+    |--------------------|------------------------------------------|
+    | Agents             | `["conversation_0", "feedback_0"]`       |
+    | Actions            | discrete                                 |
+    | Action space       | `Discrete(4)`                            |
+    | Observation space  | `Box(-1, 1, (7,), float32)`              |
+    | State space        | `Box(-1, 1, (7,), float32)`              |
+    | Parallel, AEC      | both (`waltz_env.make_aec`)              |
+
+    Turns, ends, rewards, reward set-ups, infos and rendering are those of `WaltzSafetyEnv`, which plays the game
+    inside; its docstring describes them. The language model and the user are simulated. docs/choice.md works out the
+    best policies and their returns.
+
+    ### The user
+    A prompt is harmful or benign (`Dynamics.harmful`), and looks it, but for the misleading ones (`misleading`):
+    adversarial prompts are harmful and look harmless, borderline prompts are benign and look harmful. Complying with a
+    harmful prompt is unsafe, refusing a benign one is overrefusing.
+
+    ### Actions of the conversation agent
+    | Action | Name     | The simulated model                                                                        |
+    |--------|----------|--------------------------------------------------------------------------------------------|
+    | 0      | `REFUSE` | refuses, or by mistake answers: probability `slip`, `misled_slip` where it looks harmless  |
+    | 1      | `ANSWER` | answers, or by mistake refuses: probability `slip`, `misled_slip` where it looks harmful   |
+    | 2      | `KEEP`   | says the latest response again; as `ANSWER` where there is none                            |
+    | 3      | `FOLLOW` | does what the latest advice says, with probability `follow`; as `ANSWER` without any       |
+
+    ### Actions of the feedback agent
+    | Action | Name              | What it writes                                                                    |
+    |--------|-------------------|-----------------------------------------------------------------------------------|
+    | 0      | `PASS`            | flags nothing, and the game ends                                                  |
+    | 1      | `FLAG_UNSAFE`     | flags the response as unsafe and advises to decline                               |
+    | 2      | `FLAG_OVERREFUSE` | flags the response as overrefusing and advises to answer                          |
+    | 3      | `MALFORMED`       | no JSON: no reward, and the game ends                                             |
+
+    ### Observations
+    | Feature         | Values                                                                              |
+    |-----------------|-------------------------------------------------------------------------------------|
+    | `active`        | 1: this agent's action counts in the next step; else 0                              |
+    | `is_feedback`   | 1: this is the feedback agent; 0: the conversation agent                            |
+    | `round`         | critiques so far, divided by `max_rounds`                                           |
+    | `looks_harmful` | 1: the prompt looks harmful; -1: it looks harmless                                  |
+    | `refuses`       | 1: the latest response refuses; -1: it answers; 0: there is none                    |
+    | `advice`        | 1: the latest advice is to decline; -1: to answer; 0: there is none                 |
+    | `reading`       | what the feedback agent makes of the pair: 1 harmful, -1 benign, 0 no response yet  |
+
+    The reading is right with probability `Dynamics.reading` and stays as it is for a whole game. Like the reasoning in
+    the text game it is the feedback agent's own: for the conversation agent it is always 0.
+
+    ### Global state
+    `state()` is for centralised critics: whether it is the conversation agent's turn, whether it is the feedback
+    agent's, then the features from `round` on, the reading included. Like the observations it does not hold the kind.
+
+    Args:
+        dynamics: probabilities of the simulation.
+        weights: of the feedback agent's reward, or the name of a set-up of `waltz_env.rewards.SETUPS`.
+        max_rounds: T_max, rounds of feedback and revision at most.
+        render_mode: as of `WaltzSafetyEnv`.
+
+    Raises:
+        UsageError: a setting cannot work.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]  # PettingZoo declares it on instances
+        **WaltzSafetyEnv.metadata,
+        "name": "waltz_safety_choice_v0",
+    }
+
+    def __init__(
+        self,
+        dynamics: Dynamics | None = None,
+        *,
+        weights: RewardWeights | str = "A",
+        max_rounds: int = 1,
+        render_mode: RenderMode | None = None,
+    ) -> None:
+        self.dynamics = Dynamics() if dynamics is None else dynamics
+        self._env = WaltzSafetyEnv(
+            PROMPTS, KindJudge(), weights=weights, max_rounds=max_rounds, render_mode=render_mode
+        )
+        self.prompts = self._env.prompts
+        self.weights = self._env.weights
+        self.max_rounds = max_rounds
+        self.render_mode = render_mode
+        self.possible_agents = self._env.possible_agents
+        self.observation_spaces = {agent: _features_space() for agent in AGENTS}
+        self.action_spaces = {agent: spaces.Discrete(len(_ACTIONS[agent])) for agent in AGENTS}
+        self.state_space = _features_space()
+        self._np_random: np.random.Generator | None = None
+        self._reading = 0.0
+        self._seen: Observation | None = None
+
+    def observation_space(self, agent: AgentID) -> spaces.Space[Any]:
+        """Where the observations of ``agent`` lie; always the same object."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: AgentID) -> spaces.Space[Any]:
+        """Where the actions of ``agent`` lie; always the same object."""
+        return self.action_spaces[agent]
+
+    @property
+    def agents(self) -> list[AgentID]:  # type: ignore[override]  # PettingZoo declares an attribute
+        """Who plays: both while a game is running, else nobody."""
+        return self._env.agents
+
+    @property
+    def turn(self) -> AgentID | None:
+        """Whose action counts in the next step; None where no game is running."""
+        return self._env.turn
+
+    def reset(
+        self, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[AgentID, NDArray[np.float32]], dict[AgentID, Info]]:
+        """Starts a game.
+
+        Args:
+            seed: fixes all draws, from this game on. None: they go on where they were.
+            options: ``"prompt"``, an index into ``prompts``, chooses instead of drawing. Other keys are ignored.
+
+        Raises:
+            UsageError: ``options["prompt"]`` is no index of ``prompts``.
+            UsageTypeError: ``options["prompt"]`` is not an integer.
+        """
+        if seed is not None or self._np_random is None:
+            self._np_random, _ = seeding.np_random(seed)
+        kind, look, reading = self._np_random.random(3)
+        choice = None if options is None else options.get("prompt")
+        if choice is None:
+            choice = (0 if kind < self.dynamics.harmful else 2) + int(look < self.dynamics.misleading)
+        elif not isinstance(choice, int):
+            raise UsageTypeError(
+                f'options["prompt"] must be an index into the prompts; got {choice!r} ({type(choice).__name__}).'
+            )
+        observations, infos = self._env.reset(options={"prompt": choice})
+        harmful = self.prompts[choice].harmful
+        self._reading = 1.0 if harmful == (reading < self.dynamics.reading) else -1.0
+        return self._encoded(observations), infos
+
+    def step(
+        self, actions: Mapping[AgentID, int]
+    ) -> tuple[
+        dict[AgentID, NDArray[np.float32]],
+        dict[AgentID, float],
+        dict[AgentID, bool],
+        dict[AgentID, bool],
+        dict[AgentID, Info],
+    ]:
+        """One turn of the active agent.
+
+        Args:
+            actions: numbers by agent. That of the active agent must be there; that of the other is ignored.
+
+        Returns:
+            Observations, rewards, terminations, truncations and infos, each by agent.
+
+        Raises:
+            UsageError: no game is running, the active agent's action is missing or out of range, or an agent
+                is unknown.
+            UsageTypeError: the active agent's action is not an integer.
+        """
+        turn = self.turn
+        said = {agent: self._text(agent, action) if agent == turn else None for agent, action in actions.items()}
+        observations, rewards, terminations, truncations, infos = self._env.step(said)
+        return self._encoded(observations), rewards, terminations, truncations, infos
+
+    def state(self) -> NDArray[np.float32]:
+        """The game as everyone together sees it, shape (7,) float32, for centralised critics; never the prompt's kind.
+
+        Raises:
+            UsageError: before the first reset.
+        """
+        if self._seen is None:
+            raise UsageError("state() needs a game: call reset() first.")
+        seen, turn = self._seen, self.turn
+        return np.array([turn == CONVERSATION, turn == FEEDBACK, *self._features(seen), self._shown(seen)], np.float32)
+
+    def render(self) -> str | None:
+        """As of ``WaltzSafetyEnv``."""
+        return self._env.render()
+
+    def close(self) -> None:
+        """Ends a running game. There is nothing else to release."""
+        self._env.close()
+
+    def _text(self, agent: AgentID, action: Any) -> str:
+        """What the agent says that chose ``action``; for the conversation agent, the simulated model decides."""
+        move = _move(agent, action)
+        if isinstance(move, FeedbackAction):
+            return CRITIQUES[move]
+        seen = self._seen
+        assert seen is not None
+        assert self._np_random is not None, "a game is running: reset has made both"
+        refusal = self.dynamics.refusal(
+            move,
+            seen["prompt"] == LOOKS_HARMFUL,
+            draft_refuses=seen["responses"][-1] == REFUSAL if seen["responses"] else None,
+            advice=seen["feedback"][-1] if seen["feedback"] else "",
+        )
+        return REFUSAL if self._np_random.random() < refusal else ANSWER
+
+    def _encoded(self, observations: Mapping[AgentID, Observation]) -> dict[AgentID, NDArray[np.float32]]:
+        seen = self._seen = observations[FEEDBACK]  # but for `agent` and `active`, the other one is equal
+        features = self._features(seen)
+        return {
+            CONVERSATION: np.array([observations[CONVERSATION]["active"], 0, *features, 0], np.float32),
+            FEEDBACK: np.array([seen["active"], 1, *features, self._shown(seen)], np.float32),
+        }
+
+    def _features(self, seen: Observation) -> tuple[float, float, float, float]:
+        responses, advice = seen["responses"], seen["feedback"]
+        return (
+            len(advice) / max(1, self.max_rounds),
+            _sign(seen["prompt"] == LOOKS_HARMFUL),
+            _sign(responses[-1] == REFUSAL) if responses else 0.0,
+            _sign(advice[-1] == DECLINE_ADVICE) if advice and advice[-1] else 0.0,
+        )
+
+    def _shown(self, seen: Observation) -> float:
+        """The reading, once there is a draft to read."""
+        return self._reading if seen["responses"] else 0.0
+
+
+class WaltzSafetyChoiceAECEnv(WaltzSafetyAECEnv):
+    """The discrete game in turns: to ``WaltzSafetyChoiceEnv`` what ``WaltzSafetyAECEnv`` is to ``WaltzSafetyEnv``.
+
+    Args:
+        **settings: as of ``WaltzSafetyChoiceEnv``.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {**WaltzSafetyChoiceEnv.metadata, "is_parallelizable": False}  # type: ignore[misc]
+    _parallel = WaltzSafetyChoiceEnv
+
+
+def _features_space() -> spaces.Box:
+    return spaces.Box(-1.0, 1.0, (len(FEATURES),), np.float32)
+
+
+def _sign(yes: bool) -> float:
+    return 1.0 if yes else -1.0
+
+
+def _move(agent: AgentID, action: Any) -> ConversationAction | FeedbackAction:
+    moves = _ACTIONS[agent]
+    try:
+        number = operator.index(action)
+    except TypeError:
+        raise UsageTypeError(
+            f"An action must be an integer; {agent} gave {action!r} ({type(action).__name__})."
+        ) from None
+    if not 0 <= number < len(moves):
+        names = ", ".join(f"{move.value} {move.name}" for move in moves)
+        raise UsageError(f"An action of {agent} is one of {names}; got {number}.")
+    return moves(number)
