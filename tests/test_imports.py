@@ -1,6 +1,7 @@
 """The import arrows: agents --> waltz_env core <-- algorithms, and only cli and presets know all three.
 
 ``waltz_env.testing`` checks what is from outside: agents and judges by the core alone, learners by the algorithms.
+``waltz_env.wrappers`` knows the scripted agents, whose texts are its actions.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import pytest
 import waltz_env
 
 ROOT = Path(__file__).parents[1]
-CORE, AGENTS, ALGORITHMS, SERVING = "core", "agents", "algorithms", "serving"
+CORE, AGENTS, ALGORITHMS, SERVING, WRAPPERS = "core", "agents", "algorithms", "serving", "wrappers"
 PRESETS, REPORT, CLI, TESTING = "presets", "report", "cli", "testing"
 MAY_IMPORT = {
     CORE: {CORE},
     AGENTS: {CORE, AGENTS},
     ALGORITHMS: {CORE, ALGORITHMS},
     SERVING: {CORE, SERVING},
+    WRAPPERS: {CORE, AGENTS, WRAPPERS},
     PRESETS: {CORE, AGENTS, ALGORITHMS, PRESETS},
     REPORT: {CORE, REPORT},
     CLI: {CORE, AGENTS, ALGORITHMS, SERVING, PRESETS, REPORT, CLI},
@@ -98,6 +100,8 @@ def test_no_file_imports_against_the_arrows() -> None:
         ("waltz_env", "from waltz_env import presets"),
         ("waltz_env.serving.duet", "from waltz_env.agents import templates"),
         ("waltz_env.rollout", "from waltz_env.serving import Duet"),
+        ("waltz_env.rollout", "from waltz_env.wrappers import EncodedEnv"),
+        ("waltz_env.wrappers.encoded", "from waltz_env.algorithms import train"),
         ("waltz_env.presets.nano", "from waltz_env import cli"),
         ("waltz_env.agents.scripted", "from . import templates"),
         ("waltz_env.agents.scripted", "from agents import templates"),

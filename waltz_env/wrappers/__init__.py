@@ -1,0 +1,19 @@
+"""The game for libraries that know arrays: encoded observations, ready-made actions, single-agent views.
+
+Described in docs/wrappers.md.
+"""
+
+from waltz_env.wrappers.choices import CHOICES, Choice, ChoosingAgent
+from waltz_env.wrappers.encoded import EncodedEnv
+from waltz_env.wrappers.encoders import CachedEncoder, Encoder, HashedNgrams, SentenceEncoder
+
+__all__ = [
+    "CHOICES",
+    "CachedEncoder",
+    "Choice",
+    "ChoosingAgent",
+    "EncodedEnv",
+    "Encoder",
+    "HashedNgrams",
+    "SentenceEncoder",
+]

@@ -1,0 +1,122 @@
+"""Both agents at once for libraries that know arrays: vectors in, the number of a ready-made action out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from pettingzoo import ParallelEnv
+
+from waltz_env.errors import unknown_name
+from waltz_env.types import AGENTS, AgentID, Info, Observation
+from waltz_env.wrappers.choices import CHOICES, Choice, chosen
+from waltz_env.wrappers.encoders import Encoder, cached
+from waltz_env.wrappers.encoding import encode_observations, encode_state, encoded_space
+
+Vectors = dict[AgentID, NDArray[np.float32]]
+
+
+class EncodedEnv(ParallelEnv[AgentID, NDArray[np.float32], int]):
+    """The text environment with vectors as observations and ready-made texts as actions, for both agents.
+
+    Rewards, turns, ends and infos are those of the text environment, `trajectory` in the last info included. An idle
+    agent's action is ignored; column 0 of its observation is 0 then.
+
+    | space         | of each agent                                                                      |
+    |---------------|------------------------------------------------------------------------------------|
+    | observation   | `Box(-1, 1, (4 + 3 * encoder.size,), float32)`, see `waltz_env.wrappers.encoding`  |
+    | action        | `Discrete(len(choices[agent]))`                                                    |
+    | `state_space` | the same box as an observation's                                                   |
+
+    Args:
+        env: the text environment, `waltz_env.make("WaltzSafety-v0", ...)`.
+        encoder: of the texts; `HashedNgrams()` by default.
+        choices: the ready-made actions of each agent.
+
+    Raises:
+        UsageError: `choices` names an agent that there is not, or the default encoder is not installed.
+    """
+
+    def __init__(
+        self,
+        env: ParallelEnv[AgentID, Any, Any],
+        encoder: Encoder | None = None,
+        *,
+        choices: Mapping[AgentID, Sequence[Choice]] = CHOICES,
+    ) -> None:
+        self.env = env
+        self.encoder = cached(encoder)
+        self.choices = {agent: tuple(choices.get(agent, CHOICES[agent])) for agent in AGENTS}
+        for agent in choices:
+            if agent not in AGENTS:
+                raise unknown_name("agent", str(agent), AGENTS)
+        self.metadata = env.metadata
+        self.render_mode = env.render_mode
+        self.possible_agents = env.possible_agents
+        self.observation_spaces = {agent: encoded_space(self.encoder) for agent in AGENTS}
+        self.action_spaces = {agent: spaces.Discrete(len(self.choices[agent])) for agent in AGENTS}
+        self.state_space = encoded_space(self.encoder)
+        self._observations: Mapping[AgentID, Observation] = {}
+
+    @property
+    def agents(self) -> list[AgentID]:  # type: ignore[override]  # a plain attribute in PettingZoo
+        """Both while a game is running."""
+        return self.env.agents
+
+    @property
+    def unwrapped(self) -> ParallelEnv[AgentID, Any, Any]:
+        """The text environment."""
+        return self.env.unwrapped
+
+    def observation_space(self, agent: AgentID) -> spaces.Box:
+        """Where the observations of ``agent`` lie; always the same object."""
+        return self.observation_spaces[agent]
+
+    def action_space(self, agent: AgentID) -> spaces.Discrete:
+        """Where the actions of ``agent`` lie; always the same object."""
+        return self.action_spaces[agent]
+
+    def reset(
+        self, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Vectors, dict[AgentID, Info]]:
+        """Starts a game; the arguments are those of ``WaltzSafetyEnv.reset``."""
+        self._observations, infos = self.env.reset(seed, dict(options or {}))
+        return self._encoded(), infos
+
+    def step(
+        self, actions: Mapping[AgentID, int]
+    ) -> tuple[Vectors, dict[AgentID, float], dict[AgentID, bool], dict[AgentID, bool], dict[AgentID, Info]]:
+        """One turn of the active agent.
+
+        Raises:
+            UsageError: there is no choice of that number, or the text environment refuses the step.
+            UsageTypeError: the active agent's action is no integer.
+            JudgeError: the judge gave no verdict.
+        """
+        texts = {agent: self._text(agent, action) for agent, action in actions.items()}
+        self._observations, rewards, terminations, truncations, infos = self.env.step(texts)
+        return self._encoded(), rewards, terminations, truncations, infos
+
+    def state(self) -> NDArray[np.float32]:
+        """The global state as one vector, shape (4 + 3 * encoder.size,) float32."""
+        return encode_state(self.encoder, self.env.state())
+
+    def render(self) -> Any:
+        """As of the text environment."""
+        return self.env.render()
+
+    def close(self) -> None:
+        """As of the text environment."""
+        self.env.close()
+
+    def _text(self, agent: AgentID, action: int) -> str:
+        """What the action says; nothing where it does not count, which the text environment knows best."""
+        seen = self._observations.get(agent)
+        return chosen(self.choices[agent], action, seen).text if seen is not None and seen["active"] else ""
+
+    def _encoded(self) -> Vectors:
+        vectors = encode_observations(self.encoder, list(self._observations.values()))
+        return dict(zip(self._observations, vectors, strict=True))
