@@ -12,7 +12,16 @@ from waltz_env.judges import RuleJudge
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent, Judge
 from waltz_env.records import read_games, write_games
-from waltz_env.registration import CHOICE_ID, DEFAULT_ID, make, make_aec, pprint_registry, register, spec
+from waltz_env.registration import (
+    CHOICE_ID,
+    DEFAULT_ID,
+    make,
+    make_aec,
+    pprint_registry,
+    register,
+    register_single_agent,
+    spec,
+)
 from waltz_env.rewards import SETUPS, Rewards, RewardWeights, score
 from waltz_env.rollout import judge_games, play
 from waltz_env.types import (
@@ -78,3 +87,4 @@ __all__ = [
 
 register(DEFAULT_ID)
 register(CHOICE_ID, parallel=WaltzSafetyChoiceEnv, aec=WaltzSafetyChoiceAECEnv)
+register_single_agent()

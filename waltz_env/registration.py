@@ -1,21 +1,23 @@
-"""Environments by name, on PettingZoo's own registry."""
+"""Environments by name, on PettingZoo's own registry; the single-agent views on Gymnasium's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import gymnasium
 import pettingzoo
 from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.env_registry.exceptions import NameNotFound, NamespaceNotFound, VersionNotFound
 
 from waltz_env.env import WaltzSafetyAECEnv, WaltzSafetyEnv
 from waltz_env.errors import unknown_name
-from waltz_env.types import AgentID
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID
 
 NAMESPACE = "waltz_env"
 DEFAULT_ID = "WaltzSafety-v0"
 CHOICE_ID = "WaltzSafetyChoice-v0"
+SINGLE_AGENT_IDS = {"waltz_env/WaltzConversation-v0": CONVERSATION, "waltz_env/WaltzFeedback-v0": FEEDBACK}
 
 
 def make(id: str = DEFAULT_ID, **kwargs: Any) -> ParallelEnv[AgentID, Any, Any]:
@@ -56,6 +58,12 @@ def register(
     """
     pettingzoo.register("parallel", _full(id), parallel, kwargs=dict(kwargs or {}))
     pettingzoo.register("aec", _full(id), aec, kwargs=dict(kwargs or {}))
+
+
+def register_single_agent() -> None:
+    """Gives Gymnasium the views of one role each, ``SINGLE_AGENT_IDS``: ``gymnasium.make("waltz_env/...")``."""
+    for id, role in SINGLE_AGENT_IDS.items():
+        gymnasium.register(id, entry_point="waltz_env.wrappers:SingleAgentEnv", kwargs={"role": role})
 
 
 def spec(id: str = DEFAULT_ID) -> pettingzoo.EnvSpec:

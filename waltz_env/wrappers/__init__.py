@@ -6,6 +6,7 @@ Described in docs/wrappers.md.
 from waltz_env.wrappers.choices import CHOICES, Choice, ChoosingAgent
 from waltz_env.wrappers.encoded import EncodedEnv
 from waltz_env.wrappers.encoders import CachedEncoder, Encoder, HashedNgrams, SentenceEncoder
+from waltz_env.wrappers.single_agent import SingleAgentEnv
 
 __all__ = [
     "CHOICES",
@@ -16,4 +17,5 @@ __all__ = [
     "Encoder",
     "HashedNgrams",
     "SentenceEncoder",
+    "SingleAgentEnv",
 ]

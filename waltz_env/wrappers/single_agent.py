@@ -1,0 +1,156 @@
+"""One agent's view of the game, for single-agent libraries: the other agent is part of the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import gymnasium
+from gymnasium import spaces
+
+from waltz_env.agents.scripted import FollowAdvice, OracleFeedback
+from waltz_env.env import WaltzSafetyEnv
+from waltz_env.errors import UsageError, unknown_name
+from waltz_env.protocols import Agent
+from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Info, Observation
+from waltz_env.wrappers.choices import CHOICES, Choice, chosen
+from waltz_env.wrappers.encoders import Encoder, cached
+from waltz_env.wrappers.encoding import encode_observations, encoded_space
+
+
+class SingleAgentEnv(gymnasium.Env[Any, Any]):
+    """One role acts, any agent plays the other; one episode is one game.
+
+    `gymnasium.make("waltz_env/WaltzFeedback-v0")` and `"waltz_env/WaltzConversation-v0"`, after `import waltz_env`.
+
+    A step is a turn of the role and what the partner does until the role's next turn, or the end. Its reward is all
+    that the role earns in it: a critique is paid for the improvement in its own step, since the partner's revision is
+    part of that step. Over an episode the rewards add up to those of `waltz_env.rewards.score(trajectory)`.
+
+    | role             | steps of an episode              | partner by default                                        |
+    |------------------|----------------------------------|-----------------------------------------------------------|
+    | `feedback_0`     | critiques, 1 to `max_rounds`     | `FollowAdvice`: drafts at random, follows 9 pieces of 10  |
+    | `conversation_0` | responses, 1 to `1 + max_rounds` | `OracleFeedback`: the true labels, advice that fits them  |
+
+    By default observations and actions are as those of `EncodedEnv`; with `text=True` as those of `WaltzSafetyEnv`.
+    Infos are the text environment's for that role, with the reward parts of the whole step; the last one holds the
+    `trajectory`.
+
+    Args:
+        role: who acts.
+        partner: who plays the other role: an agent, or a function from a seed to an agent. The function is called for
+            each game, with a seed that `reset(seed=...)` fixes.
+        text: leave observations and actions texts.
+        encoder: of the observations; `HashedNgrams()` by default.
+        choices: the ready-made actions; `waltz_env.wrappers.CHOICES[role]` by default.
+        **settings: of `WaltzSafetyEnv`: prompts, judge, weights, max_rounds, max_chars, render_mode.
+
+    Raises:
+        UsageError: there is no such role, it has no turn (`max_rounds=0` and the feedback agent), a setting cannot
+            work, or `encoder` or `choices` came with `text=True`.
+    """
+
+    # Gymnasium warns about environments that render and say no rate; what is shown here are turns.
+    metadata: ClassVar[dict[str, Any]] = {**WaltzSafetyEnv.metadata, "render_fps": 1}  # type: ignore[misc]
+
+    def __init__(
+        self,
+        role: AgentID,
+        *,
+        partner: Agent | Callable[[int], Agent] | None = None,
+        text: bool = False,
+        encoder: Encoder | None = None,
+        choices: Sequence[Choice] | None = None,
+        **settings: Any,
+    ) -> None:
+        if role not in AGENTS:
+            raise unknown_name("role", str(role), AGENTS)
+        if text and (encoder is not None or choices is not None):
+            raise UsageError("With text=True nothing is encoded or chosen: leave `encoder` and `choices` out.")
+        self.env = WaltzSafetyEnv(**settings)
+        if role == FEEDBACK and self.env.max_rounds == 0:
+            raise UsageError(f"With max_rounds=0 {role!r} has no turn; set it to 1 or more.")
+        self.role = role
+        self.render_mode = self.env.render_mode
+        self.encoder = None
+        self.choices = None
+        self.observation_space = self.env.observation_space(role)
+        self.action_space = self.env.action_space(role)
+        if not text:
+            self.encoder = cached(encoder)
+            self.choices = tuple(CHOICES[role] if choices is None else choices)
+            self.observation_space = encoded_space(self.encoder)
+            self.action_space = spaces.Discrete(len(self.choices))
+        self._partner = _default_partner(role, self.env) if partner is None else partner
+        self._playing: Agent | None = None
+        self._seen: dict[AgentID, Observation] = {}
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Any, Info]:
+        """Starts a game, and plays it up to the role's first turn.
+
+        Args:
+            seed: fixes the prompts that are drawn and the partners that a function makes, from this game on.
+            options: as of ``WaltzSafetyEnv.reset``.
+
+        Raises:
+            JudgeError: the judge gave no verdict on the partner's draft.
+        """
+        super().reset(seed=seed)
+        partner = self._partner
+        if isinstance(partner, Agent) and not isinstance(partner, type):  # a class has act(), too, and makes agents
+            self._playing = partner
+        else:
+            self._playing = partner(int(self.np_random.integers(2**31)))
+        self._seen, infos = self.env.reset(seed, options)
+        _, info = self._partner_plays(0.0, infos[self.role])
+        return self._observation(), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, Info]:
+        """One turn of the role, and of the partner what follows.
+
+        Raises:
+            UsageError: no game is running, or there is no choice of that number.
+            UsageTypeError: the action is of the wrong type.
+            JudgeError: the judge gave no verdict. The game is lost: reset before the next step.
+        """
+        if self.choices is not None and self.env.turn is not None:
+            action = chosen(self.choices, action, self._seen[self.role]).text
+        self._seen, rewards, _, _, infos = self.env.step({self.role: action})
+        reward, info = self._partner_plays(rewards[self.role], infos[self.role])
+        return self._observation(), reward, self.env.turn is None, False, info
+
+    def render(self) -> Any:
+        """As of the text environment."""
+        return self.env.render()
+
+    def close(self) -> None:
+        """Ends a running game."""
+        self.env.close()
+
+    def _partner_plays(self, reward: float, info: Info) -> tuple[float, Info]:
+        """Plays on until it is the role's turn or the game has ended; what the role earns and is told of it, added."""
+        while (turn := self.env.turn) not in (None, self.role):
+            assert self._playing is not None
+            (completion,) = self._playing.act([self._seen[turn]])
+            self._seen, rewards, _, _, infos = self.env.step({turn: completion.text})
+            later = infos[self.role]
+            reward += rewards[self.role]
+            info = {
+                **later,
+                "rewards": info["rewards"] | later["rewards"],
+                "labels": later["labels"] or info["labels"],
+                "truncated": info["truncated"],
+            }
+        return reward, info
+
+    def _observation(self) -> Any:
+        seen = self._seen[self.role]
+        return seen if self.encoder is None else encode_observations(self.encoder, [seen])[0]
+
+
+def _default_partner(role: AgentID, env: WaltzSafetyEnv) -> Agent | Callable[[int], Agent]:
+    return OracleFeedback(env.prompts, env.judge) if role == CONVERSATION else _follower
+
+
+def _follower(seed: int) -> Agent:
+    return FollowAdvice(0.9, seed)
