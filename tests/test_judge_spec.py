@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.games import WordJudge
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.errors import UsageError
 from waltz_env.judges import AgreementJudge, LlamaGuardJudge, RubricJudge, RuleJudge, WildGuardJudge, load_judge
@@ -39,11 +40,20 @@ def test_judges_joined_in_one_spec_share_a_model_in_this_process(tmp_path: Path)
     assert response.model is prompt.model
 
 
+def test_a_judge_of_one_s_own_is_named_by_its_path() -> None:
+    assert isinstance(load_judge("tests.games:WordJudge"), WordJudge)
+    joined = load_judge("any(rules,tests.games:WordJudge)")
+    assert isinstance(joined, AgreementJudge)
+    assert [type(judge) for judge in joined.judges] == [RuleJudge, WordJudge]
+
+
 @pytest.mark.parametrize(
     ("spec", "hint"),
     [
         ("rule", "Unknown judge 'rule'. Did you mean 'rules'?"),
         ("wildgard", "Did you mean 'wildguard'?"),
+        ("wildgard:folder", "Nothing could be imported from 'wildgard:folder'"),
+        ("tests.games:BOMB", "a judge is expected"),
         ("rules:model", "takes no model"),
         (f"rubric@{SERVER}", "needs a model"),
         ("majority(rules,embeding)", "Did you mean 'embedding'?"),

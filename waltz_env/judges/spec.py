@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from waltz_env.dotted import load_object
 from waltz_env.errors import UsageError, unknown_name
 from waltz_env.judges import llama_guard, rubric, wildguard
 from waltz_env.judges.agreement import AgreementJudge, Rule
@@ -38,6 +39,7 @@ def load_judge(spec: str) -> Judge:
     | ``wildguard:FOLDER_OR_HUB_NAME`` | with other weights; ``rubric:`` needs some |
     | ``wildguard@http://127.0.0.1:8000/v1#MODEL`` | on an OpenAI-compatible server; ``rubric@`` needs a model |
     | ``majority(SPEC,SPEC,...)``, ``any(...)``, ``all(...)`` | ``AgreementJudge`` |
+    | ``package.module:NAME`` | one of your own, or what gives it when it is called without arguments |
 
     Servers are given ``$OPENAI_API_KEY``, if it is set.
 
@@ -45,8 +47,8 @@ def load_judge(spec: str) -> Judge:
     'RuleJudge'
 
     Raises:
-        UsageError: there is no judge of that name (the nearest one is suggested), a model is missing or cannot be
-            loaded, or the library for it is not installed.
+        UsageError: there is no judge of that name (the nearest one is suggested) or at that path, a model is missing or
+            cannot be loaded, or the library for it is not installed.
     """
     return _load(spec, {})
 
@@ -57,6 +59,8 @@ def _load(spec: str, loaded: Loaded) -> Judge:
         judges = [_load(part.strip(), loaded) for part in agreement["specs"].split(",")]
         return AgreementJudge(judges, agreement["rule"])  # type: ignore[arg-type]  # the pattern has no other
     match = _MODEL.fullmatch(spec)
+    if match is not None and match["name"] not in NAMES and match["source"]:
+        return _outside(spec)
     if match is None or match["name"] not in NAMES:
         raise unknown_name("judge", match["name"] if match else spec, [*NAMES, "any(...)", "all(...)", "majority(...)"])
     if match["name"] not in MODEL_JUDGES:
@@ -64,6 +68,15 @@ def _load(spec: str, loaded: Loaded) -> Judge:
             raise UsageError(f"The judge {match['name']!r} takes no model; got {spec!r}.")
         return RuleJudge() if match["name"] == "rules" else EmbeddingJudge()
     return _model_judge(match["name"], match["source"], match["url"], match["model"], loaded)
+
+
+def _outside(path: str) -> Judge:
+    found = load_object(path)
+    if callable(found):
+        found = found()
+    if not isinstance(found, Judge):
+        raise UsageError(f"{path!r} leads to {found!r}; a judge is expected, or what gives one when it is called.")
+    return found
 
 
 def _model_judge(name: str, source: str | None, url: str | None, model: str | None, loaded: Loaded) -> Judge:
