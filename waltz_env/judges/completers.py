@@ -38,7 +38,7 @@ class ServerCompleter:
         model: its name at the server.
         max_tokens: of one answer.
         json_schema: the server is asked to hold the turns of ``chat`` to it (``response_format``).
-        base_url, api_key, max_concurrent, timeout, retries: as of ``ServerClient``.
+        base_url: as of ``ServerClient``, as are ``api_key``, ``max_concurrent``, ``timeout`` and ``retries``.
         deadline: seconds for each ``8 * max_concurrent`` of the requests of a call.
 
     Raises:
