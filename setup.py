@@ -44,6 +44,7 @@ SERVE = ["fastapi>=0.115", "prometheus-client>=0.21", "pydantic>=2.10", "uvicorn
 CAPABILITIES = [*TRAIN, "lm-eval>=0.4.9"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 TRL = [*TRAIN, *DATA, "trl>=1.16"]
+SB3 = ["scikit-learn>=1.5", "stable-baselines3>=2.7", "supersuit>=3.10"]
 DEV = [
     *SMOLLM2,
     *DATA,
@@ -52,6 +53,7 @@ DEV = [
     *SERVE,
     *CAPABILITIES,
     *TRL,
+    *SB3,
     "build>=1.2",
     "coverage>=7.6",
     "httpx>=0.27",
@@ -116,7 +118,7 @@ setup(
         "vllm": [*TRAIN, "vllm>=0.33"],
         "trl": TRL,
         "docs": DOCS,
-        "sb3": ["stable-baselines3>=2.7"],
+        "sb3": SB3,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["waltz = waltz_env.cli:main"]},

@@ -43,7 +43,8 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
         text: leave observations and actions texts.
         encoder: of the observations; `HashedNgrams()` by default.
         choices: the ready-made actions; `waltz_env.wrappers.CHOICES[role]` by default.
-        **settings: of `WaltzSafetyEnv`: prompts, judge, weights, max_rounds, max_chars, render_mode.
+        render_mode: as of `WaltzSafetyEnv`; `"rgb_array"`, which some libraries ask for, is taken for None.
+        **settings: of `WaltzSafetyEnv`: prompts, judge, weights, max_rounds, max_chars.
 
     Raises:
         UsageError: there is no such role, it has no turn (`max_rounds=0` and the feedback agent), a setting cannot
@@ -61,13 +62,16 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
         text: bool = False,
         encoder: Encoder | None = None,
         choices: Sequence[Choice] | None = None,
+        render_mode: str | None = None,
         **settings: Any,
     ) -> None:
         if role not in AGENTS:
             raise unknown_name("role", str(role), AGENTS)
         if text and (encoder is not None or choices is not None):
             raise UsageError("With text=True nothing is encoded or chosen: leave `encoder` and `choices` out.")
-        self.env = WaltzSafetyEnv(**settings)
+        if render_mode == "rgb_array":
+            render_mode = None  # Stable-Baselines3 asks every environment for pictures; games of text have none
+        self.env = WaltzSafetyEnv(render_mode=render_mode, **settings)
         if role == FEEDBACK and self.env.max_rounds == 0:
             raise UsageError(f"With max_rounds=0 {role!r} has no turn; set it to 1 or more.")
         self.role = role
