@@ -61,6 +61,17 @@ def test_smollm2_makes_two_real_training_steps(monkeypatch: pytest.MonkeyPatch, 
     assert (tmp_path / "run" / "checkpoints" / "step-00002").exists()
 
 
+def test_sb3_ppo_beats_random_and_never_flag_on_held_out_prompts() -> None:
+    returns = load("sb3_ppo").main(steps=4096)
+    assert returns["PPO"] > max(returns["random"], returns["never flags"]) + 0.15
+
+
+def test_supersuit_trains_both_roles_with_one_policy() -> None:
+    measured = load("supersuit_both_roles").main(steps=12_000)
+    assert measured["PPO"]["final ok"] > measured["random"]["final ok"] + 0.1
+    assert measured["PPO"]["feedback return"] > measured["random"]["feedback return"]
+
+
 def test_every_example_has_a_test_and_stays_short() -> None:
     tested = Path(__file__).read_text()
     for path in EXAMPLES.glob("*.py"):
