@@ -1,8 +1,7 @@
 """What do several seeds of the nano preset say together? The median over runs, as the tables of docs/nano.md.
 
-for s in 0 1 2; do waltz train --seed $s --out runs/waltz-$s; done
-for s in 0 1 2; do waltz train --seed $s --out runs/single-$s --method single-model; done
-python benchmarks/nano_seeds.py runs/waltz-? runs/single-?
+python benchmarks/paper_table.py --out runs/paper-table
+python benchmarks/nano_seeds.py runs/paper-table/seed-?/{untrained,single_model_rl,trained_pair}
 """
 
 from __future__ import annotations
