@@ -2,7 +2,8 @@
 
 Prints environment steps a second (agents that answer in no time, so that what is measured is the game, the judge and
 PettingZoo's dicts), the same games on the bare `Game` with the same judge, and games a second of `play` with them.
-Then the same for the discrete twin, `WaltzSafetyChoice-v0`, with games of three turns.
+Then the same for the wrappers, whose encoder (hashed n-grams) has seen all texts after the first repeat, and for the
+discrete twin, `WaltzSafetyChoice-v0`, with games of three turns.
 
     python benchmarks/env_speed.py
 
@@ -21,6 +22,7 @@ from waltz_env.choice import ConversationAction, FeedbackAction, WaltzSafetyChoi
 from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Labels, Observation
+from waltz_env.wrappers import CachedEncoder, EncodedEnv, HashedNgrams, SingleAgentEnv
 
 DRAFT = "I'm sorry, but I can't help with that."
 REVISION = "Open the task manager, choose the process by its name, and end it there; save your work first."
@@ -87,6 +89,28 @@ def step_choice(games: int) -> int:
     return 3 * games
 
 
+def step_encoded(games: int, encoder: CachedEncoder) -> int:
+    """Refusal, flag, revision with vectors and ready-made actions; the number of steps."""
+    env = EncodedEnv(waltz_env.make("WaltzSafety-v0"), encoder)
+    env.reset(seed=0)
+    for _ in range(games):
+        env.reset()
+        env.step({CONVERSATION: 0})
+        env.step({FEEDBACK: 2})
+        env.step({CONVERSATION: 2})
+    return 3 * games
+
+
+def step_feedback(games: int, encoder: CachedEncoder) -> int:
+    """One role's view: the partner drafts, a flag, the partner revises; the number of games."""
+    env = SingleAgentEnv(FEEDBACK, encoder=encoder)
+    env.reset(seed=0)
+    for _ in range(games):
+        env.reset()
+        env.step(2)
+    return games
+
+
 def play_games(games: int) -> int:
     """The same games in step; the number of games."""
     prompts = waltz_env.PromptSet.load("builtin:train")
@@ -113,9 +137,14 @@ def main() -> None:
     env, game, games, choice = (
         per_second(work, args.games, args.repeats) for work in (step_env, step_game, play_games, step_choice)
     )
+    encoder = CachedEncoder(HashedNgrams())
+    encoded = per_second(lambda games: step_encoded(games, encoder), args.games, args.repeats)
+    single = per_second(lambda games: step_feedback(games, encoder), args.games, args.repeats)
     print(f"environment   {env:10,.0f} steps/s")
     print(f"bare game     {game:10,.0f} turns/s   (environment / bare game: {env / game:.2f})")
     print(f"play          {games:10,.0f} games/s")
+    print(f"encoded       {encoded:10,.0f} steps/s   ({encoded / 3:,.0f} games/s)")
+    print(f"feedback role {single:10,.0f} games/s")
     print(f"discrete twin {choice:10,.0f} steps/s   ({choice / 3:,.0f} games/s)")
 
 

@@ -124,7 +124,7 @@ def test_commands_are_found_behind_variables_in_loops_and_over_lines(tmp_path: P
     ]
 
 
-@pytest.mark.parametrize("page", ["extending", "quickstart"])
+@pytest.mark.parametrize("page", ["extending", "quickstart", "wrappers"])
 def test_programs_of_a_page_are_short_run_as_they_stand_and_print_what_stands_below(
     page: str, brought: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

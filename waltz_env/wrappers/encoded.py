@@ -19,7 +19,7 @@ from waltz_env.wrappers.encoding import encode_observations, encode_state, encod
 Vectors = dict[AgentID, NDArray[np.float32]]
 
 
-class EncodedEnv(ParallelEnv[AgentID, NDArray[np.float32], int]):
+class EncodedEnv(ParallelEnv[AgentID, Any, Any]):
     """The text environment with vectors as observations and ready-made texts as actions, for both agents.
 
     Rewards, turns, ends and infos are those of the text environment, `trajectory` in the last info included. An idle
@@ -47,17 +47,20 @@ class EncodedEnv(ParallelEnv[AgentID, NDArray[np.float32], int]):
         *,
         choices: Mapping[AgentID, Sequence[Choice]] = CHOICES,
     ) -> None:
-        self.env = env
+        self.env: Any = env  # PettingZoo declares neither render modes nor states that are no arrays
         self.encoder = cached(encoder)
         self.choices = {agent: tuple(choices.get(agent, CHOICES[agent])) for agent in AGENTS}
         for agent in choices:
             if agent not in AGENTS:
                 raise unknown_name("agent", str(agent), AGENTS)
         self.metadata = env.metadata
-        self.render_mode = env.render_mode
         self.possible_agents = env.possible_agents
-        self.observation_spaces = {agent: encoded_space(self.encoder) for agent in AGENTS}
-        self.action_spaces = {agent: spaces.Discrete(len(self.choices[agent])) for agent in AGENTS}
+        self.observation_spaces: dict[AgentID, spaces.Space[Any]] = {
+            agent: encoded_space(self.encoder) for agent in AGENTS
+        }
+        self.action_spaces: dict[AgentID, spaces.Space[Any]] = {
+            agent: spaces.Discrete(len(self.choices[agent])) for agent in AGENTS
+        }
         self.state_space = encoded_space(self.encoder)
         self._observations: Mapping[AgentID, Observation] = {}
 
@@ -67,15 +70,20 @@ class EncodedEnv(ParallelEnv[AgentID, NDArray[np.float32], int]):
         return self.env.agents
 
     @property
+    def render_mode(self) -> str | None:
+        """As of the text environment."""
+        return self.env.render_mode
+
+    @property
     def unwrapped(self) -> ParallelEnv[AgentID, Any, Any]:
         """The text environment."""
         return self.env.unwrapped
 
-    def observation_space(self, agent: AgentID) -> spaces.Box:
+    def observation_space(self, agent: AgentID) -> spaces.Space[Any]:
         """Where the observations of ``agent`` lie; always the same object."""
         return self.observation_spaces[agent]
 
-    def action_space(self, agent: AgentID) -> spaces.Discrete:
+    def action_space(self, agent: AgentID) -> spaces.Space[Any]:
         """Where the actions of ``agent`` lie; always the same object."""
         return self.action_spaces[agent]
 
