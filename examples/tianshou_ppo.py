@@ -23,7 +23,7 @@ from tianshou.utils.net.common import Net
 from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
 
 from waltz_env import AGENTS, CONVERSATION, FEEDBACK, AgentID
-from waltz_env.choice import WaltzSafetyChoiceEnv, mean_returns, random_policy
+from waltz_env.choice import ConversationAction, WaltzSafetyChoiceEnv, mean_returns, random_policy
 
 
 class Seat(gymnasium.Env[np.ndarray, int]):
@@ -34,12 +34,14 @@ class Seat(gymnasium.Env[np.ndarray, int]):
         self.agent, self.policies = agent, policies
         self.observation_space, self.action_space = self.game.observation_space(agent), self.game.action_space(agent)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         self.seen, _ = self.game.reset(seed, options)
         self._others_play()
         return self.seen[self.agent], {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.seen, rewards, *_ = self.game.step({self.agent: action})
         reward = rewards[self.agent] + self._others_play()
         return self.seen[self.agent], reward, self.game.turn is None, False, {}
@@ -58,7 +60,7 @@ def learner() -> PPO:
     game = WaltzSafetyChoiceEnv()
     observation_space, action_space = game.observation_space(CONVERSATION), game.action_space(CONVERSATION)
     actor_net, critic_net = (Net(state_shape=observation_space.shape, hidden_sizes=[32, 32]) for _ in range(2))
-    actor = DiscreteActor(preprocess_net=actor_net, action_shape=action_space.n, softmax_output=False)
+    actor = DiscreteActor(preprocess_net=actor_net, action_shape=len(ConversationAction), softmax_output=False)
     policy = DiscreteActorPolicy(actor=actor, action_space=action_space, observation_space=observation_space)
     critic = DiscreteCritic(preprocess_net=critic_net)
     return PPO(policy=policy, critic=critic, optim=AdamOptimizerFactory(lr=3e-3), gamma=1.0, ent_coef=0.01)

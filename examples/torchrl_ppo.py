@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,14 +29,14 @@ GROUPS = {agent: agent.rsplit("_", 1)[0] for agent in AGENTS}  # PettingZooWrapp
 ACTIVE = FEATURES.index("active")
 
 
-class WithoutInfos(BaseParallelWrapper):
+class WithoutInfos(BaseParallelWrapper[str, Any, Any]):
     """The same environment with empty infos."""
 
-    def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> Any:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         observations, infos = super().reset(seed, options)
         return observations, {agent: {} for agent in infos}
 
-    def step(self, actions: Mapping[str, Any]) -> Any:
+    def step(self, actions: dict[str, Any]) -> Any:
         *rest, infos = super().step(actions)
         return *rest, {agent: {} for agent in infos}
 

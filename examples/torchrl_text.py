@@ -15,9 +15,9 @@ from tensordict import NonTensorData, TensorDict, TensorDictBase
 from torchrl.data import Binary, Composite, NonTensor, Unbounded
 from torchrl.envs import EnvBase
 
-import waltz_env
 from waltz_env import CONVERSATION, FEEDBACK, Labels, Observation
 from waltz_env.agents import FollowAdvice
+from waltz_env.env import WaltzSafetyEnv
 from waltz_env.feedback import format_feedback
 
 CRITIQUES = (
@@ -27,12 +27,12 @@ CRITIQUES = (
 )
 
 
-class TextGame(EnvBase):
+class TextGame(EnvBase):  # type: ignore[misc]  # TorchRL is not checked
     """The text game in turns. ``observation`` is that of the agent that acts next, as it comes; ``action`` is text."""
 
     def __init__(self) -> None:
         super().__init__(device="cpu", batch_size=[])
-        self.game = waltz_env.make("WaltzSafety-v0")
+        self.game = WaltzSafetyEnv()
         self.observation_spec = Composite(observation=NonTensor((), example_data=""))
         self.action_spec = Composite(action=NonTensor((), example_data=""))
         self.reward_spec = Composite(reward=Unbounded((2,)))  # of both agents, in the order of AGENTS
@@ -42,6 +42,7 @@ class TextGame(EnvBase):
         return self._shown(self.game.reset()[0])
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        assert self.game.turn is not None, "TorchRL resets a game that has ended"
         observations, rewards, *_ = self.game.step({self.game.turn: tensordict["action"]})
         return self._shown(observations).set("reward", torch.tensor([rewards[CONVERSATION], rewards[FEEDBACK]]))
 
@@ -87,8 +88,7 @@ def main(games: int = 1200, seed: int = 0) -> tuple[float, float]:
     torch.manual_seed(seed)
     env, critic = TextGame(), Critic()
     env.set_seed(seed)
-    optimizer = torch.optim.SGD(critic.parameters(), lr=0.2)
-    returns: list[float] = []
+    optimizer, returns = torch.optim.SGD(critic.parameters(), lr=0.2), list[float]()
     for _ in range(games):
         game = env.rollout(10, policy(critic, FollowAdvice(0.9, seed=seed)))
         total = float(game["next", "reward"][:, 1].sum())
