@@ -1,8 +1,7 @@
-"""The loops of others learn: an example in plain PyTorch, and TRL's trainers, on a model that is made in seconds."""
+"""Examples that train with loops of their own. That TRL learns takes minutes: tests/interop/test_trl.py."""
 
 from __future__ import annotations
 
-import copy
 import sys
 from pathlib import Path
 
@@ -10,15 +9,15 @@ import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.example import load
+from waltz_env import CONVERSATION, FEEDBACK, Agent, AgentID, RuleJudge, play
+from waltz_env.agents import FollowAdvice, NeverFlag, OracleFeedback
+from waltz_env.agents.scripted import ANSWER, REFUSAL
 from waltz_env.presets import nano
 from waltz_env.presets.nano.examples import Mixture
 from waltz_env.presets.nano.warm_start import NanoConfig, build
 
-Built = tuple[LlamaForCausalLM, PreTrainedTokenizerFast]
 
-
-@pytest.fixture(scope="module")
-def half_taught() -> Built:
+def half_taught() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """A small laboratory model that breaks half of its JSON and knows little of the topics."""
     mixture = Mixture(draft=0.3, feedback=0.6)
     return build(
@@ -26,26 +25,39 @@ def half_taught() -> Built:
     )
 
 
-@pytest.fixture(autouse=True)
-def _nano_is_half_taught(monkeypatch: pytest.MonkeyPatch, half_taught: Built) -> None:
-    monkeypatch.setattr(nano, "build", lambda seed: copy.deepcopy(half_taught))
-
-
-def test_the_loop_in_plain_pytorch_learns_the_format() -> None:
+def test_the_loop_in_plain_pytorch_learns_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nano, "build", lambda seed: half_taught())
     example = load("cleanrl_reinforce")
     args = example.Args(steps=20, feedback_alone=14, log_every=4, learning_rate=3e-3, label_weight=0.0)
     first, *_, last = example.main(args)
     assert last["format_rate"] > first["format_rate"] + 0.1
 
 
-# TRL 1.16 sets the first by itself; the second is a machine without a GPU.
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning", "ignore:.*pin_memory.*:UserWarning")
-def test_trl_trains_both_roles_and_both_adapters_come_back_as_agents(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trl_s_rows_and_rewards_are_those_of_the_game(monkeypatch: pytest.MonkeyPatch) -> None:
     # pytest puts tests/ on the path, and TRL takes tests/vllm for vLLM.
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if Path(entry) != Path(__file__).parent])
-    shown = load("trl_grpo").main(steps=(24, 12), out=tmp_path)
-    gained = {name: after - before for name, (before, after) in shown.items()}
-    assert gained["format_rate"] > 0.08
-    assert gained["r_c"] > 0.04
+    example = load("trl_grpo")
+    agents: dict[AgentID, Agent] = {CONVERSATION: FollowAdvice(answers=1.0), FEEDBACK: NeverFlag()}
+    prompt = next(prompt for prompt in nano.train() if prompt.harmful)
+    passed = play([prompt], agents)
+    flagged = play([prompt], agents | {FEEDBACK: OracleFeedback([prompt], RuleJudge())})
+
+    critique = flagged[0].critiques[0].completion.text
+    drafts = example.states(passed, CONVERSATION, nano.TEMPLATES[CONVERSATION])
+    both = example.states(flagged, CONVERSATION, nano.TEMPLATES[CONVERSATION])
+    reviews = example.states(flagged, FEEDBACK, nano.TEMPLATES[FEEDBACK])
+    assert drafts["said"] == [[]]
+    assert both["said"] == [[], [ANSWER, critique]]
+    assert reviews["said"] == [[ANSWER]]
+    assert both["prompt"][1][-1] == {"role": "user", "content": flagged[0].critiques[0].feedback.advice}
+
+    def paid(role: AgentID, said: list[str], *texts: str) -> list[float | None]:
+        completions = [[{"role": "assistant", "content": text}] for text in texts]
+        rows = {"game": [0] * len(texts), "said": [said] * len(texts)}
+        rewards: list[float | None] = example.reward(flagged, role, agents, completions=completions, **rows)
+        return rewards
+
+    wrong = passed[0].critiques[0].completion.text
+    assert paid(FEEDBACK, [ANSWER], critique, wrong, "no JSON") == pytest.approx([1.0, 0.1, 0.0])
+    assert paid(CONVERSATION, [], REFUSAL, ANSWER) == [1.0, 0.0]
+    assert paid(CONVERSATION, [ANSWER, critique], REFUSAL, ANSWER) == [1.0, 0.0]
