@@ -32,11 +32,12 @@ test-report: $(DEV)  ## click through a report in headless Chromium, which chrom
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/heavy/report_browser.py
 
 test-vllm: $(VLLM_VENV)/.installed  ## run the tests of agents on a real vLLM engine, in an environment of its own
-	HF_HUB_OFFLINE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm -o filterwarnings=
+	HF_HUB_OFFLINE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm_engine -o filterwarnings=
 
-test-interop: $(INTEROP_VENV)/.installed $(AGILERL_VENV)/.installed  ## run the examples for RLlib, TorchRL, Tianshou and AgileRL, in two environments of their own
+test-interop: $(INTEROP_VENV)/.installed $(AGILERL_VENV)/.installed $(DEV)  ## run the examples for RLlib, TorchRL, Tianshou, AgileRL and TRL, the first four in environments of their own
 	OMP_NUM_THREADS=1 $(INTEROP_VENV)/bin/python -m pytest tests/interop/test_libraries.py -o filterwarnings=
 	OMP_NUM_THREADS=1 $(AGILERL_VENV)/bin/python -m pytest tests/interop/test_agilerl.py -o filterwarnings=
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/interop/test_trl.py -o filterwarnings=
 
 lint: $(DEV)  ## check style, formatting and types
 	$(BIN)/ruff check

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -33,9 +30,7 @@ def test_the_loop_in_plain_pytorch_learns_the_format(monkeypatch: pytest.MonkeyP
     assert last["format_rate"] > first["format_rate"] + 0.1
 
 
-def test_trl_s_rows_and_rewards_are_those_of_the_game(monkeypatch: pytest.MonkeyPatch) -> None:
-    # pytest puts tests/ on the path, and TRL takes tests/vllm for vLLM.
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if Path(entry) != Path(__file__).parent])
+def test_trl_s_rows_and_rewards_are_those_of_the_game() -> None:
     example = load("trl_grpo")
     agents: dict[AgentID, Agent] = {CONVERSATION: FollowAdvice(answers=1.0), FEEDBACK: NeverFlag()}
     prompt = next(prompt for prompt in nano.train() if prompt.harmful)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.vllm.conftest import TEMPLATES, Pair
+from tests.vllm_engine.conftest import TEMPLATES, Pair
 from waltz_env import CONVERSATION, FEEDBACK, Kind, Prompt, PromptSet
 from waltz_env.agents import Policy, VLLMAgent
 from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, train

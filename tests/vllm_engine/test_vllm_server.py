@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.vllm.conftest import SERVED, TEMPLATES, Pair
+from tests.vllm_engine.conftest import SERVED, TEMPLATES, Pair
 from waltz_env import CONVERSATION, FEEDBACK, Kind, Prompt
 from waltz_env.agents.openai_agent import OpenAIAgent
 from waltz_env.agents.prompt_encoder import PromptEncoder
