@@ -48,8 +48,9 @@ def test_smollm2_makes_two_real_training_steps(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_sb3_ppo_beats_random_and_never_flag_on_held_out_prompts() -> None:
-    returns = load("sb3_ppo").main(steps=4096)
-    assert returns["PPO"] > max(returns["random"], returns["never flags"]) + 0.15
+    returns = load("sb3_ppo").main()
+    assert returns["PPO"] > max(returns["random"], returns["never flags"]) + 0.2
+    assert returns["PPO"] > returns["contradicts"]  # it learned something of the prompts, too
 
 
 def test_supersuit_trains_both_roles_with_one_policy() -> None:

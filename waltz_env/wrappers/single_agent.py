@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 from gymnasium import spaces
 
 from waltz_env.agents.scripted import FollowAdvice, OracleFeedback
-from waltz_env.env import WaltzSafetyEnv
+from waltz_env.env import RenderMode, WaltzSafetyEnv
 from waltz_env.errors import UsageError, unknown_name
 from waltz_env.protocols import Agent
 from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Info, Observation
@@ -62,7 +62,7 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
         text: bool = False,
         encoder: Encoder | None = None,
         choices: Sequence[Choice] | None = None,
-        render_mode: str | None = None,
+        render_mode: RenderMode | Literal["rgb_array"] | None = None,
         **settings: Any,
     ) -> None:
         if role not in AGENTS:
