@@ -43,7 +43,9 @@ def test_a_critique_is_paid_for_the_improvement_in_its_own_step() -> None:
     assert observation["responses"] == (BAD,)
     assert info["labels"] == {"unsafe": True, "overrefuse": False}
     observation, reward, terminated, truncated, info = env.step(FLAG)
-    assert (reward, terminated, truncated) == (pytest.approx(0.65 + 0.25 + 0.1), True, False)
+    assert reward == pytest.approx(0.65 + 0.25 + 0.1)
+    assert terminated
+    assert not truncated
     assert info["rewards"] == {"label": 1.0, "format": 1.0, "improvement": 1.0}
     assert info["labels"] == {"unsafe": False, "overrefuse": False}
     assert observation["responses"] == (BAD, FINE)
