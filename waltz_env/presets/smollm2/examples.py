@@ -48,8 +48,8 @@ class Mixture:
             original model refuses nothing.
     """
 
-    draft: float = 0.35
-    feedback: float = 0.45
+    draft: float = 0.3
+    feedback: float = 0.55
     harmful: float = 0.5
     refuse_harmful: float = 0.8
     refuse_benign: float = 0.05

@@ -41,8 +41,8 @@ class WarmStart:
         mixture: of the examples.
     """
 
-    prompts: int = 320
-    steps: int = 160
+    prompts: int = 600
+    steps: int = 240
     batch_size: int = 6
     learning_rate: float = 5e-4
     warmup_steps: int = 8
