@@ -122,7 +122,7 @@ def test_the_judge_sees_the_refusal_as_one() -> None:
 
 def test_feedback_is_taught_well_formed_and_with_the_judge_s_labels(taught: list[tuple[Prompt, Example]]) -> None:
     lessons = roles(taught, FEEDBACK, 1)
-    assert 380 < len(lessons) < 520  # 0.45 of them
+    assert 480 < len(lessons) < 620  # 0.55 of them
     prompts = [prompt for prompt, _ in lessons]
     verdicts = RuleJudge().judge(prompts, [each.observation["responses"][0] for _, each in lessons])
     assert [parse_feedback(each.target).labels for _, each in lessons] == [verdict.labels for verdict in verdicts]
@@ -131,7 +131,7 @@ def test_feedback_is_taught_well_formed_and_with_the_judge_s_labels(taught: list
 
 def test_a_revision_is_taught_to_mend_a_bad_draft(taught: list[tuple[Prompt, Example]]) -> None:
     lessons = roles(taught, CONVERSATION, 1)
-    assert 140 < len(lessons) < 260  # 0.2 of them
+    assert 100 < len(lessons) < 200  # 0.15 of them
     prompts = [prompt for prompt, _ in lessons]
     before = RuleJudge().judge(prompts, [each.observation["responses"][0] for _, each in lessons])
     after = RuleJudge().judge(prompts, [each.target for _, each in lessons])
