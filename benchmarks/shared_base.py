@@ -9,18 +9,16 @@ turns in one process for the time; each has a process of its own for its memory.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from accelerate import Accelerator
 
-from benchmarks.update_speed import COMPLETION, PROMPT, rows
+from benchmarks.update_speed import COMPLETION, PROMPT, gibibytes, rows
 from waltz_env.agents import Policy, full_policy, load_smollm2, lora_policies
 from waltz_env.algorithms import ReinforcePPConfig
 from waltz_env.types import AGENTS, AgentID
@@ -53,13 +51,13 @@ def updates(layout: str, count: int) -> Callable[[], None]:
     return update
 
 
-def gibibytes(layout: str, count: int) -> tuple[float, float]:
+def memory(layout: str, count: int) -> tuple[float, float]:
     """Resident memory with all weights in place, and at the peak of two updates, in this process."""
     update = updates(layout, count)
-    loaded = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**30
+    loaded = gibibytes("VmRSS")
     update()
     update()  # AdamW's moments are there from the second on
-    return loaded, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return loaded, gibibytes("VmHWM")
 
 
 def main() -> None:
@@ -70,7 +68,7 @@ def main() -> None:
     parser.add_argument("--peak", choices=LAYOUTS, help="print the memory of one layout")
     arguments = parser.parse_args()
     if arguments.peak:
-        print(*(f"{size:.2f}" for size in gibibytes(arguments.peak, arguments.rows)))
+        print(*(f"{size:.2f}" for size in memory(arguments.peak, arguments.rows)))
         return
     calls = {layout: updates(layout, arguments.rows) for layout in LAYOUTS}
     seconds: dict[str, list[tuple[float, float]]] = {layout: [] for layout in LAYOUTS}

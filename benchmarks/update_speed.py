@@ -16,7 +16,6 @@ and by the processor's. Each side's peak memory is that of a process of its own.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -61,9 +60,9 @@ def main() -> None:
     job = Job(arguments.rows, min(arguments.microbatch, arguments.rows), "no" if arguments.float32 else "bf16")
     sides = {name: side(name, job) for name in arguments.sides}
     if arguments.peak:
-        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**30
+        before = gibibytes("VmRSS")
         sides[arguments.sides[0]]()
-        print(f"{before:.2f} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f}")
+        print(f"{before:.2f} {gibibytes('VmHWM'):.2f}")
         return
     clocks = (time.perf_counter, time.process_time)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
@@ -90,6 +89,12 @@ def main() -> None:
         )
         speed = job.rows * (PROMPT + COMPLETION) / wall
         print(f"| {name} | {speed:.0f} | {by_wall:.2f} | {by_cpu:.2f} | {before_gib} | {peak} |", flush=True)
+
+
+def gibibytes(name: Literal["VmRSS", "VmHWM"]) -> float:
+    """Resident memory of this process now, or its peak. (``ru_maxrss`` would begin with the parent's.)"""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**20
 
 
 def side(name: str, job: Job) -> Callable[[], object]:
