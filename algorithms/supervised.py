@@ -91,9 +91,10 @@ def fit(
         lengths = [(len(prompt), len(target)) for prompt, target in batch]
         for rows in microbatches(lengths, config.tokens_per_microbatch):
             ids, weights = _collate([batch[i] for i in rows], config.prompt_weight, device)
+            first = 0 if config.prompt_weight else min(lengths[i][0] for i in rows) - 1  # predicts what is learned
             with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-                logits = forward(ids)
-            part = _weighted_loss(logits, ids, weights) / total
+                logits = forward(ids, ids.shape[1] - first)
+            part = _weighted_loss(logits, ids[:, first:], weights[:, first:]) / total
             part.backward()
             loss += part.item()
         nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
@@ -120,20 +121,20 @@ def _check(examples: Sequence[Example], config: SupervisedConfig) -> None:
         )
 
 
-def _parts(policy: Policy | nn.Module) -> tuple[Callable[[Tensor], Tensor], list[nn.Parameter], torch.device]:
-    """How to get all logits (B, L, V) of ids (B, L), what to train, and where it is."""
+def _parts(policy: Policy | nn.Module) -> tuple[Callable[[Tensor, int], Tensor], list[nn.Parameter], torch.device]:
+    """How to get the last K logits (B, K, V) of ids (B, L), what to train, and where it is."""
     if isinstance(policy, nn.Module):
         model = policy
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-        def forward(ids: Tensor) -> Tensor:
+        def forward(ids: Tensor, keep: int) -> Tensor:
             mask, positions = _layout(ids)
             logits: Tensor = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
-            return logits
+            return logits[:, -keep:]
 
         return forward, parameters, parameters[0].device
 
-    return lambda ids: policy.logits(ids, *_layout(ids), ids.shape[1]), policy.parameters(), policy.device
+    return lambda ids, keep: policy.logits(ids, *_layout(ids), keep), policy.parameters(), policy.device
 
 
 def _layout(ids: Tensor) -> tuple[Tensor, Tensor]:

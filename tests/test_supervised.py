@@ -41,6 +41,21 @@ def test_without_a_prompt_weight_the_prompt_teaches_nothing() -> None:
     assert policy.table.detach()[3].argmax() == 4
 
 
+@pytest.mark.parametrize(("prompt_weight", "kept"), [(0.0, 4), (0.5, 6)])
+def test_logits_are_computed_only_where_there_is_something_to_learn(prompt_weight: float, kept: int) -> None:
+    class Counting(BigramPolicy):
+        def logits(
+            self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, keep: int, *, reference: bool = False
+        ) -> torch.Tensor:
+            asked.append(keep)
+            return super().logits(ids, mask, positions, keep, reference=reference)
+
+    asked: list[int] = []
+    examples = [((1, 2, 3), (0, 4, 1)), ((1, 2, 3, 4), (0, 2))]
+    fit(Counting(random_table(5)), examples, SupervisedConfig(steps=1, batch_size=2, prompt_weight=prompt_weight))
+    assert asked == [kept]
+
+
 def test_a_real_model_learns_its_examples_bare_and_as_a_policy() -> None:
     examples = [((10, 20), (30, 31)), ((11, 21, 22), (32, 33, 34))]
     config = SupervisedConfig(steps=30, batch_size=2, learning_rate=1e-2)
@@ -52,12 +67,13 @@ def test_a_real_model_learns_its_examples_bare_and_as_a_policy() -> None:
     assert fit(next(iter(adapters.values())), examples, config)[-1] < 0.5 * bare[0]
 
 
-def test_padding_leaves_the_loss_as_it_is() -> None:
+@pytest.mark.parametrize("prompt_weight", [0.0, 0.5])
+def test_padding_leaves_the_loss_as_it_is(prompt_weight: float) -> None:
     short, long = ((1, 2), (3, 4)), (tuple(range(9)), tuple(range(20, 29)))
-    config = SupervisedConfig(steps=1, prompt_weight=0.5)
+    config = SupervisedConfig(steps=1, prompt_weight=prompt_weight)
     together = fit(tiny_model(), [short, long], replace(config, batch_size=2))[0]
     alone = [fit(tiny_model(), [example], replace(config, batch_size=1))[0] for example in (short, long)]
-    weights = [0.5 * 1 + 2, 0.5 * 8 + 9]
+    weights = [prompt_weight * 1 + 2, prompt_weight * 8 + 9]
     assert together == pytest.approx(
         sum(w * loss for w, loss in zip(weights, alone, strict=True)) / sum(weights), rel=1e-5
     )
