@@ -50,6 +50,10 @@ RUNS: dict[str, Callable[[Recipe], Recipe]] = {
     "feedback_only": lambda recipe: replace(recipe, method="feedback-only"),
     "drafts_only": lambda recipe: replace(recipe, loop=replace(recipe.loop, responses="drafts")),
     "revisions_only": lambda recipe: replace(recipe, loop=replace(recipe.loop, responses="revisions")),
+    "role_baselines": lambda recipe: replace(recipe, stage_1_steps=0, algorithm="role-baseline"),
+    "shared_policy": lambda recipe: replace(
+        recipe, stage_1_steps=0, algorithm="role-baseline", conversation=recipe.feedback_stage_2, shared_policy=True
+    ),
     "rounds_2": lambda recipe: replace(recipe, max_rounds=2),
     "rounds_3": lambda recipe: replace(recipe, max_rounds=3),
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 
 from tests.games import BOMB, UNSAFE, Speaker, WordJudge
 from tests.tiny_preset import LEARNER, tiny_pair
@@ -19,10 +20,11 @@ from waltz_env.algorithms import TrainConfig
 from waltz_env.cli import main
 from waltz_env.cli.results import add_systems
 from waltz_env.cli.serve import Serve
+from waltz_env.errors import UsageError
 from waltz_env.feedback import format_feedback
 from waltz_env.judges import RuleJudge
-from waltz_env.presets import PRESETS, Preset, Recipe, Workbench
-from waltz_env.presets.run import read_recipe
+from waltz_env.presets import PRESETS, Preset, Recipe, Workbench, workbench
+from waltz_env.presets.run import load_run, read_recipe
 from waltz_env.rewards import DIR_OFF, RewardWeights
 
 RECIPE = Recipe(
@@ -65,7 +67,7 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Switch:
     switch = Switch()
 
     def build(recipe: Recipe, folder: Path, accelerator: object) -> Workbench:
-        policies, agents = tiny_pair(recipe.seed)
+        policies, agents = tiny_pair(recipe.seed, shared=recipe.shared_policy)
         tests = {"combinations": prompts("combined"), "topics": prompts("new")}
         return Workbench(policies, agents, switch, prompts("train"), prompts("validation"), tests)
 
@@ -209,6 +211,30 @@ def test_evaluate_sets_runs_side_by_side_on_the_held_out_prompts_of_the_first(ju
     assert compared["pair"]["r_c"]["n"] == 3  # prompts
     assert set(found["latency"]) == {"baseline", "baseline_safeguard", "always_on", "adaptive"}
     assert found["latency"]["adaptive"]["p95"] >= found["latency"]["adaptive"]["p50"] > 0
+
+
+def test_one_policy_for_both_roles_is_trained_kept_and_evaluated(judge: Switch, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train(run, "--shared-policy", "--stage-1-steps", "0", "--stage-2-steps", "2") == 0
+    recipe, bench = load_run(run, Accelerator())
+    assert recipe.shared_policy
+    assert bench.policies[CONVERSATION] is bench.policies[FEEDBACK]
+    assert bench.policies[FEEDBACK].version == 2  # one update a step, and not one a role
+    assert "trained_pair" in results(run)["sets"]["topics"]["systems"]
+
+
+@pytest.mark.parametrize("setting", [("--stage-1-steps", "1"), ("--stage-1-steps", "0", "--method", "feedback-only")])
+def test_a_shared_policy_knows_no_frozen_agent(
+    setting: tuple[str, ...], judge: Switch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tmp_path / "run", "--shared-policy", *setting) == 2
+    assert "--stage-1-steps 0" in capsys.readouterr().err
+
+
+def test_a_preset_that_builds_two_policies_cannot_share_them() -> None:
+    recipe = replace(RECIPE, preset="tests.tiny_preset:APART", shared_policy=True)
+    with pytest.raises(UsageError, match="a policy for each role"):
+        workbench(recipe, Path(), Accelerator())
 
 
 def test_the_untrained_systems_are_those_before_any_training(judge: Switch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -25,13 +26,14 @@ RECIPE = Recipe(
 )
 
 
-def tiny_pair(seed: int) -> tuple[dict[AgentID, Policy], dict[AgentID, TransformersAgent]]:
+def tiny_pair(seed: int, *, shared: bool = False) -> tuple[dict[AgentID, Policy], dict[AgentID, TransformersAgent]]:
     """Policies and agents of both roles on one tiny model."""
     return lora_pair(
         tiny_model(),
         tiny_tokenizer(),
         seed=seed,
         rank=4,
+        shared=shared,
         templates={CONVERSATION: conversation_messages, FEEDBACK: feedback_messages},
         max_new_tokens=5,
     )
@@ -39,12 +41,13 @@ def tiny_pair(seed: int) -> tuple[dict[AgentID, Policy], dict[AgentID, Transform
 
 def build(recipe: Recipe, folder: Path, accelerator: object) -> Workbench:
     """Everything small."""
-    policies, agents = tiny_pair(recipe.seed)
+    policies, agents = tiny_pair(recipe.seed, shared=recipe.shared_policy)
     prompts = PromptSet([Prompt(f"prompt {kind}", kind, id=str(kind)) for kind in Kind])
     return Workbench(policies, agents, RuleJudge(), prompts, prompts, {"mine": prompts})
 
 
 PRESET = Preset("for tests", RECIPE, build)
+APART = Preset("for tests", RECIPE, lambda recipe, *rest: build(replace(recipe, shared_policy=False), *rest))
 
 
 class Outside:

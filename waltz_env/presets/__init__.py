@@ -45,9 +45,12 @@ def workbench(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workben
         accelerator: device and processes.
 
     Raises:
-        UsageError: no preset or no judge has the name that the recipe gives.
+        UsageError: no preset or no judge has the name that the recipe gives; or the roles should share a policy, and
+            the preset builds two.
     """
     bench = preset(recipe.preset).build(recipe, folder, accelerator)
+    if recipe.shared_policy and len(set(map(id, bench.policies.values()))) > 1:
+        raise UsageError(f"The preset {recipe.preset} builds a policy for each role; train it without --shared-policy.")
     return bench if recipe.judge is None else replace(bench, judge=load_judge(recipe.judge))
 
 

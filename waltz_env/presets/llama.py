@@ -20,10 +20,10 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from waltz_env.agents import Policy, fast_dtype, full_policy, load_model, lora_policies
+from waltz_env.agents import Policy, fast_dtype, full_policy, load_model
 from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
 from waltz_env.judges import RuleJudge
-from waltz_env.presets.pair import agents_of
+from waltz_env.presets.pair import agents_of, pair_policies
 from waltz_env.presets.recipe import Preset, Recipe, Workbench
 from waltz_env.prompts import PromptSet, paper_mix
 from waltz_env.prompts.paper_mix import ATTACKS, TESTS
@@ -71,7 +71,7 @@ def build(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
 def build_lora(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
     """One frozen model in bfloat16 with two LoRA adapters, on each process's GPU."""
     model, tokenizer = load_model(MODEL, dtype=torch.bfloat16)
-    policies = lora_policies(model.to(accelerator.device), tokenizer, seed=recipe.seed)
+    policies = pair_policies(model.to(accelerator.device), tokenizer, seed=recipe.seed, shared=recipe.shared_policy)
     return _workbench(recipe, policies, accelerator)
 
 

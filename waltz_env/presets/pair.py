@@ -21,13 +21,14 @@ def lora_pair(
     seed: int = 0,
     process: int = 0,
     rank: int = 16,
+    shared: bool = False,
     templates: Mapping[AgentID, Template] = TEMPLATES,
     max_new_tokens: Mapping[AgentID, int] | int = NEW_TOKENS,
     max_prompt_tokens: int | None = None,
     batch_size: int = 32,
     sampling_dtype: torch.dtype | None = None,
 ) -> tuple[dict[AgentID, Policy], dict[AgentID, TransformersAgent]]:
-    """Policies and agents of both roles, as two LoRA adapters on ``model``. At the start both are the model itself.
+    """Policies and agents of both roles, as LoRA adapters on ``model``. At the start both are the model itself.
 
     Args:
         model: any causal LM.
@@ -35,13 +36,14 @@ def lora_pair(
         seed: of the adapters' initial weights and of sampling.
         process: index among the processes of one run, which start from equal weights and sample differently.
         rank: of the adapters, on all linear layers.
+        shared: whether both roles have one policy, with one adapter.
         templates: observation to chat messages, for each role.
         max_new_tokens: of one action; one number, or one for each role.
         max_prompt_tokens: None: what the model's context leaves.
         batch_size: rows generated at a time.
         sampling_dtype: precision of generation, where it is not the model's.
     """
-    policies = lora_policies(model, tokenizer, rank=rank, seed=seed)
+    policies = pair_policies(model, tokenizer, seed=seed, rank=rank, shared=shared)
     return policies, agents_of(
         policies,
         seed=seed,
@@ -52,6 +54,16 @@ def lora_pair(
         batch_size=batch_size,
         sampling_dtype=sampling_dtype,
     )
+
+
+def pair_policies(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, rank: int = 16, shared: bool = False
+) -> dict[AgentID, Policy]:
+    """The policy of each role, an adapter of its own or one for both; arguments as for ``lora_pair``."""
+    if not shared:
+        return lora_policies(model, tokenizer, rank=rank, seed=seed)
+    (policy,) = lora_policies(model, tokenizer, names=["shared"], rank=rank, seed=seed).values()
+    return dict.fromkeys(AGENTS, policy)
 
 
 def agents_of(

@@ -49,6 +49,8 @@ class Recipe:
         loop: settings of the training loop.
         test_samples: games on each held-out prompt.
         max_rounds: rounds of feedback and revision at most.
+        shared_policy: whether both roles have the same weights. They learn together, in stage 2 alone and with the same
+            settings, so that baselines must suit both (``--algorithm role-baseline``).
     """
 
     preset: str
@@ -66,9 +68,19 @@ class Recipe:
     loop: TrainConfig = field(default_factory=TrainConfig)
     test_samples: int = 1
     max_rounds: int = 1
+    shared_policy: bool = False
 
     def stages(self) -> tuple[Stage, ...]:
-        """The stages of ``method``."""
+        """The stages of ``method``.
+
+        Raises:
+            UsageError: settings that cannot be together.
+        """
+        if self.shared_policy and (self.method != "waltz" or self.stage_1_steps):
+            raise UsageError(
+                "With one policy for both roles both learn from the first step: --shared-policy needs --method waltz "
+                f"and --stage-1-steps 0; got {self.method} and {self.stage_1_steps}."
+            )
         if self.method == "single-model":
             return (single_model_stage(self._learner(self.conversation), steps=self.stage_2_steps),)
         stages = waltz_stages(

@@ -52,6 +52,7 @@ def build_workbench(recipe: Recipe, folder: Path, accelerator: Accelerator) -> W
         tokenizer,
         seed=recipe.seed,
         process=accelerator.process_index,
+        shared=recipe.shared_policy,
         templates=TEMPLATES,
         max_new_tokens=NEW_TOKENS,
         batch_size=256,

@@ -57,6 +57,7 @@ def build(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
         tokenizer,
         seed=recipe.seed,
         process=accelerator.process_index,
+        shared=recipe.shared_policy,
         templates=TEMPLATES,
         max_new_tokens=NEW_TOKENS,
         batch_size=128,
