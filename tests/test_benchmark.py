@@ -86,9 +86,9 @@ def test_the_table_pairs_seeds_and_marks_clear_differences() -> None:
     rows = [row("default", seed, [0.5] * 5, 0.5 + 0.01 * seed) for seed in range(3)]
     rows += [row("other", seed, [0.9] * 5, 0.2 + 0.01 * seed) for seed in range(4)]
     text = table(rows, 0.9)
-    assert "| default | 3 | 0.5 ± 0 | never | 1 ± 0 |" in text
     assert "Minus `default`" in text
-    assert "| 0.5 ± 0 | never | 1 ± 0 | 2 ± 0 | 51 ± " in text
+    assert "| default | 3 | 0.5 ± 0 | never | 1 ± 0 | 2 ± 0 |" in text
+    assert "| default | 3 | 51 ± " in text
     assert " | - | 0 ± 0 |" in text  # an ORR without benign prompts is no rate
     assert "**-30 ± " in text  # ASR, over the three seeds that both have
 

@@ -87,27 +87,36 @@ def games_to_threshold(row: Row, threshold: float) -> float:
 
 
 def table(rows: Sequence[Row], threshold: float) -> str:
-    """Markdown: a row an algorithm, mean and half of the 95 % interval over seeds; then tests against the first one."""
-    columns: dict[str, Callable[[Row], float]] = {
-        "area under R_c": lambda row: float(np.mean(row["curve"])),
-        TO_THRESHOLD.format(threshold): lambda row: games_to_threshold(row, threshold),
-        "tokens, k": lambda row: row["tokens"] / 1000,
-        "s": lambda row: row["seconds"],
+    """Markdown: of training and of each held-out set a table, a row an algorithm, then tests against the first one.
+
+    Cells are the mean over seeds and half of its 95 % interval.
+    """
+    groups: dict[str, dict[str, Callable[[Row], float]]] = {
+        "Training": {
+            "area under R_c": lambda row: float(np.mean(row["curve"])),
+            TO_THRESHOLD.format(threshold): lambda row: games_to_threshold(row, threshold),
+            "tokens, k": lambda row: row["tokens"] / 1000,
+            "s": lambda row: row["seconds"],
+        }
     }
     for name in rows[0]["sets"]:
-        for rate in RATES:
-            columns[f"{name}: {rate}, %"] = partial(_percent, name=name, rate=rate)
+        groups[f"`{name}`, %"] = {rate: partial(_percent, name=name, rate=rate) for rate in RATES}
     found = _by_algorithm(rows)
-    lines = [f"| algorithm | seeds | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
-    for algorithm, seeds in found.items():
-        cells = [
-            _cell([value(row) for row in seeds.values()], "never" if name == TO_THRESHOLD.format(threshold) else "-")
-            for name, value in columns.items()
-        ]
-        lines.append(f"| {algorithm} | {len(seeds)} | {' | '.join(cells)} |")
     default, *rest = found
-    if rest:
-        lines += ["", f"Minus `{default}` on the same seeds, mean and 95 % interval (paired t):", ""]
+    lines = []
+    for title, columns in groups.items():
+        lines += [f"**{title}**", "", f"| algorithm | seeds | {' | '.join(columns)} |"]
+        lines.append("|---" * (2 + len(columns)) + "|")
+        for algorithm, seeds in found.items():
+            cells = [
+                _cell([value(row) for row in seeds.values()], "never" if name.startswith("games to") else "-")
+                for name, value in columns.items()
+            ]
+            lines.append(f"| {algorithm} | {len(seeds)} | {' | '.join(cells)} |")
+        lines.append("")
+        if not rest:
+            continue
+        lines += [f"Minus `{default}` on the same seeds (paired t; bold: zero is outside):", ""]
         lines += [f"| algorithm | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
         for algorithm in rest:
             cells = [
@@ -118,7 +127,8 @@ def table(rows: Sequence[Row], threshold: float) -> str:
                 for value in columns.values()
             ]
             lines.append(f"| {algorithm} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _rows(out: Path, algorithm: str) -> list[Row]:
@@ -210,10 +220,11 @@ def _difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
     if not found.n or math.isnan(found.high):
         return "-"
     clear = "**" if found.low > 0 or found.high < 0 else ""
-    return f"{clear}{found.mean:+.3g} ± {_short(found.high - found.mean)}{clear}"
+    return f"{clear}{round(found.mean, 9):+.3g} ± {_short(found.high - found.mean)}{clear}"
 
 
 def _short(value: float) -> str:
+    value = round(value, 9)  # differences of equal numbers are 0, and not 1e-17
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
