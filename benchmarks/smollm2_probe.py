@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from waltz_env.agents import load_smollm2
+from waltz_env.agents.prompt_encoder import PromptEncoder
 from waltz_env.game import Game
 from waltz_env.presets.smollm2 import TEMPLATES
 from waltz_env.prompts import PromptSet
@@ -48,13 +49,11 @@ def main() -> None:
 def hidden_states(prompts: PromptSet) -> dict[int, NDArray[np.float32]]:
     """By layer, (prompts, 2 x width) float32: the last token's state and the mean over tokens."""
     model, tokenizer = load_smollm2()
+    encoder = PromptEncoder(tokenizer, TEMPLATES[CONVERSATION], max_tokens=512)
     found: dict[int, list[torch.Tensor]] = {layer: [] for layer in LAYERS}
     for prompt in tqdm(prompts, desc="prompts"):
-        messages = TEMPLATES[CONVERSATION](Game(prompt).observe(CONVERSATION))
-        ids = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=False
-        )
-        states = model(ids, output_hidden_states=True).hidden_states
+        (ids,) = encoder.encode([Game(prompt).observe(CONVERSATION)])
+        states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states
         for layer, rows in found.items():
             rows.append(torch.cat([states[layer][0, -1], states[layer][0].mean(0)]))
     return {layer: torch.stack(rows).float().numpy() for layer, rows in found.items()}
