@@ -91,10 +91,11 @@ def table(rows: Sequence[Row], threshold: float) -> str:
 
     Cells are the mean over seeds and half of its 95 % interval.
     """
+    to_threshold = TO_THRESHOLD.format(threshold)
     groups: dict[str, dict[str, Callable[[Row], float]]] = {
         "Training": {
             "area under R_c": lambda row: float(np.mean(row["curve"])),
-            TO_THRESHOLD.format(threshold): lambda row: games_to_threshold(row, threshold),
+            to_threshold: lambda row: games_to_threshold(row, threshold),
             "tokens, k": lambda row: row["tokens"] / 1000,
             "s": lambda row: row["seconds"],
         }
@@ -109,7 +110,7 @@ def table(rows: Sequence[Row], threshold: float) -> str:
         lines.append("|---" * (2 + len(columns)) + "|")
         for algorithm, seeds in found.items():
             cells = [
-                _cell([value(row) for row in seeds.values()], "never" if name.startswith("games to") else "-")
+                _cell([value(row) for row in seeds.values()], "never" if name == to_threshold else "-")
                 for name, value in columns.items()
             ]
             lines.append(f"| {algorithm} | {len(seeds)} | {' | '.join(cells)} |")
