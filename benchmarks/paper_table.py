@@ -177,7 +177,7 @@ def draw(found: Rates, path: Path) -> None:
             )
         axes.set(title=chosen, xlabel="ASR, %", ylabel="ORR, %", xlim=(-1, None), ylim=(-1, None))
         axes.grid(alpha=0.3)
-    panels[0][-1].legend(fontsize="small")
+    figure.legend(*panels[0][-1].get_legend_handles_labels(), fontsize="small", loc="outside right upper")
     with atomic_path(path) as unfinished:
         figure.savefig(unfinished, dpi=120, format="png")
     plt.close(figure)
