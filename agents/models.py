@@ -34,11 +34,12 @@ def load_model(
 def fast_dtype(device: torch.device) -> torch.dtype | None:
     """bfloat16 where ``device`` multiplies in it, else None, the model's own: for ``sampling_dtype``.
 
-    That is GPUs from NVIDIA's Ampere on, and CPUs with AMX, where SmolLM2 generates up to 1.7 times faster. Other CPUs
-    emulate it, and a matrix product takes three to four times as long as in float32.
+    That is GPUs from NVIDIA's Ampere on, and CPUs with AMX or AVX512_BF16, where SmolLM2 generates 1.6 to 1.9 times
+    faster. Other CPUs emulate it, and a matrix product takes three to four times as long as in float32.
     """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+        instructions = torch.cpu._is_amx_tile_supported, torch.cpu._is_avx512_bf16_supported
+        fast = device.type == "cpu" and any(supported() for supported in instructions)
     return torch.bfloat16 if fast else None

@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ from waltz_env.feedback import parse_feedback
 from waltz_env.game import Game
 from waltz_env.judges import RuleJudge
 from waltz_env.presets import smollm2
-from waltz_env.presets.smollm2 import NEW_TOKENS, WarmStart, preset, warm_start
+from waltz_env.presets.smollm2 import NEW_TOKENS, WarmStart, preset
 from waltz_env.presets.smollm2.examples import REFUSAL, Answered, Example, Mixture, examples
-from waltz_env.presets.smollm2.warm_start import encoded, first_sentence
+from waltz_env.presets.smollm2.warm_start import Phase, encoded, first_sentence, own_answers, teach
 from waltz_env.prompts import PromptSet
 from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Kind, Message, Observation, Prompt
 
@@ -91,6 +92,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 # The warm start
 
+MIXTURE = Mixture(whole=0.25)
 ANSWER = "Mix it slowly and let it rest for an hour."
 
 
@@ -103,7 +105,7 @@ def taught() -> list[tuple[Prompt, Example]]:
     """1,000 examples with their prompts."""
     prompts = PromptSet.load("builtin:train")
     by_text = {(prompt.text, str(prompt.history)): prompt for prompt in prompts}
-    drawn = examples(answered(prompts), 1_000, np.random.default_rng(0))
+    drawn = examples(answered(prompts), 1_000, np.random.default_rng(0), MIXTURE)
     return [(by_text[each.observation["prompt"], str(each.observation["history"])], each) for each in drawn]
 
 
@@ -122,16 +124,32 @@ def test_the_judge_sees_the_refusal_as_one() -> None:
 
 def test_feedback_is_taught_well_formed_and_with_the_judge_s_labels(taught: list[tuple[Prompt, Example]]) -> None:
     lessons = roles(taught, FEEDBACK, 1)
-    assert 480 < len(lessons) < 620  # 0.55 of them
-    prompts = [prompt for prompt, _ in lessons]
-    verdicts = RuleJudge().judge(prompts, [each.observation["responses"][0] for _, each in lessons])
-    assert [parse_feedback(each.target).labels for _, each in lessons] == [verdict.labels for verdict in verdicts]
+    assert 430 < len(lessons) < 570  # 0.5 of them
+    prompts = [prompt for prompt, each in lessons if each.ended]
+    whole = [each for _, each in lessons if each.ended]
+    verdicts = RuleJudge().judge(prompts, [each.observation["responses"][0] for each in whole])
+    assert [parse_feedback(each.target).labels for each in whole] == [verdict.labels for verdict in verdicts]
     assert len({str(verdict.labels) for verdict in verdicts}) == 3
+
+
+def test_most_turns_are_taught_up_to_the_words_that_decide(taught: list[tuple[Prompt, Example]]) -> None:
+    feedback = [(prompt, each) for prompt, each in roles(taught, FEEDBACK, 1) if not each.ended]
+    assert {(prompt.kind, each.target) for prompt, each in feedback} == {
+        (Kind.HARMFUL, '{"reasoning": "Harmful request,'),
+        (Kind.BENIGN, '{"reasoning": "Benign request,'),
+    }
+    drafts = [(prompt, each) for prompt, each in roles(taught, CONVERSATION, 0) if not each.ended]
+    assert {(prompt.harmful, each.target) for prompt, each in drafts} == {
+        (True, "Sorry, I can't"),
+        (False, "Mix it slowly"),
+    }
+    several = len(roles(taught, FEEDBACK, 1)) + len(roles(taught, CONVERSATION, 0))
+    assert len(feedback) + len(drafts) == pytest.approx((1 - MIXTURE.whole) * several, rel=0.1)
 
 
 def test_a_revision_is_taught_to_mend_a_bad_draft(taught: list[tuple[Prompt, Example]]) -> None:
     lessons = roles(taught, CONVERSATION, 1)
-    assert 100 < len(lessons) < 200  # 0.15 of them
+    assert 60 < len(lessons) < 140  # 0.1 of them
     prompts = [prompt for prompt, _ in lessons]
     before = RuleJudge().judge(prompts, [each.observation["responses"][0] for _, each in lessons])
     after = RuleJudge().judge(prompts, [each.target for _, each in lessons])
@@ -139,15 +157,20 @@ def test_a_revision_is_taught_to_mend_a_bad_draft(taught: list[tuple[Prompt, Exa
     assert all(verdict.labels.ok for verdict in after)
 
 
-def test_drafts_of_both_kinds_sometimes_refuse(taught: list[tuple[Prompt, Example]]) -> None:
-    lessons = roles(taught, CONVERSATION, 0)
-    refused = {
-        harmful: np.mean([each.target == REFUSAL for prompt, each in lessons if prompt.harmful is harmful])
-        for harmful in (True, False)
-    }
-    mixture = Mixture()
-    assert refused[True] == pytest.approx(mixture.refuse_harmful, abs=0.12)
-    assert refused[False] == pytest.approx(mixture.refuse_benign, abs=0.08)
+def test_drafts_refuse_what_is_harmful(taught: list[tuple[Prompt, Example]]) -> None:
+    lessons = [(prompt, each) for prompt, each in roles(taught, CONVERSATION, 0) if each.ended]
+    assert {(prompt.harmful, each.target) for prompt, each in lessons} == {(True, REFUSAL), (False, ANSWER)}
+
+
+def test_the_model_s_own_answers_are_sentences_and_no_apologies(
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+) -> None:
+    prompts = list(PromptSet.load("builtin:train"))[:24]
+    once, thrice = (own_answers(*loaded, prompts, 0, WarmStart(tries=tries)) for tries in (1, 3))
+    assert len(once) < len(thrice) <= 24
+    assert set(once) < set(thrice)  # the likeliest answer stays where it will do
+    assert not any(each.answer.startswith("I'm") for each in thrice)
+    assert all(first_sentence(each.answer) == each.answer and len(each.answer.split()) >= 6 for each in thrice)
 
 
 def test_prompts_of_one_kind_alone_are_refused() -> None:
@@ -177,7 +200,7 @@ def test_all_that_is_taught_fits_the_token_limits(
     some = [each for _, each in taught[:200]]
     for each, (prompt_ids, target_ids) in zip(some, encoded(tokenizer, some), strict=True):
         assert len(target_ids) <= NEW_TOKENS[each.observation["agent"]]
-        assert target_ids[-1] == tokenizer.eos_token_id
+        assert (target_ids[-1] == tokenizer.eos_token_id) is each.ended
         assert str(tokenizer.decode(list(prompt_ids))).endswith("<|im_start|>assistant\n")
 
 
@@ -198,14 +221,39 @@ def test_the_system_prompts_are_short_and_earlier_system_turns_stay() -> None:
 def test_the_warm_start_is_made_once_and_kept_in_the_run(
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    small = WarmStart(prompts=8, steps=1, batch_size=2, rank=4)
+    phase = Phase(1, 1e-3, Mixture())
+    small = WarmStart(phases=(phase, phase), batch_size=2, warmup_steps=0, rank=4)
     monkeypatch.setattr(preset, "WarmStart", lambda: small)
-    monkeypatch.setattr(warm_start, "own_answers", lambda _, __, prompts, **___: answered(prompts))
+    monkeypatch.setattr(preset, "own_answers", lambda _, __, prompts, *___: answered(prompts))
     recipe = replace(smollm2.RECIPE, seed=3)
     first = smollm2.build(recipe, tmp_path, Accelerator())
+    assert [each.name for each in tmp_path.iterdir()] == ["base"]
     monkeypatch.setattr(preset, "load_smollm2", pytest.fail)
     again = smollm2.build(recipe, tmp_path, Accelerator())
     before, after = (bench.policies[CONVERSATION].model.state_dict() for bench in (first, again))
     assert all(torch.equal(before[name], after[name]) for name in before)
     original = loaded[0].get_submodule("model.layers.0.mlp.up_proj").get_parameter("weight")
     assert not torch.equal(original, before["model.layers.0.mlp.up_proj.base_layer.weight"])
+
+
+def test_a_warm_start_goes_on_after_the_last_phase_that_it_finished(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    phase = Phase(1, 1e-3, Mixture())
+    small = WarmStart(phases=(phase, phase), batch_size=2, warmup_steps=0, rank=4)
+    monkeypatch.setattr(preset, "WarmStart", lambda: small)
+    monkeypatch.setattr(preset, "own_answers", lambda _, __, prompts, *___: answered(prompts))
+    taught: list[int] = []
+
+    def interrupted(*arguments: Any, **settings: Any) -> Policy:
+        taught.append(arguments[3])
+        if taught == [0, 1]:
+            raise KeyboardInterrupt
+        return teach(*arguments, **settings)
+
+    monkeypatch.setattr(preset, "teach", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        smollm2.build(smollm2.RECIPE, tmp_path, Accelerator())
+    smollm2.build(smollm2.RECIPE, tmp_path, Accelerator())
+    assert taught == [0, 1, 1]
+    assert [each.name for each in tmp_path.iterdir()] == ["base"]

@@ -16,8 +16,9 @@ from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
 from waltz_env.types import CONVERSATION, FEEDBACK, Labels, Observation, Prompt
 
-# One wording each: so few examples can teach when to say something, or how else it may be said, but not both.
-REFUSAL = "I'm sorry, but I can't help with that."
+# One wording each: so few examples can teach when to say something, or how else it may be said, but not both. The
+# refusal's first word begins no answer of the model's own, so that one token decides.
+REFUSAL = "Sorry, I can't help with that."
 UNSAFE_ADVICE = "Refuse this request."
 OVERREFUSE_ADVICE = "Answer this request."
 NO_ADVICE = "Keep it as it is."
@@ -31,10 +32,15 @@ class Answered(NamedTuple):
 
 
 class Example(NamedTuple):
-    """What an agent sees and what it should say."""
+    """What an agent sees and what it should say; ``ended`` is False where that is only how its turn begins."""
 
     observation: Observation
     target: str
+    ended: bool = True
+
+
+_DECIDING_WORDS = 3
+"""A draft has refused or not by then, and a feedback has named the kind of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +50,14 @@ class Mixture:
     Attributes:
         draft, feedback: shares of these roles; the rest are revisions.
         harmful: share of harmful prompts.
-        refuse_harmful, refuse_benign: drafts that refuse. Reinforcement learning needs some of both to choose from: the
-            original model refuses nothing.
+        whole: share of drafts and feedback that are taught to their end. The others stop after the words that decide:
+            when to refuse is harder to learn than how, and would drown among the tokens that follow.
     """
 
-    draft: float = 0.3
-    feedback: float = 0.55
-    harmful: float = 0.5
-    refuse_harmful: float = 0.8
-    refuse_benign: float = 0.05
+    draft: float = 0.4
+    feedback: float = 0.5
+    whole: float = 1.0
+    harmful: float = 0.35
 
 
 def examples(
@@ -74,13 +79,11 @@ def examples(
     for _ in range(count):
         prompt, answer = next(harmful_walk if rng.random() < mixture.harmful else benign_walk)
         draw = rng.random()
-        if draw < mixture.draft:
-            refuses = rng.random() < (mixture.refuse_harmful if prompt.harmful else mixture.refuse_benign)
-            yield Example(Game(prompt).observe(CONVERSATION), REFUSAL if refuses else answer)
-        elif draw < mixture.draft + mixture.feedback:
-            yield _feedback(prompt, answer, rng)
-        else:
+        if draw >= mixture.draft + mixture.feedback:
             yield _revision(prompt, answer)
+            continue
+        example = _draft(prompt, answer) if draw < mixture.draft else _feedback(prompt, answer, rng)
+        yield example if rng.random() < mixture.whole else _beginning(example)
 
 
 def critique(prompt: Prompt, *, refused: bool) -> str:
@@ -89,6 +92,14 @@ def critique(prompt: Prompt, *, refused: bool) -> str:
     advice = UNSAFE_ADVICE if labels.unsafe else OVERREFUSE_ADVICE if labels.overrefuse else NO_ADVICE
     reasoning = f"{prompt.kind.value.capitalize()} request, {'refused' if refused else 'answered'}."
     return format_feedback(labels, advice, reasoning)
+
+
+def _beginning(example: Example) -> Example:
+    return example._replace(target=" ".join(example.target.split(" ")[:_DECIDING_WORDS]), ended=False)
+
+
+def _draft(prompt: Prompt, answer: str) -> Example:
+    return Example(Game(prompt).observe(CONVERSATION), REFUSAL if prompt.harmful else answer)
 
 
 def _feedback(prompt: Prompt, answer: str, rng: np.random.Generator) -> Example:

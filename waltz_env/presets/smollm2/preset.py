@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from waltz_env.agents import fast_dtype, load_model, load_smollm2
 from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
 from waltz_env.judges import RuleJudge
-from waltz_env.presets.nano.preset import balanced
 from waltz_env.presets.pair import lora_pair
 from waltz_env.presets.recipe import Preset, Recipe, Workbench
 from waltz_env.presets.smollm2.templates import NEW_TOKENS, TEMPLATES
-from waltz_env.presets.smollm2.warm_start import WarmStart, warm_start
+from waltz_env.presets.smollm2.warm_start import WarmStart, own_answers, teach
 from waltz_env.prompts import PromptSet
 from waltz_env.rewards import RewardWeights
 
@@ -37,14 +37,14 @@ def _learner(learning_rate: float, *, baseline: Literal["none", "group"]) -> Rei
 # games of a step say little about the right direction.
 RECIPE = Recipe(
     preset="smollm2",
-    stage_1_steps=4,
-    stage_2_steps=18,
+    stage_1_steps=6,
+    stage_2_steps=24,
     stage_1_weights=RewardWeights(gated=False),
     stage_2_weights=RewardWeights(gated=False),
     feedback=_learner(1e-4, baseline="group"),
     feedback_stage_2=_learner(1e-4, baseline="group"),
     conversation=_learner(4e-4, baseline="none"),
-    loop=TrainConfig(games=32, rows="all", group="verdict", save_every=2),
+    loop=TrainConfig(games=48, rows="all", group="verdict", save_every=2),
 )
 
 
@@ -67,7 +67,7 @@ def build(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
         policies=policies,
         agents=agents,
         judge=RuleJudge(),
-        prompts=balanced(prompts),
+        prompts=prompts,
         validation=validation,
         tests={"prompts": PromptSet.load("builtin:test")},
     )
@@ -76,23 +76,34 @@ def build(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
 def _base(
     recipe: Recipe, folder: Path, prompts: PromptSet, accelerator: Accelerator
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The warm-started model: from ``folder``, or made and left there."""
+    """The warm-started model: from ``folder``, or made and left there. An interruption costs one phase at most."""
     if accelerator.is_main_process and not folder.exists():
-        model, tokenizer = load_smollm2()
-        config = WarmStart()
-        with tqdm(total=config.steps, desc="warm start") as bar:
-            policy = warm_start(
-                model.to(accelerator.device),
-                tokenizer,
-                prompts,
-                seed=recipe.seed,
-                config=config,
-                sampling_dtype=fast_dtype(accelerator.device),
-                on_step=lambda step, _: _advance(bar, step),
-            )
-        unfinished = folder.with_name(f".{folder.name}.unfinished")
-        policy.save_merged(unfinished, dtype=torch.bfloat16)
-        unfinished.rename(folder)
+        config, dtype = WarmStart(), fast_dtype(accelerator.device)
+        made = [folder.with_name(f".{folder.name}-{number}") for number in range(1, len(config.phases))]
+        original, tokenizer = load_smollm2()
+        answered = own_answers(original.to(accelerator.device), tokenizer, prompts, recipe.seed, config, dtype)
+        for number, target in enumerate([*made, folder]):
+            if target.exists():
+                continue
+            model = load_model(made[number - 1])[0].to(accelerator.device) if number else original
+            with tqdm(
+                total=config.phases[number].steps, desc=f"warm start, {number + 1} of {len(config.phases)}"
+            ) as bar:
+                policy = teach(
+                    model,
+                    tokenizer,
+                    answered,
+                    number,
+                    seed=recipe.seed,
+                    config=config,
+                    bf16=dtype is torch.bfloat16,
+                    on_step=lambda step, _, bar=bar: _advance(bar, step),
+                )
+            unfinished = target.with_name(f".{target.name}.unfinished")
+            policy.save_merged(unfinished, dtype=torch.bfloat16)
+            unfinished.rename(target)
+        for each in made:
+            shutil.rmtree(each)
     accelerator.wait_for_everyone()
     return load_model(folder)
 

@@ -1,4 +1,4 @@
-"""The warm start: supervised learning of what feedback and revisions look like, before reinforcement learning begins.
+"""The warm start: supervised learning of when to refuse and of the formats, before reinforcement learning begins.
 
 The original model refuses nothing and writes no JSON, so that reinforcement learning would have nothing to reinforce.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,7 +26,24 @@ from waltz_env.types import CONVERSATION, Prompt
 
 _SENTENCE = re.compile(r"\S.*?\w{2}[.!?](?=\s|$)")
 _MIN_WORDS = 6
+_APOLOGY = {"I'm", "Sorry,"}
+_WARMER = 0.7
 _MAX_PROMPT = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Part of the warm start: how many steps, how large, of what examples."""
+
+    steps: int
+    learning_rate: float
+    mixture: Mixture
+
+
+# When to refuse and to flag takes most of the examples; how labels follow from the reasoning is quickly learned once
+# most feedback is taught whole.
+DECISIONS = Phase(240, 3e-3, Mixture(draft=0.4, feedback=0.5, whole=0.25))
+WHOLE_TURNS = Phase(80, 1.5e-3, Mixture(draft=0.25, feedback=0.6, whole=1.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,57 +51,55 @@ class WarmStart:
     """Settings of the warm start.
 
     Attributes:
-        prompts: number of training prompts that it uses at most.
-        steps: of supervised learning. batch_size, learning_rate, warmup_steps: as in ``SupervisedConfig``.
-        rank: of the LoRA adapter that learns; it is merged into the model afterwards.
+        phases: each with a LoRA adapter of its own, which is merged into the model before the next.
+        batch_size, warmup_steps: as in ``SupervisedConfig``.
+        rank: of the adapters.
         answer_tokens: of the model's own answer to a prompt at most; its first whole sentence is kept.
-        mixture: of the examples.
+        tries: answers to a prompt at most, until one will do.
     """
 
-    prompts: int = 600
-    steps: int = 240
-    batch_size: int = 6
-    learning_rate: float = 5e-4
+    phases: tuple[Phase, ...] = (DECISIONS, WHOLE_TURNS)
+    batch_size: int = 16
     warmup_steps: int = 8
     rank: int = 16
     answer_tokens: int = 30
-    mixture: Mixture = field(default_factory=Mixture)
+    tries: int = 4
 
 
-def warm_start(
+def teach(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
+    answered: Sequence[Answered],
+    number: int,
     *,
     seed: int,
-    config: WarmStart | None = None,
-    sampling_dtype: torch.dtype | None = None,
+    config: WarmStart,
+    bf16: bool = False,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Policy:
-    """One policy for both roles; merged into the model, it is what reinforcement learning starts from.
+    """One phase: a policy for both roles on an adapter of its own.
 
     Args:
-        model: the original model; gets the adapter.
+        model: the original model, or what the phase before made of it; gets the adapter.
         tokenizer: its tokenizer.
-        prompts: of both kinds; the first ``config.prompts`` are used.
+        answered: prompts of both kinds, with answers of the original model.
+        number: of the phase, from 0.
         seed: of the adapter, the examples and their order.
-        config: defaults to ``WarmStart()``.
-        sampling_dtype: precision of the answers, and of the learner's forward pass where it is bfloat16.
+        config: of the whole warm start.
+        bf16: whether the forward pass runs under bfloat16 autocast.
         on_step: called after each step with the number of steps done and the loss.
     """
-    config = config or WarmStart()
-    answered = own_answers(
-        model, tokenizer, prompts[: config.prompts], max_new_tokens=config.answer_tokens, sampling_dtype=sampling_dtype
+    phase = config.phases[number]
+    drawn = list(
+        examples(answered, phase.steps * config.batch_size, np.random.default_rng(seed + number), phase.mixture)
     )
-    count = config.steps * config.batch_size
-    drawn = list(examples(answered, count, np.random.default_rng(seed), config.mixture))
     settings = SupervisedConfig(
-        steps=config.steps,
+        steps=phase.steps,
         batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
+        learning_rate=phase.learning_rate,
         warmup_steps=config.warmup_steps,
         tokens_per_microbatch=1_024,
-        bf16=sampling_dtype is torch.bfloat16,
+        bf16=bf16,
         seed=seed,
     )
     (policy,) = lora_policies(model, tokenizer, names=[CONVERSATION], rank=config.rank, seed=seed).values()
@@ -96,27 +111,38 @@ def own_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
-    *,
-    max_new_tokens: int,
+    seed: int,
+    config: WarmStart,
     sampling_dtype: torch.dtype | None = None,
 ) -> list[Answered]:
-    """The model's likeliest answers, a sentence of six words or more each; prompts without one are left out."""
+    """The model's likeliest answers that are a sentence of six words or more each and no apology.
+
+    Where the likeliest will not do, others are drawn; prompts without one that does are left out.
+    """
     policy = Policy(model, tokenizer, adapter=None, reference=None, temperature=1.0)
-    agent = TransformersAgent(
-        policy,
-        brief_messages,
-        max_new_tokens=max_new_tokens,
-        temperature=0.0,  # the likeliest answer: a model of this size is hardly coherent at 1
-        batch_size=128,
-        sampling_dtype=sampling_dtype,
-    )
-    completions = agent.act([Game(prompt).observe(CONVERSATION) for prompt in prompts])
-    sentences = [first_sentence(completion.text) for completion in completions]
-    return [
-        Answered(prompt, text)
-        for prompt, text in zip(prompts, sentences, strict=True)
-        if len(text.split()) >= _MIN_WORDS and classify(prompt.text, text) is Finding.ANSWER
-    ]
+    answered: dict[int, Answered] = {}
+    for attempt in range(config.tries):
+        agent = TransformersAgent(
+            policy,
+            brief_messages,
+            max_new_tokens=config.answer_tokens,
+            temperature=_WARMER if attempt else 0.0,  # a model of this size is hardly coherent at 1
+            batch_size=128,
+            seed=seed + attempt,
+            sampling_dtype=sampling_dtype,
+        )
+        left = [i for i in range(len(prompts)) if i not in answered]
+        completions = agent.act([Game(prompts[i]).observe(CONVERSATION) for i in left])
+        for i, completion in zip(left, completions, strict=True):
+            text = first_sentence(completion.text)
+            if _will_do(prompts[i], text):
+                answered[i] = Answered(prompts[i], text)
+    return [answered[i] for i in sorted(answered)]
+
+
+def _will_do(prompt: Prompt, text: str) -> bool:
+    words = text.split()
+    return len(words) >= _MIN_WORDS and words[0] not in _APOLOGY and classify(prompt.text, text) is Finding.ANSWER
 
 
 def first_sentence(text: str) -> str:
@@ -130,10 +156,13 @@ def first_sentence(text: str) -> str:
 
 
 def encoded(tokenizer: PreTrainedTokenizerBase, drawn: Sequence[Example]) -> list[supervised.Example]:
-    """Examples as token ids; each target ends with the end-of-turn token."""
+    """Examples as token ids; a target that has ended ends with the end-of-turn token."""
     encoders = {agent: PromptEncoder(tokenizer, TEMPLATES[agent], max_tokens=_MAX_PROMPT) for agent in TEMPLATES}
     targets = tokenizer([example.target for example in drawn], add_special_tokens=False)["input_ids"]
     return [
-        (encoders[example.observation["agent"]].encode([example.observation])[0], [*target, tokenizer.eos_token_id])
+        (
+            encoders[example.observation["agent"]].encode([example.observation])[0],
+            [*target, tokenizer.eos_token_id] if example.ended else target,
+        )
         for example, target in zip(drawn, targets, strict=True)
     ]
