@@ -1,9 +1,9 @@
 """How fast does `TransformersAgent` generate, against `generate` of transformers on the same prompts?
 
 Prints new tokens a second of SmolLM2-135M-Instruct on the built-in prompts, without stopping early, so that both sides
-do equal work: `generate` on the merged model, the agent, and the agent again with its adapter left unmerged, which
-shows what merging saves. The last column is the ratio to `generate` in the same repeat, by its median: on a shared
-machine seconds drift, ratios hardly.
+do equal work: `generate` on the merged model, the agent, the agent with its adapter left unmerged, which shows what
+merging saves, and the agent in bfloat16, where the processor multiplies in it. The last column is the ratio to
+`generate` in the same repeat, by its median: on a shared machine seconds drift, ratios hardly.
 
     python benchmarks/rollout_speed.py --rows 16 --new-tokens 48
 """
@@ -15,12 +15,13 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import GenerationConfig
 
-from waltz_env.agents import TEMPLATES, Policy, load_smollm2, lora_policies
+from waltz_env.agents import TEMPLATES, Policy, fast_dtype, load_smollm2, lora_policies
 from waltz_env.agents.prompt_encoder import PromptEncoder
 from waltz_env.agents.sampling import sample
 from waltz_env.game import Game
@@ -41,7 +42,7 @@ def prompts_of(policy: Policy, agent: AgentID, rows: int) -> list[list[int]]:
     return PromptEncoder(policy.tokenizer, TEMPLATES[agent], max_tokens=2048).encode(observations)
 
 
-def by_generate(policy: Policy, prompts: Sequence[Sequence[int]], new_tokens: int, dtype: torch.dtype | None) -> None:
+def by_generate(policy: Policy, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
     """Padded ``generate``, keeping the log-probabilities that training needs."""
     batch = policy.tokenizer.pad({"input_ids": [list(prompt) for prompt in prompts]}, return_tensors="pt")
     settings = GenerationConfig(
@@ -54,7 +55,7 @@ def by_generate(policy: Policy, prompts: Sequence[Sequence[int]], new_tokens: in
         output_logits=True,
         return_dict_in_generate=True,
     )
-    with policy.sampling_model(dtype) as model:
+    with policy.sampling_model() as model:
         generator: Any = model
         output = generator.generate(**batch, generation_config=settings)
         sampled = output.sequences[:, -new_tokens:]
@@ -63,7 +64,12 @@ def by_generate(policy: Policy, prompts: Sequence[Sequence[int]], new_tokens: in
 
 
 def by_agent(
-    policy: Policy, prompts: Sequence[Sequence[int]], new_tokens: int, dtype: torch.dtype | None, *, merged: bool = True
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    *,
+    dtype: torch.dtype | None = None,
+    merged: bool = True,
 ) -> None:
     """The sampling loop of ``TransformersAgent``."""
     uniforms = torch.rand(len(prompts), new_tokens, dtype=torch.float64)
@@ -77,9 +83,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--bfloat16", action="store_true", help="generate in bfloat16")
     args = parser.parse_args()
-    dtype = torch.bfloat16 if args.bfloat16 else None
     policy = lora_policies(*load_smollm2())[CONVERSATION]
 
     def unmerged(*work: Any) -> None:
@@ -89,14 +93,14 @@ def main() -> None:
     print(f"{'agent':<15} {'how':<10} {'tokens/s':>9} {'ratio':>6}")
     for agent in (CONVERSATION, FEEDBACK):
         prompts = prompts_of(policy, agent, args.rows)
-        ways: dict[str, Callable[..., None]] = {"generate": by_generate, "agent": by_agent}
-        if dtype is None:
-            ways["unmerged"] = unmerged
+        ways: dict[str, Callable[..., None]] = {"generate": by_generate, "agent": by_agent, "unmerged": unmerged}
+        if fast_dtype(policy.device) is torch.bfloat16:
+            ways["bfloat16"] = partial(by_agent, dtype=torch.bfloat16)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(args.repeats):
             for name, way in ways.items():
                 start = time.perf_counter()
-                way(policy, prompts, args.new_tokens, dtype)
+                way(policy, prompts, args.new_tokens)
                 seconds[name].append(time.perf_counter() - start)
         for name, measured in seconds.items():
             speed = args.rows * args.new_tokens / statistics.median(measured)

@@ -31,10 +31,10 @@ def _learner(learning_rate: float, *, baseline: Literal["none", "group"]) -> Rei
     )
 
 
-# As many games as an hour and a half on a CPU core allows. Departures from arXiv:2510.08240 (docs/smollm2.md): the
-# baseline by verdict and every turn a row, as in the nano preset; both stages pay for improvement whether or not the
-# labels are right, so that a flag that spoils a good response costs; small learning rates with a warm-up, since the few
-# games of a step say little about the right direction.
+# As many games as half an hour on two CPU cores with bfloat16 allows. Departures from arXiv:2510.08240
+# (docs/smollm2.md): the baseline by verdict and every turn a row, as in the nano preset; both stages pay for
+# improvement whether or not the labels are right, so that a flag that spoils a good response costs; small learning
+# rates with a warm-up, since the few games of a step say little about the right direction.
 RECIPE = Recipe(
     preset="smollm2",
     stage_1_steps=6,
@@ -112,4 +112,4 @@ def _advance(bar: tqdm[Any], step: int) -> None:
     bar.update(step - bar.n)
 
 
-PRESET = Preset("SmolLM2-135M-Instruct, warm-started, two LoRA adapters; hours on a CPU", RECIPE, build)
+PRESET = Preset("SmolLM2-135M-Instruct, warm-started, two LoRA adapters; an hour or more on a CPU", RECIPE, build)
