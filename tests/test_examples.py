@@ -9,6 +9,8 @@ import pytest
 from tests.example import EXAMPLES, load
 from waltz_env.presets import nano, smollm2
 from waltz_env.presets.nano.warm_start import NanoConfig, build
+from waltz_env.presets.smollm2.examples import Mixture
+from waltz_env.presets.smollm2.warm_start import Phase, own_answers
 
 
 def test_quickstart_earns_the_full_feedback_reward(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,8 +41,13 @@ def test_two_stage_recipe_runs_as_written(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_smollm2_makes_two_real_training_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    small = smollm2.WarmStart(prompts=12, steps=1, batch_size=2)
+    small = smollm2.WarmStart(phases=(Phase(1, 1e-3, Mixture()),), batch_size=2)
     monkeypatch.setattr(smollm2.preset, "WarmStart", lambda: small)
+    monkeypatch.setattr(
+        smollm2.preset,
+        "own_answers",
+        lambda model, tokenizer, prompts, *rest: own_answers(model, tokenizer, prompts[:12], *rest),
+    )
     last = load("train_smollm2").main(steps=(1, 1), games=2, out=tmp_path / "run")
     assert last["step"] == 2
     assert last["conversation_0/skipped"] in (0.0, 1.0)
