@@ -34,8 +34,8 @@ def load_model(
 def fast_dtype(device: torch.device) -> torch.dtype | None:
     """bfloat16 where ``device`` multiplies in it, else None, the model's own: for ``sampling_dtype``.
 
-    That is GPUs from NVIDIA's Ampere on, and CPUs with AMX or AVX512_BF16, where SmolLM2 generates 1.6 to 1.9 times
-    faster. Other CPUs emulate it, and a matrix product takes three to four times as long as in float32.
+    That is GPUs from NVIDIA's Ampere on, and CPUs with AMX or AVX512_BF16 (``benchmarks/rollout_speed.py`` measures
+    what it gains). Other CPUs emulate it, and a matrix product takes three to four times as long as in float32.
     """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
