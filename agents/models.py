@@ -40,6 +40,6 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        instructions = torch.cpu._is_amx_tile_supported, torch.cpu._is_avx512_bf16_supported
-        fast = device.type == "cpu" and any(supported() for supported in instructions)
+        instructions = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        fast = device.type == "cpu" and instructions
     return torch.bfloat16 if fast else None

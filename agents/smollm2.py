@@ -7,7 +7,6 @@ ten seconds, and kept; after that loading takes about two.
 from __future__ import annotations
 
 import os
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from waltz_env.agents.models import load_model
 from waltz_env.errors import UsageError
+from waltz_env.files import atomic_folder
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CACHE_VARIABLE = "WALTZ_CACHE"
@@ -64,12 +64,6 @@ def _convert(package: Path, folder: Path) -> None:
     for name in ("hf_quantizer", "quantization_method", "is_quantized"):
         if hasattr(model, name):
             delattr(model, name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+    with atomic_folder(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        try:
-            Path(temporary).rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise

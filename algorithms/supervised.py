@@ -58,7 +58,7 @@ def fit(
     examples: Sequence[Example],
     config: SupervisedConfig | None = None,
     *,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: Callable[[int, float], object] | None = None,
 ) -> list[float]:
     """Trains on (prompt, target) pairs by weighted next-token cross-entropy.
 

@@ -218,13 +218,19 @@ def test_the_system_prompts_are_short_and_earlier_system_turns_stay() -> None:
     assert "Ahoy!" in turn["content"]
 
 
-def test_the_warm_start_is_made_once_and_kept_in_the_run(
-    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warm start of two phases of one step each, on answers that are not the model's."""
     phase = Phase(1, 1e-3, Mixture())
     small = WarmStart(phases=(phase, phase), batch_size=2, warmup_steps=0, rank=4)
     monkeypatch.setattr(preset, "WarmStart", lambda: small)
     monkeypatch.setattr(preset, "own_answers", lambda _, __, prompts, *___: answered(prompts))
+
+
+@pytest.mark.usefixtures("two_steps")
+def test_the_warm_start_is_made_once_and_kept_in_the_run(
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     recipe = replace(smollm2.RECIPE, seed=3)
     first = smollm2.build(recipe, tmp_path, Accelerator())
     assert [each.name for each in tmp_path.iterdir()] == ["base"]
@@ -236,13 +242,10 @@ def test_the_warm_start_is_made_once_and_kept_in_the_run(
     assert not torch.equal(original, before["model.layers.0.mlp.up_proj.base_layer.weight"])
 
 
+@pytest.mark.usefixtures("two_steps")
 def test_a_warm_start_goes_on_after_the_last_phase_that_it_finished(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    phase = Phase(1, 1e-3, Mixture())
-    small = WarmStart(phases=(phase, phase), batch_size=2, warmup_steps=0, rank=4)
-    monkeypatch.setattr(preset, "WarmStart", lambda: small)
-    monkeypatch.setattr(preset, "own_answers", lambda _, __, prompts, *___: answered(prompts))
     taught: list[int] = []
 
     def interrupted(*arguments: Any, **settings: Any) -> Policy:

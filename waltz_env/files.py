@@ -1,9 +1,10 @@
-"""Files that are either the old ones or complete new ones, also after a crash in the middle of writing."""
+"""Files and folders that are whole or not there, also after a crash in the middle of writing."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,3 +29,26 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes ``path`` once the block ends without an error.
+
+    Missing parent folders are made. Where another process was faster, its ``path`` stays.
+
+    >>> with atomic_folder("model") as temporary:  # doctest: +SKIP
+    ...     model.save_pretrained(temporary)
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
+from waltz_env.files import atomic_folder
 from waltz_env.judges import RuleJudge
 from waltz_env.presets.nano import splits
 from waltz_env.presets.nano.templates import NEW_TOKENS, TEMPLATES
@@ -70,11 +71,10 @@ def build_workbench(recipe: Recipe, folder: Path, accelerator: Accelerator) -> W
 def _base(recipe: Recipe, folder: Path, accelerator: Accelerator) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if accelerator.is_main_process and not folder.exists():
         with tqdm(total=NanoConfig().steps, desc="warm start") as bar:
-            model, tokenizer = build(recipe.seed, on_step=lambda step, _: _advance(bar, step))
-        unfinished = folder.with_name(f".{folder.name}.unfinished")
-        model.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
-        unfinished.rename(folder)
+            model, tokenizer = build(recipe.seed, on_step=lambda *_: bar.update())
+        with atomic_folder(folder) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
     accelerator.wait_for_everyone()
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return model.eval(), AutoTokenizer.from_pretrained(folder)
@@ -84,10 +84,6 @@ def balanced(prompts: PromptSet) -> PromptSet:
     """As many harmful as benign prompts, as in arXiv:2510.08240."""
     size = 2 * min(len(prompts.harmful), len(prompts.benign))
     return PromptSet.mix({prompts.harmful: 1, prompts.benign: 1}, size, seed=0)
-
-
-def _advance(bar: tqdm[Any], step: int) -> None:
-    bar.update(step - bar.n)
 
 
 PRESET = Preset("a laboratory model of 0.5 M parameters, built on the spot; minutes on a CPU", RECIPE, build_workbench)

@@ -38,7 +38,7 @@ class NanoConfig:
 
 
 def build(
-    seed: int, config: NanoConfig | None = None, *, on_step: Callable[[int, float], None] | None = None
+    seed: int, config: NanoConfig | None = None, *, on_step: Callable[[int, float], object] | None = None
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Builds and warm-starts the model. The same seed gives the same weights on one machine's CPU.
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from waltz_env.agents import Policy, fast_dtype, load_model, load_smollm2
+from waltz_env.agents import fast_dtype, load_model, load_smollm2
 from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
+from waltz_env.files import atomic_folder
 from waltz_env.judges import RuleJudge
 from waltz_env.presets.pair import lora_pair
 from waltz_env.presets.recipe import Preset, Recipe, Workbench
-from waltz_env.presets.smollm2.examples import Answered
 from waltz_env.presets.smollm2.templates import NEW_TOKENS, TEMPLATES
 from waltz_env.presets.smollm2.warm_start import WarmStart, own_answers, teach
 from waltz_env.prompts import PromptSet
@@ -88,33 +86,15 @@ def _base(
             if target.exists():
                 continue
             model = load_model(made[number - 1])[0].to(accelerator.device) if number else original
-            policy = _taught(model, tokenizer, answered, number, recipe.seed, config, bf16=dtype is torch.bfloat16)
-            unfinished = target.with_name(f".{target.name}.unfinished")
-            policy.save_merged(unfinished, dtype=torch.bfloat16)
-            unfinished.rename(target)
+            policy = teach(
+                model, tokenizer, answered, number, seed=recipe.seed, config=config, bf16=dtype is torch.bfloat16
+            )
+            with atomic_folder(target) as temporary:
+                policy.save_merged(temporary, dtype=torch.bfloat16)
         for each in made:
             shutil.rmtree(each)
     accelerator.wait_for_everyone()
     return load_model(folder)
-
-
-def _taught(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    answered: Sequence[Answered],
-    number: int,
-    seed: int,
-    config: WarmStart,
-    *,
-    bf16: bool,
-) -> Policy:
-    phases = config.phases
-    with tqdm(total=phases[number].steps, desc=f"warm start, {number + 1} of {len(phases)}") as bar:
-
-        def advance(step: int, _: float) -> None:
-            bar.update(step - bar.n)
-
-        return teach(model, tokenizer, answered, number, seed=seed, config=config, bf16=bf16, on_step=advance)
 
 
 PRESET = Preset("SmolLM2-135M-Instruct, warm-started, two LoRA adapters; an hour or more on a CPU", RECIPE, build)

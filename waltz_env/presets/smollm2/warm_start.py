@@ -6,11 +6,12 @@ The original model refuses nothing and writes no JSON, so that reinforcement lea
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from waltz_env.agents import Policy, TransformersAgent, lora_policies
@@ -75,9 +76,8 @@ def teach(
     seed: int,
     config: WarmStart,
     bf16: bool = False,
-    on_step: Callable[[int, float], None] | None = None,
 ) -> Policy:
-    """One phase: a policy for both roles on an adapter of its own.
+    """One phase, under a progress bar: a policy for both roles on an adapter of its own.
 
     Args:
         model: the original model, or what the phase before made of it; gets the adapter.
@@ -87,7 +87,6 @@ def teach(
         seed: of the adapter, the examples and their order.
         config: of the whole warm start.
         bf16: whether the forward pass runs under bfloat16 autocast.
-        on_step: called after each step with the number of steps done and the loss.
     """
     phase = config.phases[number]
     drawn = list(
@@ -103,7 +102,8 @@ def teach(
         seed=seed,
     )
     (policy,) = lora_policies(model, tokenizer, names=[CONVERSATION], rank=config.rank, seed=seed).values()
-    fit(policy, encoded(tokenizer, drawn), settings, on_step=on_step)
+    with tqdm(total=phase.steps, desc=f"warm start, {number + 1} of {len(config.phases)}") as bar:
+        fit(policy, encoded(tokenizer, drawn), settings, on_step=lambda *_: bar.update())
     return policy
 
 

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from waltz_env.files import atomic_folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_a_folder_appears_once_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "runs" / "base"
+    with atomic_folder(target) as temporary:
+        (temporary / "weights").write_text("1")
+        assert not target.exists()
+    assert names(tmp_path) == ["runs", "runs/base", "runs/base/weights"]
+
+
+def test_an_unfinished_folder_leaves_nothing(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with atomic_folder(tmp_path / "base") as temporary:
+            (temporary / "weights").write_text("1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert names(tmp_path) == []
+
+
+def test_the_folder_of_the_faster_process_stays(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "base") as slower:
+        (slower / "weights").write_text("2")
+        with atomic_folder(tmp_path / "base") as faster:
+            (faster / "weights").write_text("1")
+    assert names(tmp_path) == ["base", "base/weights"]
+    assert (tmp_path / "base" / "weights").read_text() == "1"
+
+
+def test_a_folder_that_cannot_take_its_place_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "base").write_text("a file")
+    with pytest.raises(OSError, match="base"), atomic_folder(tmp_path / "base"):
+        pass
+    assert names(tmp_path) == ["base"]
