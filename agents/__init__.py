@@ -3,11 +3,11 @@
 What needs torch or openai is imported on first use: scripted agents and templates work without it.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from waltz_env.agents.scripted import AlwaysFlag, FollowAdvice, NeverFlag, OracleFeedback
 from waltz_env.agents.templates import TEMPLATES, Template, conversation_messages, feedback_messages
+from waltz_env.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from waltz_env.agents.models import fast_dtype, load_model
@@ -17,19 +17,22 @@ if TYPE_CHECKING:
     from waltz_env.agents.transformers_agent import TransformersAgent
     from waltz_env.agents.vllm_agent import VLLMAgent
     from waltz_env.agents.vllm_engine import VLLMEngine
-
-_ON_FIRST_USE = {
-    "OpenAIAgent": "openai_agent",
-    "Policy": "policy",
-    "TransformersAgent": "transformers_agent",
-    "VLLMAgent": "vllm_agent",
-    "VLLMEngine": "vllm_engine",
-    "fast_dtype": "models",
-    "full_policy": "policy",
-    "load_model": "models",
-    "load_smollm2": "smollm2",
-    "lora_policies": "policy",
-}
+else:
+    __getattr__, __dir__ = lazy_attributes(
+        __name__,
+        on_first_use={
+            "OpenAIAgent": "openai_agent",
+            "Policy": "policy",
+            "TransformersAgent": "transformers_agent",
+            "VLLMAgent": "vllm_agent",
+            "VLLMEngine": "vllm_engine",
+            "fast_dtype": "models",
+            "full_policy": "policy",
+            "load_model": "models",
+            "load_smollm2": "smollm2",
+            "lora_policies": "policy",
+        },
+    )
 
 __all__ = [
     "TEMPLATES",
@@ -51,9 +54,3 @@ __all__ = [
     "load_smollm2",
     "lora_policies",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _ON_FIRST_USE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ON_FIRST_USE[name]}"), name)

@@ -3,9 +3,9 @@
 What needs FastAPI is imported on first use: ``Duet`` works without it.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from waltz_env.lazy import lazy_attributes
 from waltz_env.serving.batcher import Batcher
 from waltz_env.serving.chat import chat_prompt
 from waltz_env.serving.duet import AsyncAgent, Duet, Mode, OnFailure
@@ -15,8 +15,8 @@ from waltz_env.serving.reply import Failure, Latency, Reply
 if TYPE_CHECKING:
     from waltz_env.serving.app import create_app
     from waltz_env.serving.server import serve
-
-_NEED_FASTAPI = {"create_app": "app", "serve": "server"}
+else:
+    __getattr__, __dir__ = lazy_attributes(__name__, on_first_use={"create_app": "app", "serve": "server"})
 
 __all__ = [
     "AsyncAgent",
@@ -32,9 +32,3 @@ __all__ = [
     "create_app",
     "serve",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _NEED_FASTAPI:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_NEED_FASTAPI[name]}"), name)
