@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from types import MappingProxyType
 
 from waltz_env.algorithms.grpo import GRPOConfig
@@ -13,8 +12,7 @@ from waltz_env.algorithms.reinforce_pp import ReinforcePPConfig
 from waltz_env.algorithms.rloo import RLOOConfig
 from waltz_env.algorithms.role_baseline import RoleBaselineConfig
 from waltz_env.algorithms.stages import LearnerConfig
-from waltz_env.dotted import load_object
-from waltz_env.errors import UsageError, unknown_name
+from waltz_env.resolve import resolve
 
 ENTRY_POINTS = "waltz_env.algorithms"
 """The group of entry points that other packages register their algorithms in."""
@@ -44,29 +42,17 @@ def algorithm(name: str) -> LearnerConfig:
     'group'
 
     Args:
-        name: of an included algorithm, of an entry point in the group ``waltz_env.algorithms``, or a dotted path
-            ``package.module:NAME``. A path or an entry point leads to settings, or to what gives them when it is called
-            without arguments, such as their class.
+        name: name of an included algorithm or of an entry point in the group ``waltz_env.algorithms``, or a dotted
+            path ``package.module:NAME``. A path or an entry point leads to settings, or to a callable without arguments
+            that returns them, such as their class.
 
     Raises:
-        UsageError: nothing has that name, or what has it is no algorithm's settings.
+        UsageError: nothing has that name, or the name leads to something that is not an algorithm's settings.
     """
-    if name in ALGORITHMS:
-        return ALGORITHMS[name]
-    outside = entry_points(group=ENTRY_POINTS)
-    if ":" in name:
-        return _settings(name, load_object(name))
-    if name not in outside.names:
-        raise unknown_name("algorithm", name, {*ALGORITHMS, *outside.names})
-    return _settings(name, outside[name].load())
-
-
-def _settings(name: str, found: object) -> LearnerConfig:
-    if callable(found):
-        found = found()
-    if not isinstance(found, LearnerConfig):
-        raise UsageError(
-            f"The algorithm {name!r} leads to {found!r}, and settings with a method `build(policy, accelerator)` are "
-            "expected, or what gives them when it is called."
-        )
-    return found
+    return resolve(
+        "algorithm",
+        name,
+        known=ALGORITHMS,
+        expected=LearnerConfig,  # type: ignore[type-abstract]  # a protocol stands for the objects that satisfy it
+        entry_points=ENTRY_POINTS,
+    )

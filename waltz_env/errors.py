@@ -65,8 +65,16 @@ class SyncError(WaltzError, RuntimeError):
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not among ``known``, with the nearest ones suggested."""
+    """The error for a name that is not among ``known``; it suggests the nearest one."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"Unknown {what} {name!r}.{hint} Known: {', '.join(known) or 'none'}.")
+    return UsageError(f"Unknown {what} {name!r}.{did_you_mean(name, known)} Known: {', '.join(known) or 'none'}.")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that suggests the known name nearest to ``name``, after a space; empty if none is near.
+
+    >>> did_you_mean("wildgard", ["rules", "wildguard"])
+    " Did you mean 'wildguard'?"
+    """
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, get_args
 
-from waltz_env.dotted import load_object
-from waltz_env.errors import UsageError, unknown_name
+from waltz_env.errors import UsageError
 from waltz_env.judges import llama_guard, rubric, wildguard
 from waltz_env.judges.agreement import AgreementJudge, Rule
 from waltz_env.judges.completers import Completer, ServerCompleter
 from waltz_env.judges.embedding import EmbeddingJudge
 from waltz_env.judges.rules import RuleJudge
 from waltz_env.protocols import Judge
+from waltz_env.resolve import resolve
 
 PROMPT_CHECK = "-prompt"
 GUARDS = (*llama_guard.MODELS, *(name + PROMPT_CHECK for name in llama_guard.MODELS))
 MODEL_JUDGES = ("rubric", "wildguard", *GUARDS)
-NAMES = ("embedding", "rules", *MODEL_JUDGES)
+PLAIN_JUDGES: Mapping[str, Callable[[], Judge]] = MappingProxyType({"embedding": EmbeddingJudge, "rules": RuleJudge})
+
+ENTRY_POINTS = "waltz_env.judges"
+"""The group of entry points in which other packages register their judges."""
 
 # Models in this process by name and limit of tokens: judges of one spec share them.
 Loaded = dict[tuple[str, int], Completer]
@@ -39,7 +43,8 @@ def load_judge(spec: str) -> Judge:
     | ``wildguard:FOLDER_OR_HUB_NAME`` | with other weights; ``rubric:`` needs some |
     | ``wildguard@http://127.0.0.1:8000/v1#MODEL`` | on an OpenAI-compatible server; ``rubric@`` needs a model |
     | ``majority(SPEC,SPEC,...)``, ``any(...)``, ``all(...)`` | ``AgreementJudge`` |
-    | ``package.module:NAME`` | one of your own, or what gives it when it is called without arguments |
+    | ``package.module:NAME`` | a judge of your own, or a callable without arguments that returns it |
+    | the name of an entry point | the same, registered by an installed package in the group ``waltz_env.judges`` |
 
     Servers are given ``$OPENAI_API_KEY``, if it is set.
 
@@ -59,24 +64,18 @@ def _load(spec: str, loaded: Loaded) -> Judge:
         judges = [_load(part.strip(), loaded) for part in agreement["specs"].split(",")]
         return AgreementJudge(judges, agreement["rule"])  # type: ignore[arg-type]  # the pattern has no other
     match = _MODEL.fullmatch(spec)
-    if match is not None and match["name"] not in NAMES and match["source"]:
-        return _outside(spec)
-    if match is None or match["name"] not in NAMES:
-        raise unknown_name("judge", match["name"] if match else spec, [*NAMES, "any(...)", "all(...)", "majority(...)"])
-    if match["name"] not in MODEL_JUDGES:
-        if match["source"] or match["url"]:
-            raise UsageError(f"The judge {match['name']!r} takes no model; got {spec!r}.")
-        return RuleJudge() if match["name"] == "rules" else EmbeddingJudge()
-    return _model_judge(match["name"], match["source"], match["url"], match["model"], loaded)
-
-
-def _outside(path: str) -> Judge:
-    found = load_object(path)
-    if callable(found):
-        found = found()
-    if not isinstance(found, Judge):
-        raise UsageError(f"{path!r} leads to {found!r}; a judge is expected, or what gives one when it is called.")
-    return found
+    if match is not None and match["name"] in MODEL_JUDGES:
+        return _model_judge(match["name"], match["source"], match["url"], match["model"], loaded)
+    if match is not None and match["name"] in PLAIN_JUDGES and spec != match["name"]:
+        raise UsageError(f"The judge {match['name']!r} takes no model; got {spec!r}.")
+    return resolve(
+        "judge",
+        match["name"] if match is not None and match["url"] else spec,
+        known=PLAIN_JUDGES,
+        expected=Judge,  # type: ignore[type-abstract]  # a protocol stands for the objects that satisfy it
+        entry_points=ENTRY_POINTS,
+        also_known=(*MODEL_JUDGES, "any(...)", "all(...)", "majority(...)"),
+    )
 
 
 def _model_judge(name: str, source: str | None, url: str | None, model: str | None, loaded: Loaded) -> Judge:

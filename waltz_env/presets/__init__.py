@@ -5,12 +5,15 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from waltz_env.dotted import load_object
-from waltz_env.errors import UsageError, unknown_name
+from waltz_env.errors import UsageError
 from waltz_env.judges import load_judge
 from waltz_env.presets import llama, nano, smollm2
 from waltz_env.presets.pair import lora_pair
 from waltz_env.presets.recipe import Preset, Recipe, Workbench
+from waltz_env.resolve import resolve
+
+ENTRY_POINTS = "waltz_env.presets"
+"""The group of entry points in which other packages register their presets."""
 
 PRESETS: dict[str, Preset] = {
     "nano": nano.PRESET,
@@ -21,19 +24,12 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str) -> Preset:
-    """The preset of that name, or one's own by its path, ``package.module:PRESET``.
+    """The preset called ``name``: included, an entry point in the group ``waltz_env.presets``, or at a dotted path.
 
     Raises:
-        UsageError: there is none; the nearest name is suggested.
+        UsageError: there is no such preset; the nearest name is suggested.
     """
-    if ":" in name:
-        found = load_object(name)
-        if not isinstance(found, Preset):
-            raise UsageError(f"{name!r} is {found!r}; a waltz_env.presets.Preset is expected.")
-        return found
-    if name not in PRESETS:
-        raise unknown_name("preset", name, PRESETS)
-    return PRESETS[name]
+    return resolve("preset", name, known=PRESETS, expected=Preset, entry_points=ENTRY_POINTS)
 
 
 def workbench(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
