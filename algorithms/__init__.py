@@ -9,11 +9,11 @@ from waltz_env.algorithms.registry import ALGORITHMS, NEEDS_GROUPS, algorithm
 from waltz_env.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
 from waltz_env.algorithms.rloo import RLOO, RLOOConfig
 from waltz_env.algorithms.role_baseline import RoleBaseline, RoleBaselineConfig
-from waltz_env.algorithms.samples import samples
-from waltz_env.algorithms.stages import LearnerConfig, Stage, single_model_stage, waltz_stages
 from waltz_env.algorithms.supervised import SupervisedConfig, fit
 from waltz_env.algorithms.surrogate import SurrogateConfig
-from waltz_env.algorithms.trainer import TrainConfig, play_held_out, train
+from waltz_env.algorithms.training.loop import TrainConfig, play_held_out, train
+from waltz_env.algorithms.training.samples import samples
+from waltz_env.algorithms.training.stages import LearnerConfig, Stage, single_model_stage, waltz_stages
 
 __all__ = [
     "ALGORITHMS",

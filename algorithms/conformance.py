@@ -15,9 +15,9 @@ from torch import Tensor
 
 from waltz_env.algorithms.probe_games import TOKEN_PROBES, final_reward, learn_to_waltz, learn_tokens
 from waltz_env.algorithms.protocols import Learner, Sample
-from waltz_env.algorithms.samples import STATE
-from waltz_env.algorithms.stages import LearnerConfig
 from waltz_env.algorithms.toy_policy import ToyPolicy
+from waltz_env.algorithms.training.samples import STATE
+from waltz_env.algorithms.training.stages import LearnerConfig
 
 _VOCABULARY = 5
 _SOLVED = 0.9

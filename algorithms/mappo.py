@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from waltz_env.algorithms.ppo import PPOConfig
-from waltz_env.algorithms.samples import STATE
+from waltz_env.algorithms.training.samples import STATE
 
 MAPPO = PPOConfig(state_size=len(STATE))
 """PPO with a centralised critic."""

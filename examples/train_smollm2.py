@@ -14,7 +14,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from waltz_env.algorithms import train
-from waltz_env.algorithms.run_log import read_metrics
+from waltz_env.algorithms.training.run_log import read_metrics
 from waltz_env.presets import smollm2
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.bigram import BigramPolicy, random_table
-from waltz_env.algorithms import checkpoint
 from waltz_env.algorithms.protocols import Sample
 from waltz_env.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
+from waltz_env.algorithms.training import checkpoint
 from waltz_env.errors import CheckpointError, UsageError
 
 TENSORS = {"policy/a": {"x.weight": torch.arange(6.0).view(2, 3)}, "empty": {}}

@@ -27,7 +27,7 @@ from tests.upstream import (
 from waltz_env import CONVERSATION, FEEDBACK, Completion, UsageError, judge_games, play
 from waltz_env.agents.openai_agent import OpenAIAgent
 from waltz_env.agents.templates import conversation_messages, feedback_messages
-from waltz_env.algorithms.samples import samples
+from waltz_env.algorithms.training.samples import samples
 from waltz_env.errors import AgentError
 from waltz_env.feedback import JSON_SCHEMA
 from waltz_env.game import Game

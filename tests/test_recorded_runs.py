@@ -11,8 +11,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "recorded"
 RECORDED = json.loads((FOLDER / "nano.json").read_text(encoding="utf-8"))
 
-# One thread, and instructions that all x86-64 processors with AVX2 have, Intel's and AMD's: numbers are then added up in
-# the same order everywhere.
+# One thread, and only instructions that every x86-64 processor with AVX2 has: sums are then computed in the same order
+# everywhere.
 SAME_SUMS = {
     "OMP_NUM_THREADS": "1",
     "ATEN_CPU_CAPABILITY": "avx2",

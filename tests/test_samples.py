@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from waltz_env.algorithms.samples import samples
+from waltz_env.algorithms.training.samples import samples
 from waltz_env.errors import UsageError
 from waltz_env.feedback import format_feedback, parse_feedback
 from waltz_env.rewards import SETUP_A, SETUP_B

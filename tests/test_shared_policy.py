@@ -18,9 +18,9 @@ from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.agents.policy import Policy, lora_policies
 from waltz_env.algorithms.probe_games import PROMPTS, KeywordJudge, TokenAgent, token_agents
 from waltz_env.algorithms.protocols import Metrics, Sample
-from waltz_env.algorithms.shared_policy import build_learners, update_learners
-from waltz_env.algorithms.stages import Stage
-from waltz_env.algorithms.trainer import TrainConfig, train
+from waltz_env.algorithms.training.learners import build_learners, update_learners
+from waltz_env.algorithms.training.loop import TrainConfig, train
+from waltz_env.algorithms.training.stages import Stage
 from waltz_env.errors import UsageError
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
 from waltz_env.presets.pair import agents_of

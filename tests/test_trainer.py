@@ -21,7 +21,7 @@ from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env import CONVERSATION, FEEDBACK, CheckpointError, JudgeError, Kind, Prompt, PromptSet, UsageError
 from waltz_env.agents import Policy, TransformersAgent
 from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, play_held_out, single_model_stage, train
-from waltz_env.algorithms.run_log import read_metrics
+from waltz_env.algorithms.training.run_log import read_metrics
 from waltz_env.presets import lora_pair
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
 from waltz_env.records import read_games

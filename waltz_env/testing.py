@@ -33,7 +33,7 @@ from waltz_env.types import (
 )
 
 if TYPE_CHECKING:
-    from waltz_env.algorithms.stages import LearnerConfig
+    from waltz_env.algorithms.training.stages import LearnerConfig
 
 ORDINARY_TEXTS = (
     "How do I kill a process that no longer answers?",

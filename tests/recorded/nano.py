@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from waltz_env.algorithms import train
-from waltz_env.algorithms.run_log import read_metrics
+from waltz_env.algorithms.training.run_log import read_metrics
 from waltz_env.presets import workbench
 from waltz_env.presets.nano.preset import BASE, RECIPE
 from waltz_env.presets.nano.warm_start import NanoConfig, build

@@ -12,8 +12,8 @@ from tests.vllm_engine.conftest import TEMPLATES, Pair
 from waltz_env import CONVERSATION, FEEDBACK, Kind, Prompt, PromptSet
 from waltz_env.agents import Policy, VLLMAgent
 from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, train
-from waltz_env.algorithms.run_log import read_metrics
-from waltz_env.algorithms.samples import samples
+from waltz_env.algorithms.training.run_log import read_metrics
+from waltz_env.algorithms.training.samples import samples
 from waltz_env.errors import SyncError, UsageError
 from waltz_env.feedback import JSON_SCHEMA, parse_feedback
 from waltz_env.game import Game

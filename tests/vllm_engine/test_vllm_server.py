@@ -15,7 +15,7 @@ from tests.vllm_engine.conftest import SERVED, TEMPLATES, Pair
 from waltz_env import CONVERSATION, FEEDBACK, Kind, Prompt
 from waltz_env.agents.openai_agent import OpenAIAgent
 from waltz_env.agents.prompt_encoder import PromptEncoder
-from waltz_env.algorithms.samples import samples
+from waltz_env.algorithms.training.samples import samples
 from waltz_env.feedback import JSON_SCHEMA, parse_feedback
 from waltz_env.game import Game
 from waltz_env.judges import RuleJudge

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markdown import Markdown
 
-from waltz_env.algorithms.run_log import read_metrics
+from waltz_env.algorithms.training.run_log import read_metrics
 from waltz_env.cli.results import read_results
 from waltz_env.cli.systems import TRAINED
 from waltz_env.errors import DataError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from waltz_env.algorithms.run_log import read_metrics
+from waltz_env.algorithms.training.run_log import read_metrics
 from waltz_env.report.curves import curves
 
 

@@ -12,7 +12,7 @@ import tyro
 from accelerate import Accelerator
 from rich.console import Console
 
-from waltz_env.algorithms.saved_state import describe
+from waltz_env.algorithms.training.saved_state import describe
 from waltz_env.cli.capabilities import capabilities
 from waltz_env.cli.results import add_systems, players, show, show_extras
 from waltz_env.cli.systems import TRAINED, Systems, trained_systems, untrained_systems

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from waltz_env.algorithms import checkpoint, train
+from waltz_env.algorithms import train
+from waltz_env.algorithms.training import checkpoint
 from waltz_env.cli.results import about_run, add_systems, read_sets
 from waltz_env.cli.systems import Systems, trained_systems, untrained_systems
 from waltz_env.errors import UsageError

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from waltz_env.algorithms.run_log import read_metrics
+from waltz_env.algorithms.training.run_log import read_metrics
 from waltz_env.cli.results import RESULTS, games_path
 from waltz_env.errors import DataError, UsageError, unknown_name
 from waltz_env.presets.run import CONFIG, is_run

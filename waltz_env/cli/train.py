@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from rich.console import Console
 
-from waltz_env.algorithms import checkpoint, train
+from waltz_env.algorithms import train
+from waltz_env.algorithms.training import checkpoint
 from waltz_env.cli.curves import draw_curves
 from waltz_env.cli.results import about_run, add_systems, read_sets, show
 from waltz_env.cli.systems import trained_systems, untrained_systems

@@ -9,8 +9,8 @@ from typing import Any
 from accelerate import Accelerator
 from pydantic import TypeAdapter, ValidationError
 
-from waltz_env.algorithms import checkpoint
-from waltz_env.algorithms.saved_state import describe
+from waltz_env.algorithms.training import checkpoint
+from waltz_env.algorithms.training.saved_state import describe
 from waltz_env.errors import CheckpointError, unknown_name
 from waltz_env.files import atomic_path
 from waltz_env.presets import Recipe, Workbench, workbench

@@ -27,12 +27,12 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from waltz_env.algorithms.protocols import Metrics, Policy, Sample, Stateful
-from waltz_env.algorithms.rollout_worker import RolloutWorker
-from waltz_env.algorithms.run_log import RunLog
-from waltz_env.algorithms.samples import samples
-from waltz_env.algorithms.saved_state import Parts, Progress, describe, load, save
-from waltz_env.algorithms.shared_policy import build_learners, update_learners
-from waltz_env.algorithms.stages import Stage
+from waltz_env.algorithms.training.learners import build_learners, update_learners
+from waltz_env.algorithms.training.rollout_worker import RolloutWorker
+from waltz_env.algorithms.training.run_log import RunLog
+from waltz_env.algorithms.training.samples import samples
+from waltz_env.algorithms.training.saved_state import Parts, Progress, describe, load, save
+from waltz_env.algorithms.training.stages import Stage
 from waltz_env.errors import JudgeError, UsageError
 from waltz_env.evaluation.metrics import rates
 from waltz_env.prompts import PromptCursor, PromptSet

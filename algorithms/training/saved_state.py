@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from waltz_env.algorithms import checkpoint
 from waltz_env.algorithms.protocols import Learner, Policy, Stateful
-from waltz_env.algorithms.rollout_worker import RolloutWorker
+from waltz_env.algorithms.training import checkpoint
+from waltz_env.algorithms.training.rollout_worker import RolloutWorker
 from waltz_env.errors import CheckpointError
 from waltz_env.prompts import PromptCursor
 from waltz_env.protocols import Agent

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from accelerate import Accelerator
 
 from waltz_env.algorithms.protocols import Learner, Metrics, Policy, Sample
-from waltz_env.algorithms.stages import Stage
+from waltz_env.algorithms.training.stages import Stage
 from waltz_env.errors import UsageError
 from waltz_env.types import AgentID
 
