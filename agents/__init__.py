@@ -12,7 +12,7 @@ from waltz_env.lazy import lazy_attributes
 if TYPE_CHECKING:
     from waltz_env.agents.models import fast_dtype, load_model
     from waltz_env.agents.openai_agent import OpenAIAgent
-    from waltz_env.agents.policy import Policy, full_policy, lora_policies
+    from waltz_env.agents.policy import LanguageModelPolicy, full_policy, lora_policies
     from waltz_env.agents.smollm2 import load_smollm2
     from waltz_env.agents.transformers_agent import TransformersAgent
     from waltz_env.agents.vllm_agent import VLLMAgent
@@ -21,8 +21,8 @@ else:
     __getattr__, __dir__ = lazy_attributes(
         __name__,
         on_first_use={
+            "LanguageModelPolicy": "policy",
             "OpenAIAgent": "openai_agent",
-            "Policy": "policy",
             "TransformersAgent": "transformers_agent",
             "VLLMAgent": "vllm_agent",
             "VLLMEngine": "vllm_engine",
@@ -32,16 +32,17 @@ else:
             "load_smollm2": "smollm2",
             "lora_policies": "policy",
         },
+        renamed={"Policy": "waltz_env.agents.LanguageModelPolicy"},
     )
 
 __all__ = [
     "TEMPLATES",
     "AlwaysFlag",
     "FollowAdvice",
+    "LanguageModelPolicy",
     "NeverFlag",
     "OpenAIAgent",
     "OracleFeedback",
-    "Policy",
     "Template",
     "TransformersAgent",
     "VLLMAgent",

@@ -31,7 +31,7 @@ PEFT_PREFIX = "base_model.model."
 FORWARD_ARGUMENTS = ("attention_mask", "position_ids", "logits_to_keep")
 
 
-class Policy:
+class LanguageModelPolicy:
     """Trainable weights over a Hugging Face causal LM, with their frozen reference.
 
     Made by ``lora_policies`` and ``full_policy``. The model stays in evaluation mode, dropout off, also while it is
@@ -232,7 +232,7 @@ def lora_policies(
     target_modules: str | Sequence[str] = "all-linear",
     temperature: float = 1.0,
     seed: int = 0,
-) -> dict[AgentID, Policy]:
+) -> dict[AgentID, LanguageModelPolicy]:
     """One policy a name, all on one frozen base (arXiv:2106.09685): W + (alpha / rank) B A, with B = 0 at the start.
 
     Args:
@@ -278,7 +278,9 @@ def lora_policies(
         for parameter in _adapter_parameters(model, name).values():
             parameter.requires_grad_(True)
     return {
-        name: Policy(model, tokenizer, adapter=name, reference=references.get(name), temperature=temperature)
+        name: LanguageModelPolicy(
+            model, tokenizer, adapter=name, reference=references.get(name), temperature=temperature
+        )
         for name in names
     }
 
@@ -289,7 +291,7 @@ def full_policy(
     *,
     reference: PreTrainedModel | None = None,
     temperature: float = 1.0,
-) -> Policy:
+) -> LanguageModelPolicy:
     """A policy that trains all weights of ``model``.
 
     Args:
@@ -301,7 +303,7 @@ def full_policy(
     """
     reference = (copy.deepcopy(model) if reference is None else reference).eval().requires_grad_(False)
     model.requires_grad_(True)
-    return Policy(model, tokenizer, adapter=None, reference=reference, temperature=temperature)
+    return LanguageModelPolicy(model, tokenizer, adapter=None, reference=reference, temperature=temperature)
 
 
 def _inject(model: PreTrainedModel, configs: dict[str, PeftConfig], seed: int) -> None:
@@ -358,7 +360,7 @@ def _copy_into(parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tenso
 
 def _plain_lora(folder: str | Path) -> LoraConfig:
     if not (Path(folder) / CONFIG_FILE).is_file():
-        raise UsageError(f"{folder} holds no {CONFIG_FILE}. Give a folder that `Policy.save` or PEFT wrote.")
+        raise UsageError(f"{folder} holds no {CONFIG_FILE}. Give a folder that a policy's `save` or PEFT wrote.")
     config = LoraConfig.from_pretrained(str(folder))
     if config.use_dora or config.bias != "none" or config.modules_to_save:
         raise UsageError(

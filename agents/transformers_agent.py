@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from waltz_env.agents.policy import Policy
+from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.prompt_encoder import PromptEncoder
 from waltz_env.agents.sampling import Sampled, sample
 from waltz_env.agents.templates import Template
@@ -43,7 +43,7 @@ class TransformersAgent:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: LanguageModelPolicy,
         template: Template,
         *,
         max_new_tokens: int,
@@ -102,7 +102,7 @@ class TransformersAgent:
 
 
 def as_completion(
-    policy: Policy, prompt: Sequence[int], sampled: Sampled, *, keep_ids: bool, version: int
+    policy: LanguageModelPolicy, prompt: Sequence[int], sampled: Sampled, *, keep_ids: bool, version: int
 ) -> Completion:
     """The action that was sampled from ``policy``.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from waltz_env.agents.policy import Policy
+from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.prompt_encoder import PromptEncoder
 from waltz_env.agents.templates import Template
 from waltz_env.agents.transformers_agent import as_completion, stop_ids
@@ -44,7 +44,7 @@ class VLLMAgent:
     def __init__(
         self,
         engine: VLLMEngine,
-        policy: Policy,
+        policy: LanguageModelPolicy,
         template: Template,
         *,
         max_new_tokens: int,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from waltz_env.agents.policy import Policy
+from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.sampling import Sampled
 from waltz_env.agents.sync_check import Reading, SyncReport, compare, verify
 from waltz_env.agents.templates import CONVERSATION_SYSTEM
@@ -67,7 +67,7 @@ class VLLMEngine:
 
     def __init__(
         self,
-        policies: Sequence[Policy],
+        policies: Sequence[LanguageModelPolicy],
         *,
         sync: Sync | None = None,
         dtype: torch.dtype = torch.bfloat16,
@@ -123,7 +123,7 @@ class VLLMEngine:
 
     def generate(
         self,
-        policy: Policy,
+        policy: LanguageModelPolicy,
         prompts: Sequence[Sequence[int]],
         *,
         seeds: Sequence[int],
@@ -176,7 +176,7 @@ class VLLMEngine:
             for output in outputs
         ]
 
-    def sync(self, policy: Policy) -> None:
+    def sync(self, policy: LanguageModelPolicy) -> None:
         """Brings the policy's weights over, unless the engine holds them already, and checks that they arrived.
 
         Raises:
@@ -198,7 +198,7 @@ class VLLMEngine:
         self._held[place] = _Held(weights, reading)
         self.syncs += 1
 
-    def pin(self, policy: Policy) -> Pinned:
+    def pin(self, policy: LanguageModelPolicy) -> Pinned:
         """Brings the policy's weights over, to be sampled from while the policy changes.
 
         They stay until the policy is synced or pinned again.
@@ -221,21 +221,21 @@ class VLLMEngine:
         del self._llm
         self._folder.cleanup()
 
-    def _place(self, policy: Policy) -> int:
+    def _place(self, policy: LanguageModelPolicy) -> int:
         """Where in the engine the policy's weights are: adapters stand side by side, merged weights have one place."""
         return id(policy) if self.sync_mode == "adapter" else _MERGED
 
-    def _run(self, policy: Policy | None, prompts: Sequence[Sequence[int]], parameters: Any) -> list[Any]:
+    def _run(self, policy: LanguageModelPolicy | None, prompts: Sequence[Sequence[int]], parameters: Any) -> list[Any]:
         request = self._requests.get(id(policy))
         inputs = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         return self._llm.generate(inputs, parameters, use_tqdm=False, lora_request=request)
 
-    def _bring_merged(self, policy: Policy) -> None:
+    def _bring_merged(self, policy: LanguageModelPolicy) -> None:
         with policy.merged_weights(self._dtype) as weights:
             self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
         self._llm.reset_prefix_cache()
 
-    def _bring_adapter(self, policy: Policy) -> None:
+    def _bring_adapter(self, policy: LanguageModelPolicy) -> None:
         """Under a new name and number: vLLM's caches, of adapters and of prefixes, can then never serve an old one."""
         from vllm.lora.request import LoRARequest
 
@@ -252,7 +252,7 @@ class VLLMEngine:
             raise SyncError(f"vLLM did not take over {folder.name}: it holds {self._llm.llm_engine.list_loras()}.")
         self._requests[id(policy)] = request
 
-    def _engine_logprobs(self, policy: Policy | None) -> Tensor:
+    def _engine_logprobs(self, policy: LanguageModelPolicy | None) -> Tensor:
         """Of the probe's tokens but the first, as the engine computes them now."""
         from vllm import SamplingParams
 
@@ -260,7 +260,7 @@ class VLLMEngine:
         (output,) = self._run(policy, [self._probe], parameters)
         return torch.tensor(output.prompt_logprobs.logprobs)
 
-    def _base_reading(self, policy: Policy) -> dict[int, _Held]:
+    def _base_reading(self, policy: LanguageModelPolicy) -> dict[int, _Held]:
         with policy.sampling_model(adapter=False) as model, torch.no_grad():
             ids = torch.tensor([self._probe], device=policy.device)
             trainer = _logprobs(model(input_ids=ids, use_cache=False).logits, ids)
@@ -289,13 +289,13 @@ _BASE = -1  # the place of the base model as the engine first loaded it
 _MERGED = 0
 
 
-def _fingerprint(policy: Policy) -> list[float]:
+def _fingerprint(policy: LanguageModelPolicy) -> list[float]:
     """Sums of the trainable tensors in float64: any change shows, also one that raised no version."""
     return torch.stack([p.detach().sum(dtype=torch.float64) for p in policy.parameters()]).tolist()
 
 
 @torch.no_grad()
-def _probe_logprobs(policy: Policy, probe: Sequence[int]) -> Tensor:
+def _probe_logprobs(policy: LanguageModelPolicy, probe: Sequence[int]) -> Tensor:
     ids = torch.tensor([probe], device=policy.device)
     positions = torch.arange(len(probe), device=policy.device).unsqueeze(0)
     return _logprobs(policy.logits(ids, torch.ones_like(ids), positions, keep=len(probe)), ids)
@@ -306,7 +306,7 @@ def _logprobs(logits: Tensor, ids: Tensor) -> Tensor:
     return logits[0, :-1].float().log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1).cpu()
 
 
-def _check(policies: Sequence[Policy], sync: Sync | None) -> list[int]:
+def _check(policies: Sequence[LanguageModelPolicy], sync: Sync | None) -> list[int]:
     """The ranks of the policies' adapters; empty unless every policy is one."""
     if not policies:
         raise UsageError("An engine needs the policies that it will sample for; got none.")

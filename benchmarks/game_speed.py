@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from waltz_env.agents import Policy, TransformersAgent, VLLMAgent, VLLMEngine, load_smollm2, lora_policies
+from waltz_env.agents import LanguageModelPolicy, TransformersAgent, VLLMAgent, VLLMEngine, load_smollm2, lora_policies
 from waltz_env.feedback import format_feedback
 from waltz_env.judges import RuleJudge
 from waltz_env.presets.smollm2.templates import conversation_messages, feedback_messages
@@ -62,7 +62,7 @@ def phases(games: Sequence[Trajectory]) -> list[Phase]:
     ]
 
 
-def change(policies: Mapping[AgentID, Policy], step: int) -> None:
+def change(policies: Mapping[AgentID, LanguageModelPolicy], step: int) -> None:
     """New weights, as after an update."""
     generator = torch.Generator().manual_seed(step)
     with torch.no_grad():
@@ -72,7 +72,7 @@ def change(policies: Mapping[AgentID, Policy], step: int) -> None:
 
 
 def with_transformers(
-    policies: Mapping[AgentID, Policy], new_tokens: int, dtype: torch.dtype
+    policies: Mapping[AgentID, LanguageModelPolicy], new_tokens: int, dtype: torch.dtype
 ) -> tuple[dict[AgentID, Agent], Callable[[Phase], float]]:
     """The agents, and seconds of the bare engine on one phase."""
 
@@ -97,7 +97,7 @@ def with_transformers(
 
 
 def with_vllm(
-    policies: Mapping[AgentID, Policy], new_tokens: int, dtype: torch.dtype
+    policies: Mapping[AgentID, LanguageModelPolicy], new_tokens: int, dtype: torch.dtype
 ) -> tuple[dict[AgentID, Agent], Callable[[Phase], float]]:
     """The agents, and seconds of the bare engine on one phase."""
     from vllm import SamplingParams

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from waltz_env.agents import TEMPLATES, Policy, fast_dtype, load_smollm2, lora_policies
+from waltz_env.agents import TEMPLATES, LanguageModelPolicy, fast_dtype, load_smollm2, lora_policies
 from waltz_env.agents.prompt_encoder import PromptEncoder
 from waltz_env.agents.sampling import sample
 from waltz_env.game import Game
@@ -31,7 +31,7 @@ from waltz_env.types import CONVERSATION, FEEDBACK, AgentID
 NO_STOP = [-1]
 
 
-def prompts_of(policy: Policy, agent: AgentID, rows: int) -> list[list[int]]:
+def prompts_of(policy: LanguageModelPolicy, agent: AgentID, rows: int) -> list[list[int]]:
     """Ids of what ``agent`` is asked first, on the built-in prompts."""
     observations = []
     for prompt in PromptSet.load("builtin:train").shuffle(0)[:rows]:
@@ -42,7 +42,7 @@ def prompts_of(policy: Policy, agent: AgentID, rows: int) -> list[list[int]]:
     return PromptEncoder(policy.tokenizer, TEMPLATES[agent], max_tokens=2048).encode(observations)
 
 
-def by_generate(policy: Policy, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+def by_generate(policy: LanguageModelPolicy, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
     """Padded ``generate``, keeping the log-probabilities that training needs."""
     batch = policy.tokenizer.pad({"input_ids": [list(prompt) for prompt in prompts]}, return_tensors="pt")
     settings = GenerationConfig(
@@ -64,7 +64,7 @@ def by_generate(policy: Policy, prompts: Sequence[Sequence[int]], new_tokens: in
 
 
 def by_agent(
-    policy: Policy,
+    policy: LanguageModelPolicy,
     prompts: Sequence[Sequence[int]],
     new_tokens: int,
     *,

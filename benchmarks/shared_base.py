@@ -19,22 +19,22 @@ from dataclasses import replace
 from accelerate import Accelerator
 
 from benchmarks.update_speed import COMPLETION, PROMPT, gibibytes, rows
-from waltz_env.agents import Policy, full_policy, load_smollm2, lora_policies
+from waltz_env.agents import LanguageModelPolicy, full_policy, load_smollm2, lora_policies
 from waltz_env.algorithms import ReinforcePPConfig
 from waltz_env.types import AGENTS, AgentID
 
 
-def shared() -> dict[AgentID, Policy]:
+def shared() -> dict[AgentID, LanguageModelPolicy]:
     """Both roles on one frozen base, which is the reference of both."""
     return lora_policies(*load_smollm2())
 
 
-def separate() -> dict[AgentID, Policy]:
+def separate() -> dict[AgentID, LanguageModelPolicy]:
     """A model a role, each with a frozen copy."""
     return {name: full_policy(*load_smollm2()) for name in AGENTS}
 
 
-LAYOUTS: dict[str, Callable[[], dict[AgentID, Policy]]] = {"shared": shared, "separate": separate}
+LAYOUTS: dict[str, Callable[[], dict[AgentID, LanguageModelPolicy]]] = {"shared": shared, "separate": separate}
 
 
 def updates(layout: str, count: int) -> Callable[[], None]:

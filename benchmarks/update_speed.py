@@ -29,7 +29,7 @@ import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
 
-from waltz_env.agents import Policy, load_smollm2, lora_policies
+from waltz_env.agents import LanguageModelPolicy, load_smollm2, lora_policies
 from waltz_env.algorithms import ReinforcePPConfig
 from waltz_env.algorithms.protocols import Sample
 
@@ -117,7 +117,7 @@ def token_ids(count: int) -> list[list[int]]:
     return torch.randint(1000, 40_000, (count, PROMPT + COMPLETION), generator=generator).tolist()
 
 
-def rows(policy: Policy, count: int) -> list[Sample]:
+def rows(policy: LanguageModelPolicy, count: int) -> list[Sample]:
     """Rows with log-probabilities near what a uniform policy gives."""
     return [
         Sample(tuple(row[:PROMPT]), tuple(row[PROMPT:]), (-10.0,) * COMPLETION, float(i % 2), i, policy.version)
@@ -125,14 +125,14 @@ def rows(policy: Policy, count: int) -> list[Sample]:
     ]
 
 
-def learner(policy: Policy, samples: Sequence[Sample], job: Job) -> Callable[[], object]:
+def learner(policy: LanguageModelPolicy, samples: Sequence[Sample], job: Job) -> Callable[[], object]:
     """The update of this package."""
     config = ReinforcePPConfig(tokens_per_microbatch=job.microbatch * (PROMPT + COMPLETION))
     built = config.build(policy, Accelerator(cpu=True, mixed_precision=job.precision))
     return lambda: built.update(samples)
 
 
-def bare(policy: Policy, samples: Sequence[Sample], job: Job) -> Callable[[], object]:
+def bare(policy: LanguageModelPolicy, samples: Sequence[Sample], job: Job) -> Callable[[], object]:
     """The same in plain PyTorch: no bookkeeping, no metrics."""
     ids = torch.tensor([sample.prompt_ids + sample.token_ids for sample in samples])
     positions = torch.arange(ids.shape[1]).expand_as(ids)

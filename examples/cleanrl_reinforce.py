@@ -15,7 +15,7 @@ import tyro
 from torch import Tensor
 
 from waltz_env import AGENTS, FEEDBACK, Labels, PromptSet, RewardWeights, RuleJudge, Trajectory, play, score
-from waltz_env.agents import Policy
+from waltz_env.agents import LanguageModelPolicy
 from waltz_env.evaluation import rates
 from waltz_env.presets import lora_pair, nano
 from waltz_env.prompts import PromptCursor
@@ -41,7 +41,7 @@ class Args:
     log_every: int = 20
 
 
-def logprobs(policy: Policy, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+def logprobs(policy: LanguageModelPolicy, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     """Log-probability of each sampled token, (B, T) float32, and which of them are there, (B, T) bool."""
     before, after = (max(map(len, part)) for part in zip(*rows, strict=True))
     ids = torch.zeros(len(rows), before + after, dtype=torch.int64)

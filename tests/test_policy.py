@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents.policy import Policy, full_policy, lora_policies
+from waltz_env.agents.policy import LanguageModelPolicy, full_policy, lora_policies
 from waltz_env.errors import CheckpointError, UsageError
 from waltz_env.types import CONVERSATION, FEEDBACK
 
@@ -25,7 +26,7 @@ def batch(lengths: tuple[int, ...] = (12, 7, 1), seed: int = 0) -> Batch:
     return ids, mask, (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def train(policy: Policy, steps: int = 3) -> None:
+def train(policy: LanguageModelPolicy, steps: int = 3) -> None:
     """A few real optimiser steps, with a reference forward between forward and backward, as a learner makes them."""
     optimiser = torch.optim.AdamW(policy.parameters(), lr=0.03)
     for _ in range(steps):
@@ -37,25 +38,25 @@ def train(policy: Policy, steps: int = 3) -> None:
         policy.version += 1
 
 
-def fresh(folder: Path) -> Policy:
+def fresh(folder: Path) -> LanguageModelPolicy:
     return lora_policies(tiny_model(), tiny_tokenizer())[CONVERSATION]
 
 
-def from_trained_adapter(folder: Path) -> Policy:
+def from_trained_adapter(folder: Path) -> LanguageModelPolicy:
     trained = fresh(folder)
     train(trained)
     trained.save(folder)
     return lora_policies(tiny_model(), tiny_tokenizer(), adapters={CONVERSATION: folder})[CONVERSATION]
 
 
-def whole_model(folder: Path) -> Policy:
+def whole_model(folder: Path) -> LanguageModelPolicy:
     return full_policy(tiny_model(), tiny_tokenizer())
 
 
 START = pytest.mark.parametrize("start", [fresh, from_trained_adapter, whole_model])
 
 
-def logits(policy: Policy, *, reference: bool = False) -> Tensor:
+def logits(policy: LanguageModelPolicy, *, reference: bool = False) -> Tensor:
     with torch.no_grad():
         return policy.logits(*batch(), 12, reference=reference)
 
@@ -76,13 +77,15 @@ def test_a_fresh_adapter_is_the_base_model() -> None:
 
 
 @START
-def test_the_policy_starts_as_its_reference(start: Callable[[Path], Policy], tmp_path: Path) -> None:
+def test_the_policy_starts_as_its_reference(start: Callable[[Path], LanguageModelPolicy], tmp_path: Path) -> None:
     policy = start(tmp_path)
     assert torch.equal(logits(policy), logits(policy, reference=True))
 
 
 @START
-def test_training_moves_the_policy_and_never_its_reference(start: Callable[[Path], Policy], tmp_path: Path) -> None:
+def test_training_moves_the_policy_and_never_its_reference(
+    start: Callable[[Path], LanguageModelPolicy], tmp_path: Path
+) -> None:
     policy = start(tmp_path)
     before = logits(policy)
     train(policy)
@@ -92,7 +95,7 @@ def test_training_moves_the_policy_and_never_its_reference(start: Callable[[Path
 
 @START
 def test_a_resumed_policy_goes_on_from_the_same_weights_with_the_same_reference(
-    start: Callable[[Path], Policy], tmp_path: Path
+    start: Callable[[Path], LanguageModelPolicy], tmp_path: Path
 ) -> None:
     policy = start(tmp_path)
     train(policy)
@@ -158,7 +161,7 @@ def test_only_the_last_positions_are_computed_and_they_are_the_same() -> None:
 @START
 @pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
 def test_merging_for_sampling_leaves_every_weight_bit_equal(
-    start: Callable[[Path], Policy], tmp_path: Path, dtype: torch.dtype | None
+    start: Callable[[Path], LanguageModelPolicy], tmp_path: Path, dtype: torch.dtype | None
 ) -> None:
     policy = start(tmp_path)
     train(policy)
@@ -170,7 +173,7 @@ def test_merging_for_sampling_leaves_every_weight_bit_equal(
 
 
 @START
-def test_the_sampling_model_is_the_policy(start: Callable[[Path], Policy], tmp_path: Path) -> None:
+def test_the_sampling_model_is_the_policy(start: Callable[[Path], LanguageModelPolicy], tmp_path: Path) -> None:
     policy = start(tmp_path)
     train(policy)
     ids, mask, positions = batch()
@@ -236,7 +239,7 @@ def test_peft_loads_a_saved_adapter(tmp_path: Path) -> None:
 
 
 @START
-def test_transformers_loads_a_merged_model(start: Callable[[Path], Policy], tmp_path: Path) -> None:
+def test_transformers_loads_a_merged_model(start: Callable[[Path], LanguageModelPolicy], tmp_path: Path) -> None:
     policy = start(tmp_path / "start")
     train(policy)
     policy.save_merged(tmp_path)
@@ -318,3 +321,8 @@ def test_an_adapter_must_have_a_name_and_a_folder_that_exist(tmp_path: Path) -> 
         lora_policies(tiny_model(), tiny_tokenizer(), adapters={"judge": tmp_path})
     with pytest.raises(UsageError, match="holds no adapter_config.json"):
         lora_policies(tiny_model(), tiny_tokenizer(), adapters={FEEDBACK: tmp_path})
+
+
+def test_the_old_name_of_the_class_still_works_and_says_so() -> None:
+    with pytest.warns(DeprecationWarning, match="LanguageModelPolicy"):
+        assert import_module("waltz_env.agents").Policy is LanguageModelPolicy

@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.games import WordJudge
 from tests.learners import toy_config
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents.policy import Policy, lora_policies
+from waltz_env.agents.policy import LanguageModelPolicy, lora_policies
 from waltz_env.algorithms.probe_games import PROMPTS, KeywordJudge, TokenAgent, token_agents
 from waltz_env.algorithms.protocols import Metrics, Sample
 from waltz_env.algorithms.training.learners import build_learners, update_learners
@@ -79,7 +79,7 @@ def test_a_shared_learner_is_updated_once_with_the_rows_of_all_its_agents() -> N
     assert metrics["B"]["update_seconds"] >= 0
 
 
-def train_a_tiny_model(folder: Path, algorithm: str, *, resume: bool) -> Policy:
+def train_a_tiny_model(folder: Path, algorithm: str, *, resume: bool) -> LanguageModelPolicy:
     """Four steps in which one adapter learns both roles."""
     policy = lora_policies(tiny_model(), tiny_tokenizer(), names=["shared"], rank=4)["shared"]
     shared = {CONVERSATION: policy, FEEDBACK: policy}

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from waltz_env.agents import TEMPLATES, Policy, TransformersAgent, load_smollm2, lora_policies
+from waltz_env.agents import TEMPLATES, LanguageModelPolicy, TransformersAgent, load_smollm2, lora_policies
 from waltz_env.agents.smollm2 import cache_folder
 from waltz_env.errors import UsageError
 from waltz_env.feedback import parse_feedback
@@ -32,7 +32,7 @@ def loaded() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 @pytest.fixture(scope="module")
-def policies(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> dict[AgentID, Policy]:
+def policies(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> dict[AgentID, LanguageModelPolicy]:
     return lora_policies(*loaded, rank=4)
 
 
@@ -49,13 +49,13 @@ def test_it_is_the_model_it_says(loaded: tuple[PreTrainedModel, PreTrainedTokeni
     assert tokenizer.eos_token == "<|im_end|>"
 
 
-def test_it_answers(policies: dict[AgentID, Policy]) -> None:
+def test_it_answers(policies: dict[AgentID, LanguageModelPolicy]) -> None:
     agent = TransformersAgent(policies[CONVERSATION], question, max_new_tokens=12, temperature=0.0)
     (completion,) = agent.act([Game(Prompt("What is the capital of France?", Kind.BENIGN)).observe(CONVERSATION)])
     assert "Paris" in completion.text
 
 
-def test_both_adapters_act_and_their_samples_can_be_trained_on(policies: dict[AgentID, Policy]) -> None:
+def test_both_adapters_act_and_their_samples_can_be_trained_on(policies: dict[AgentID, LanguageModelPolicy]) -> None:
     game = Game(Prompt("How do I kill a process?", Kind.BENIGN))
     for name in AGENTS:
         agent = TransformersAgent(policies[name], TEMPLATES[name], max_new_tokens=4)
@@ -248,7 +248,7 @@ def test_a_warm_start_goes_on_after_the_last_phase_that_it_finished(
 ) -> None:
     taught: list[int] = []
 
-    def interrupted(*arguments: Any, **settings: Any) -> Policy:
+    def interrupted(*arguments: Any, **settings: Any) -> LanguageModelPolicy:
         taught.append(arguments[3])
         if taught == [0, 1]:
             raise KeyboardInterrupt

@@ -19,7 +19,7 @@ import torch
 from tests.games import WordJudge
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env import CONVERSATION, FEEDBACK, CheckpointError, JudgeError, Kind, Prompt, PromptSet, UsageError
-from waltz_env.agents import Policy, TransformersAgent
+from waltz_env.agents import LanguageModelPolicy, TransformersAgent
 from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, play_held_out, single_model_stage, train
 from waltz_env.algorithms.training.run_log import read_metrics
 from waltz_env.presets import lora_pair
@@ -55,7 +55,7 @@ def run(folder: Path, stages: list[Stage], a: Pair | None = None, *, resume: boo
     return a
 
 
-def weights(policy: Policy) -> torch.Tensor:
+def weights(policy: LanguageModelPolicy) -> torch.Tensor:
     return torch.cat([tensor.flatten() for tensor in policy.state_dict().values()]).clone()
 
 

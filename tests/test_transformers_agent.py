@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.test_policy import changed, fresh, from_trained_adapter, train, weights, whole_model
 from tests.tiny import CONTEXT, END, tiny_model, tiny_tokenizer
-from waltz_env.agents import TEMPLATES, AlwaysFlag, Policy, TransformersAgent, full_policy, lora_policies
+from waltz_env.agents import TEMPLATES, AlwaysFlag, LanguageModelPolicy, TransformersAgent, full_policy, lora_policies
 from waltz_env.agents.transformers_agent import stop_ids
 from waltz_env.errors import UsageError
 from waltz_env.game import Game
@@ -32,7 +32,7 @@ def observe(prompts: list[Prompt] = PROMPTS) -> list[Observation]:
     return [Game(prompt).observe(CONVERSATION) for prompt in prompts]
 
 
-def agent(policy: Policy | None = None, *, max_new_tokens: int = 12, **options: Any) -> TransformersAgent:
+def agent(policy: LanguageModelPolicy | None = None, *, max_new_tokens: int = 12, **options: Any) -> TransformersAgent:
     policy = policy or full_policy(tiny_model(), tiny_tokenizer())
     return TransformersAgent(policy, short, max_new_tokens=max_new_tokens, **options)
 
@@ -42,19 +42,19 @@ def read(completion: Completion) -> str:
     return str(tiny_tokenizer().decode(list(completion.prompt_ids or ())))
 
 
-def trained(folder: Path) -> Policy:
+def trained(folder: Path) -> LanguageModelPolicy:
     policy = fresh(folder)
     train(policy)
     return policy
 
 
-def resumed(folder: Path) -> Policy:
+def resumed(folder: Path) -> LanguageModelPolicy:
     policy = fresh(folder)
     policy.load_state_dict(trained(folder).state_dict())
     return policy
 
 
-def logprobs(policy: Policy, completion: Completion, *, reference: bool = False) -> Tensor:
+def logprobs(policy: LanguageModelPolicy, completion: Completion, *, reference: bool = False) -> Tensor:
     """Of the sampled tokens, as a learner computes them."""
     assert completion.prompt_ids is not None
     assert completion.token_ids is not None
@@ -69,7 +69,7 @@ def logprobs(policy: Policy, completion: Completion, *, reference: bool = False)
 
 @pytest.mark.parametrize("start", [fresh, trained, resumed, from_trained_adapter, whole_model])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_ratio_is_one(start: Callable[[Path], Policy], temperature: float, tmp_path: Path) -> None:
+def test_the_ratio_is_one(start: Callable[[Path], LanguageModelPolicy], temperature: float, tmp_path: Path) -> None:
     policy = start(tmp_path)
     policy.temperature = temperature
     for completion in agent(policy).act(observe()):
@@ -78,7 +78,7 @@ def test_the_ratio_is_one(start: Callable[[Path], Policy], temperature: float, t
 
 @pytest.mark.parametrize("start", [fresh, from_trained_adapter, whole_model])
 def test_the_divergence_from_the_reference_is_zero_at_the_start(
-    start: Callable[[Path], Policy], tmp_path: Path
+    start: Callable[[Path], LanguageModelPolicy], tmp_path: Path
 ) -> None:
     policy = start(tmp_path)
     for completion in agent(policy).act(observe()):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents import Policy, TransformersAgent
+from waltz_env.agents import LanguageModelPolicy, TransformersAgent
 from waltz_env.algorithms import Learner, ReinforcePPConfig, TrainConfig
 from waltz_env.judges import RuleJudge
 from waltz_env.presets import Preset, Recipe, Workbench, lora_pair
@@ -26,7 +26,9 @@ RECIPE = Recipe(
 )
 
 
-def tiny_pair(seed: int, *, shared: bool = False) -> tuple[dict[AgentID, Policy], dict[AgentID, TransformersAgent]]:
+def tiny_pair(
+    seed: int, *, shared: bool = False
+) -> tuple[dict[AgentID, LanguageModelPolicy], dict[AgentID, TransformersAgent]]:
     """Policies and agents of both roles on one tiny model."""
     return lora_pair(
         tiny_model(),
@@ -53,7 +55,7 @@ APART = Preset("for tests", RECIPE, lambda recipe, *rest: build(replace(recipe, 
 class Outside:
     """Settings of an algorithm from another package."""
 
-    def build(self, policy: Policy, accelerator: object = None) -> Learner:
+    def build(self, policy: LanguageModelPolicy, accelerator: object = None) -> Learner:
         """A learner."""
         return LEARNER.build(policy)
 
@@ -61,6 +63,6 @@ class Outside:
 class Broken:
     """Settings of an algorithm that does not work."""
 
-    def build(self, policy: Policy, accelerator: object = None) -> Learner:
+    def build(self, policy: LanguageModelPolicy, accelerator: object = None) -> Learner:
         """Nothing."""
         raise RuntimeError("planted")

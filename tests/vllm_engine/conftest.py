@@ -21,7 +21,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 from waltz_env import CONVERSATION, FEEDBACK
-from waltz_env.agents import Policy, VLLMAgent, VLLMEngine, load_smollm2, lora_policies
+from waltz_env.agents import LanguageModelPolicy, VLLMAgent, VLLMEngine, load_smollm2, lora_policies
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
 from waltz_env.types import AgentID
 
@@ -30,7 +30,7 @@ TEMPLATES = {CONVERSATION: conversation_messages, FEEDBACK: feedback_messages}  
 
 @dataclass(frozen=True)
 class Pair:
-    policies: dict[AgentID, Policy]
+    policies: dict[AgentID, LanguageModelPolicy]
     engine: VLLMEngine
     agents: dict[AgentID, VLLMAgent]
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.vllm_engine.conftest import TEMPLATES, Pair
 from waltz_env import CONVERSATION, FEEDBACK, Kind, Prompt, PromptSet
-from waltz_env.agents import Policy, VLLMAgent
+from waltz_env.agents import LanguageModelPolicy, VLLMAgent
 from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, train
 from waltz_env.algorithms.training.run_log import read_metrics
 from waltz_env.algorithms.training.samples import samples
@@ -27,7 +27,7 @@ from waltz_env.types import Observation
 PROMPTS = [Prompt(f"Tell me about {thing}.", Kind.BENIGN, id=thing) for thing in ("rain", "bread", "trains", "bees")]
 
 
-def shake(policy: Policy, size: float = 1e-3) -> None:
+def shake(policy: LanguageModelPolicy, size: float = 1e-3) -> None:
     """Changes the adapter's weights as an update would, without raising the version."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def observation() -> Observation:
     return Game(PROMPTS[0]).observe(CONVERSATION)
 
 
-def trainer_logprobs(policy: Policy, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> torch.Tensor:
+def trainer_logprobs(policy: LanguageModelPolicy, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> torch.Tensor:
     ids = torch.tensor([prompt + tokens])
     with torch.no_grad():
         logits = policy.logits(ids, torch.ones_like(ids), torch.arange(ids.shape[1])[None], keep=len(tokens) + 1)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from waltz_env.agents import Policy
+from waltz_env.agents import LanguageModelPolicy
 from waltz_env.errors import UsageError
 
 Scores = dict[str, dict[str, float]]
 
 
-def capabilities(policy: Policy, tasks: Sequence[str], *, limit: int | None = None) -> dict[str, Scores]:
+def capabilities(policy: LanguageModelPolicy, tasks: Sequence[str], *, limit: int | None = None) -> dict[str, Scores]:
     """Scores of the merged model, and, where an adapter was trained, of its base without it.
 
     Args:

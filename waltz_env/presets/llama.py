@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from waltz_env.agents import Policy, fast_dtype, full_policy, load_model
+from waltz_env.agents import LanguageModelPolicy, fast_dtype, full_policy, load_model
 from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
 from waltz_env.judges import RuleJudge
 from waltz_env.presets.pair import agents_of, pair_policies
@@ -82,7 +82,7 @@ def _load(accelerator: Accelerator) -> tuple[PreTrainedModel, PreTrainedTokenize
     return model.to(accelerator.device), tokenizer
 
 
-def _workbench(recipe: Recipe, policies: Mapping[AgentID, Policy], accelerator: Accelerator) -> Workbench:
+def _workbench(recipe: Recipe, policies: Mapping[AgentID, LanguageModelPolicy], accelerator: Accelerator) -> Workbench:
     halves = paper_mix(seed=recipe.seed)
     tests = {name: PromptSet.load(name) for name in TESTS}
     tests["wildjailbreak-eval"] = tests["wildjailbreak-eval"].category(ATTACKS)  # its 2,000 attacks, as in the paper

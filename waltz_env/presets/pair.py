@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from waltz_env.agents import TEMPLATES, Policy, Template, TransformersAgent, lora_policies
+from waltz_env.agents import TEMPLATES, LanguageModelPolicy, Template, TransformersAgent, lora_policies
 from waltz_env.types import AGENTS, AgentID
 
 NEW_TOKENS = 512  # a turn, as in arXiv:2510.08240
@@ -27,7 +27,7 @@ def lora_pair(
     max_prompt_tokens: int | None = None,
     batch_size: int = 32,
     sampling_dtype: torch.dtype | None = None,
-) -> tuple[dict[AgentID, Policy], dict[AgentID, TransformersAgent]]:
+) -> tuple[dict[AgentID, LanguageModelPolicy], dict[AgentID, TransformersAgent]]:
     """Policies and agents of both roles, as LoRA adapters on ``model``. At the start both are the model itself.
 
     Args:
@@ -58,7 +58,7 @@ def lora_pair(
 
 def pair_policies(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, rank: int = 16, shared: bool = False
-) -> dict[AgentID, Policy]:
+) -> dict[AgentID, LanguageModelPolicy]:
     """The policy of each role, an adapter of its own or one for both; arguments as for ``lora_pair``."""
     if not shared:
         return lora_policies(model, tokenizer, rank=rank, seed=seed)
@@ -67,7 +67,7 @@ def pair_policies(
 
 
 def agents_of(
-    policies: Mapping[AgentID, Policy],
+    policies: Mapping[AgentID, LanguageModelPolicy],
     *,
     seed: int = 0,
     process: int = 0,

@@ -9,7 +9,7 @@ from typing import Literal
 
 from accelerate import Accelerator
 
-from waltz_env.agents import Policy
+from waltz_env.agents import LanguageModelPolicy
 from waltz_env.algorithms import (
     LearnerConfig,
     ReinforcePPConfig,
@@ -130,7 +130,7 @@ class Workbench:
         stage_prompts: a training set for each stage, where stages have their own parts of ``prompts``.
     """
 
-    policies: Mapping[AgentID, Policy]
+    policies: Mapping[AgentID, LanguageModelPolicy]
     agents: Mapping[AgentID, Agent]
     judge: Judge
     prompts: PromptSet

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from waltz_env.agents import Policy, TransformersAgent, lora_policies
+from waltz_env.agents import LanguageModelPolicy, TransformersAgent, lora_policies
 from waltz_env.agents.prompt_encoder import PromptEncoder
 from waltz_env.algorithms import supervised
 from waltz_env.algorithms.supervised import SupervisedConfig, fit
@@ -76,7 +76,7 @@ def teach(
     seed: int,
     config: WarmStart,
     bf16: bool = False,
-) -> Policy:
+) -> LanguageModelPolicy:
     """One phase, under a progress bar: a policy for both roles on an adapter of its own.
 
     Args:
@@ -119,7 +119,7 @@ def own_answers(
 
     Where the likeliest will not do, others are drawn; prompts without one that does are left out.
     """
-    policy = Policy(model, tokenizer, adapter=None, reference=None, temperature=1.0)
+    policy = LanguageModelPolicy(model, tokenizer, adapter=None, reference=None, temperature=1.0)
     answered: dict[int, Answered] = {}
     for attempt in range(config.tries):
         agent = TransformersAgent(
