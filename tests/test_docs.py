@@ -81,6 +81,8 @@ def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @ONE_PAGE
 def test_every_name_in_a_page_can_be_imported(page: Path) -> None:
+    if page.name == "CHANGELOG.md":
+        return  # it also names what is gone
     for name in re.findall(r"`(waltz_env(?:\.\w+)+)", page.read_text("utf-8")):
         pkgutil.resolve_name(name)
 
