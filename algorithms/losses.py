@@ -1,4 +1,11 @@
-"""The loss of each token, and the weights that add tokens up. Pure functions of (B, T) tensors."""
+"""The loss of each token, estimates of the KL penalty, and the weights that add tokens up. Pure functions of tensors.
+
+Estimates of KL(policy || reference) use sampled tokens alone. With d = log pi(y) - log ref(y) and y drawn from pi:
+
+* k1 = d. Unbiased; single values may be negative. As a term of the reward it gives the gradient of the KL.
+* k2 = d^2 / 2. Biased as a value; as a term of the loss, on-policy, its gradient is the gradient of the KL.
+* k3 = exp(-d) - 1 + d. Unbiased and never negative; for reports.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +15,11 @@ import torch
 from torch import Tensor
 
 Aggregation = Literal["sequence", "token", "sum"]
+KL = Literal["k1", "k2", "k3"]
+"""An estimate of the KL; see the head of this file."""
+
 _LOG_RATIO_LIMIT = 20.0
+_KL_LIMIT = 10.0
 
 
 def probability_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
@@ -21,15 +32,36 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
 
 
-def token_weights(mask: Tensor, aggregation: Aggregation, *, rows: int, tokens: int) -> Tensor:
-    """Weights (B, T) float32 that turn a sum over a micro-batch into its share of the mean over an optimiser step.
+def kl_estimate(logprobs: Tensor, reference: Tensor, estimate: KL) -> Tensor:
+    """Per-token estimate of KL(policy || reference).
 
     Args:
-        mask: (B, T) bool, true on sampled tokens.
-        aggregation: ``"sequence"``: mean over a row's tokens, then over rows (eq. 4); ``"token"``: over all tokens;
-            ``"sum"``: sum over a row's tokens, mean over rows, for the log-probability of the whole action.
-        rows: of the whole step, all micro-batches and processes.
-        tokens: likewise.
+        logprobs: log-probabilities of the sampled tokens under the policy, any shape, float32.
+        reference: log-probabilities of the same tokens under the reference, same shape.
+        estimate: which estimate; see the head of this file.
+
+    Returns:
+        Same shape, in nats; k1 clamped to [-10, 10], k2 and k3 to at most 10, so that no single token dominates.
+    """
+    difference = logprobs - reference
+    if estimate == "k1":
+        value = difference
+    elif estimate == "k2":
+        value = difference.square() / 2
+    else:
+        value = (-difference).expm1() + difference
+    return value.clamp(-_KL_LIMIT, _KL_LIMIT)
+
+
+def token_weights(mask: Tensor, aggregation: Aggregation, *, rows: int, tokens: int) -> Tensor:
+    """Weights (B, T) float32 that turn a sum over a micro-batch into its share of the mean over an optimizer step.
+
+    Args:
+        mask: true on sampled tokens, (B, T) bool.
+        aggregation: ``"sequence"``: mean over a row's tokens, then over rows (eq. 4); ``"token"``: mean over all
+            tokens; ``"sum"``: sum over a row's tokens, then mean over rows: the log-probability of the whole action.
+        rows: number of rows in the whole step, over all micro-batches and processes.
+        tokens: number of tokens in the whole step, likewise.
     """
     if aggregation == "token":
         return mask.float() / tokens

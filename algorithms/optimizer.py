@@ -1,19 +1,33 @@
-"""AdamW's state as a flat dict of tensors, for checkpoints without pickle."""
+"""AdamW's state as a flat dict of tensors, for checkpoints without pickle, and learning-rate schedules."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from waltz_env.errors import CheckpointError
 
+Schedule = Literal["constant", "linear"]
 _KEYS = ("exp_avg", "exp_avg_sq", "step")
 
 
+def schedule_factor(step: int, schedule: Schedule, *, warmup_steps: int = 0, total_steps: int = 0) -> float:
+    """Share of the peak learning rate to use in step number ``step``, counted from 0.
+
+    Rises linearly over the first ``warmup_steps`` steps; ``"linear"`` then also falls, to 0 at ``total_steps``.
+
+    >>> [schedule_factor(step, "linear", total_steps=4) for step in range(5)]
+    [1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    warmup = min(1.0, (step + 1) / (warmup_steps + 1))
+    return warmup if schedule == "constant" else warmup * max(0.0, 1.0 - step / total_steps)
+
+
 def moments_of(optimizer: torch.optim.AdamW, parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
-    """Copies of the moments as ``"exp_avg.3"``, ... by the parameter's position; empty before the first step."""
+    """Copies of AdamW's moments as ``"exp_avg.3"``, ... by the parameter's index; empty before the first step."""
     return {
         f"{key}.{i}": optimizer.state[parameter][key].detach().cpu().clone()
         for i, parameter in enumerate(parameters)
@@ -23,17 +37,17 @@ def moments_of(optimizer: torch.optim.AdamW, parameters: Sequence[nn.Parameter])
 
 
 def load_moments(optimizer: torch.optim.AdamW, parameters: Sequence[nn.Parameter], state: Mapping[str, Tensor]) -> None:
-    """Puts back what ``moments_of`` gave; other keys of ``state`` are left alone.
+    """Restore moments returned by ``moments_of``; other keys of ``state`` are ignored.
 
     Raises:
-        CheckpointError: the moments are not those of ``parameters``.
+        CheckpointError: the moments belong to other parameters.
     """
-    shapes = {f"exp_avg.{i}": tuple(parameter.shape) for i, parameter in enumerate(parameters)}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items() if name.startswith("exp_avg.")}
-    if found and found != shapes:
+    expected = {f"exp_avg.{i}": tuple(parameter.shape) for i, parameter in enumerate(parameters)}
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if name.startswith("exp_avg.")}
+    if shapes and shapes != expected:
         raise CheckpointError(
-            f"The optimiser's state is of {len(found)} parameters and this policy has {len(shapes)}, or their shapes "
-            "differ. Build the policy with the settings of the checkpoint."
+            f"The optimizer's state covers {len(shapes)} parameters and this policy has {len(expected)}, or their "
+            "shapes differ. Build the policy with the settings of the checkpoint."
         )
-    moments = {i: {key: state[f"{key}.{i}"].clone() for key in _KEYS} for i in range(len(parameters)) if found}
+    moments = {i: {key: state[f"{key}.{i}"].clone() for key in _KEYS} for i in range(len(parameters)) if shapes}
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,4 +1,7 @@
-"""What a learner learns from, what it trains, and what a learner is. None of the three knows the game."""
+"""What a learner learns from, what it trains, what a learner is, and the settings that build one.
+
+Learners know samples and policies, not the game: of the game's state they see the numbers that ``STATE`` names.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,17 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 Metrics = dict[str, float]
+
+STATE = ("harmful", "unsafe", "overrefuse", "flagged_unsafe", "flagged_overrefuse", "turn")
+"""Names of the numbers in ``Sample.state``, for critics that may see more than any agent does.
+
+``harmful``: whether the prompt is harmful. ``unsafe``, ``overrefuse``: labels of the latest response before the action.
+``flagged_unsafe``, ``flagged_overrefuse``: flags of the latest critique before it. ``turn``: the turn. Labels and flags
+are 0 where there is no response or critique yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,15 +28,15 @@ class Sample:
     """One training row: one action of one agent in one turn, with its reward.
 
     Attributes:
-        prompt_ids: ids that the agent was conditioned on, shape (P,).
-        token_ids: ids that it sampled, shape (T,), T >= 1.
-        logprobs: their log-probabilities under the policy that sampled them, in nats, shape (T,).
-        reward: the scalar reward of the action.
-        group: rows with equal ``group`` may share a baseline; never the same for two agents or two turns.
-        version: number of updates of the weights that sampled it.
-        agent: whose action it is. Statistics of a batch are of one agent, also where a policy plays both.
-        turn: t of the action c_t or f_t.
-        state: what the global state tells beyond ``prompt_ids``, as numbers, shape (S,); for centralised critics.
+        prompt_ids: token ids that the agent was conditioned on, shape (P,).
+        token_ids: token ids that the agent sampled, shape (T,), T >= 1.
+        logprobs: log-probabilities of the sampled tokens under the policy that sampled them, in nats, shape (T,).
+        reward: scalar reward of the action.
+        group: key of the group whose samples share a baseline; never the same for two agents or two turns.
+        version: number of updates that the sampling weights had seen.
+        agent: agent that acted. Statistics of a batch are per agent, also where one policy plays both agents.
+        turn: turn t of the response c_t or the critique f_t.
+        state: numbers about the global state that ``prompt_ids`` does not tell, shape (S,); for centralized critics.
     """
 
     prompt_ids: tuple[int, ...]
@@ -40,12 +51,13 @@ class Sample:
 
 
 class Policy(Protocol):
-    """Trainable weights of one agent and the frozen reference that they started from.
+    """Trainable weights of one agent, and the frozen reference that they started from.
 
     Attributes:
-        temperature: of the distribution that is sampled and trained; log-probabilities are of ``logits / temperature``.
+        temperature: temperature at which the policy samples and learns; log-probabilities are those of
+            ``logits / temperature``.
         version: number of updates made so far. The learner adds one with every update.
-        device: where the weights are.
+        device: device that holds the weights.
     """
 
     temperature: float
@@ -61,12 +73,14 @@ class Policy(Protocol):
     def logits(
         self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, keep: int, *, reference: bool = False
     ) -> Tensor:
-        """Raw logits of the last ``keep`` positions, shape (B, keep, V).
+        """Raw logits at the last ``keep`` positions, shape (B, keep, V).
 
         Args:
-            input_ids: (B, L) int64. attention_mask: (B, L) int64. position_ids: (B, L) int64.
-            keep: number of positions, counted from the right, for which logits are computed.
-            reference: of the frozen reference instead, without gradient.
+            input_ids: token ids, (B, L) int64.
+            attention_mask: 1 on real tokens and 0 on padding, (B, L) int64.
+            position_ids: position of each token in its own row, (B, L) int64.
+            keep: number of positions, counted from the right, whose logits are computed.
+            reference: whether to ask the frozen reference instead, without gradient.
         """
         ...
 
@@ -75,21 +89,21 @@ class Policy(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what ``state_dict`` gave."""
+        """Restore weights returned by ``state_dict``."""
         ...
 
 
 @runtime_checkable
 class FeaturePolicy(Policy, Protocol):
-    """A policy with features of what was said so far, from which a critic can tell how it will end."""
+    """A policy that also returns features of the text so far, from which a critic can predict the return."""
 
     @property
     def feature_size(self) -> int:
-        """D, the number of features of a position."""
+        """D, the number of features per position."""
         ...
 
     def features(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, keep: int) -> Tensor:
-        """Of the last ``keep`` positions: the frozen reference's last hidden states, (B, keep, D), without gradient."""
+        """Last hidden states of the frozen reference at the last ``keep`` positions, (B, keep, D), without gradient."""
         ...
 
 
@@ -98,16 +112,34 @@ class Learner(Protocol):
     """Anything that improves one policy from samples."""
 
     def update(self, samples: Sequence[Sample]) -> Metrics:
-        """One update. The samples are of the agents that play the policy; each process gives its own share of them."""
+        """Make one update from samples of the agents that play the policy; each process passes its own share."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything but the policy's weights that an exact continuation needs: optimiser, schedule."""
+        """Everything except the policy's weights that an exact continuation needs, such as the optimizer's state."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what ``state_dict`` gave."""
+        """Restore a state returned by ``state_dict``."""
         ...
+
+
+@runtime_checkable
+class LearnerConfig(Protocol):
+    """Settings of an algorithm, which build its learners. Any object with this method is an algorithm.
+
+    Settings may have an attribute or property ``needs_groups: bool``. True says that a sample that is alone in its
+    group teaches nothing, so that each prompt must be played several times; see ``needs_groups``.
+    """
+
+    def build(self, policy: Policy, accelerator: Accelerator) -> Learner:
+        """Return a new learner for ``policy``."""
+        ...
+
+
+def needs_groups(config: LearnerConfig) -> bool:
+    """Whether the algorithm compares samples of one group and learns nothing from a sample alone in its group."""
+    return bool(getattr(config, "needs_groups", False))
 
 
 @runtime_checkable
@@ -115,9 +147,9 @@ class Stateful(Protocol):
     """An agent with a random state of its own, which an exact continuation needs."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state of its random generators."""
+        """The state of the agent's random generators."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what ``state_dict`` gave."""
+        """Restore a state returned by ``state_dict``."""
         ...

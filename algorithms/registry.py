@@ -8,10 +8,10 @@ from types import MappingProxyType
 from waltz_env.algorithms.grpo import GRPOConfig
 from waltz_env.algorithms.mappo import MAPPO
 from waltz_env.algorithms.ppo import PPOConfig
+from waltz_env.algorithms.protocols import LearnerConfig
 from waltz_env.algorithms.reinforce_pp import ReinforcePPConfig
 from waltz_env.algorithms.rloo import RLOOConfig
 from waltz_env.algorithms.role_baseline import RoleBaselineConfig
-from waltz_env.algorithms.training.stages import LearnerConfig
 from waltz_env.resolve import resolve
 
 ENTRY_POINTS = "waltz_env.algorithms"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from waltz_env.algorithms.advantages import token_rewards
 from waltz_env.algorithms.batches import Batch
-from waltz_env.algorithms.kl import kl_estimate
+from waltz_env.algorithms.losses import kl_estimate
 from waltz_env.algorithms.protocols import Metrics, Sample
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from waltz_env.algorithms.batches import microbatches
+from waltz_env.algorithms.optimizer import schedule_factor
 from waltz_env.algorithms.protocols import Policy
-from waltz_env.algorithms.schedules import schedule_factor
 from waltz_env.errors import UsageError
 
 Example = tuple[Sequence[int], Sequence[int]]

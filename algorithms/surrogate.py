@@ -33,13 +33,18 @@ from waltz_env.algorithms.batches import (
     token_entropy,
     token_logprobs,
 )
-from waltz_env.algorithms.kl import Estimator, kl_estimate
-from waltz_env.algorithms.losses import Aggregation, clipped_surrogate, probability_ratio, token_weights
-from waltz_env.algorithms.optimizer import load_moments, moments_of
+from waltz_env.algorithms.losses import (
+    KL,
+    Aggregation,
+    clipped_surrogate,
+    kl_estimate,
+    probability_ratio,
+    token_weights,
+)
+from waltz_env.algorithms.optimizer import Schedule, load_moments, moments_of, schedule_factor
 from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import Metrics, Policy, Sample
 from waltz_env.algorithms.rollouts import Rollouts, Row, Step
-from waltz_env.algorithms.schedules import Schedule, schedule_factor
 from waltz_env.errors import UsageError
 
 
@@ -185,7 +190,7 @@ class Surrogate:
         everyone = self.processes.gather([(s.group, value) for s, value in zip(samples, values, strict=True)])
         return group_moments([group for group, _ in everyone], [value for _, value in everyone])
 
-    def improve(self, rollouts: Rollouts, advantages: Tensor, *, kl: Estimator | None = None) -> Metrics:
+    def improve(self, rollouts: Rollouts, advantages: Tensor, *, kl: KL | None = None) -> Metrics:
         """All epochs over ``rollouts``; adds one to ``policy.version``.
 
         Args:
@@ -264,9 +269,7 @@ class Surrogate:
             found[batch.rows, : batch.targets.shape[1]] = token_logprobs(logits, batch.targets).cpu()
         return found * mask
 
-    def _backward(
-        self, batch: Batch, step: Step, rollouts: Rollouts, advantages: Tensor, kl: Estimator | None
-    ) -> _Tally:
+    def _backward(self, batch: Batch, step: Step, rollouts: Rollouts, advantages: Tensor, kl: KL | None) -> _Tally:
         """Adds the gradient of one micro-batch's share of the step's loss."""
         config, width = self.config, batch.targets.shape[1]
 
@@ -295,7 +298,7 @@ class Surrogate:
         )
 
 
-_REPORTED: dict[str, Estimator] = {"kl": "k1", "kl_k3": "k3"}
+_REPORTED: dict[str, KL] = {"kl": "k1", "kl_k3": "k3"}
 
 
 class _Tally(NamedTuple):

@@ -1,6 +1,6 @@
 """How fast does each included algorithm solve the probe games? Writes the picture of docs/algorithms.
 
-Every algorithm learns the four games of ``waltz_env.algorithms.probe_games`` with its default settings but for the
+Every algorithm learns the four games of ``waltz_env.algorithms.probes.games`` with its default settings but for the
 learning rates, which are those of a table of logits. A line is the mean reward of a step over seeds.
 
     python benchmarks/probe_games.py --seeds 3 --to docs/images/probe-games.png
@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from waltz_env.algorithms.critic import CriticConfig
-from waltz_env.algorithms.probe_games import TOKEN_PROBES, final_reward, learn_to_waltz, learn_tokens
+from waltz_env.algorithms.probes.games import TOKEN_PROBES, final_reward, learn_to_waltz, learn_tokens
 from waltz_env.algorithms.registry import ALGORITHMS
 
 SOLVED = 0.9

@@ -1,11 +1,17 @@
-"""The included algorithms with settings for policies of a few tokens."""
+"""The included algorithms with settings for policies of a few tokens, and rows that such policies sample."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from waltz_env.algorithms.critic import CriticConfig
+from waltz_env.algorithms.probes.toy_policy import ToyPolicy
+from waltz_env.algorithms.protocols import Sample
 from waltz_env.algorithms.registry import ALGORITHMS
 
 _CRITIC = CriticConfig(learning_rate=0.03, epochs=5)
@@ -17,3 +23,13 @@ def toy_config(name: str, **changes: Any) -> Any:
     if "critic" in {each.name for each in fields(config)}:
         changes = {"critic": _CRITIC} | changes
     return replace(config, **{"learning_rate": 0.1} | changes)
+
+
+def random_table(size: int, seed: int = 0) -> Tensor:
+    """Logits (V, V) float32, standard normal."""
+    return torch.randn(size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def row(policy: ToyPolicy, prompt: Sequence[int], tokens: Sequence[int], reward: float, group: str = "") -> Sample:
+    """A training row that ``policy`` sampled just now."""
+    return Sample(tuple(prompt), tuple(tokens), policy.logprobs(prompt, tokens), reward, group, policy.version)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.bigram import BigramPolicy, random_table
+from tests.learners import random_table, row
+from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import Sample
 from waltz_env.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
 from waltz_env.algorithms.training import checkpoint
@@ -112,18 +113,18 @@ def test_random_states_continue_where_they_were(tmp_path: Path) -> None:
 
 
 def learner() -> ReinforcePP:
-    return CONFIG.build(BigramPolicy(random_table(5), random_table(5, 1)))
+    return CONFIG.build(ToyPolicy(random_table(5), reference=random_table(5, 1)))
 
 
 def train(algorithm: ReinforcePP, generator: torch.Generator, updates: int) -> None:
     """Updates on rows that the policy itself samples, so that any difference grows."""
     policy = algorithm.policy
-    assert isinstance(policy, BigramPolicy)
+    assert isinstance(policy, ToyPolicy)
     for _ in range(updates):
         samples: list[Sample] = []
         for i in range(12):
-            tokens = policy.sample((i % 5,), 1 + i % 3, generator)
-            samples.append(policy.row((i % 5,), tokens, float(tokens.count(1))))
+            ((tokens, _),) = policy.sample([(i % 5,)], 1 + i % 3, generator)
+            samples.append(row(policy, (i % 5,), tokens, float(tokens.count(1))))
         algorithm.update(samples)
 
 
@@ -182,6 +183,6 @@ def test_a_changed_learning_rate_is_that_of_the_new_settings() -> None:
     after = replace(CONFIG, learning_rate=0.5).build(before.policy)
     after.load_state_dict(before.state_dict())
     policy = before.policy
-    assert isinstance(policy, BigramPolicy)
-    metrics = after.update([policy.row((0,), (1,), 1.0), policy.row((0,), (2,), 0.0)])
+    assert isinstance(policy, ToyPolicy)
+    metrics = after.update([row(policy, (0,), (1,), 1.0), row(policy, (0,), (2,), 0.0)])
     assert metrics["learning_rate"] == pytest.approx(0.5 * 0.9)

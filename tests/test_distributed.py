@@ -11,13 +11,10 @@ from accelerate.accelerator import Accelerator
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
-from tests.bigram import random_table
-from tests.learners import toy_config
-from waltz_env.algorithms.protocols import Metrics, Sample
+from tests.learners import random_table, toy_config
+from waltz_env.algorithms.probes.toy_policy import ToyPolicy
+from waltz_env.algorithms.protocols import STATE, LearnerConfig, Metrics, Sample
 from waltz_env.algorithms.registry import ALGORITHMS
-from waltz_env.algorithms.toy_policy import ToyPolicy
-from waltz_env.algorithms.training.samples import STATE
-from waltz_env.algorithms.training.stages import LearnerConfig
 
 CONFIGS: dict[str, LearnerConfig] = {name: toy_config(name, learning_rate=0.05) for name in ALGORITHMS} | {
     "token": toy_config("reinforce++", learning_rate=0.05, aggregation="token", old_logprobs="trainer"),

@@ -8,8 +8,8 @@ import torch
 
 from waltz_env.algorithms.advantages import group_advantages, group_moments
 from waltz_env.algorithms.grpo import GRPOConfig
+from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import Sample
-from waltz_env.algorithms.toy_policy import ToyPolicy
 
 GROUPS = ["a", "b", "a", "a", "b", "c"]
 REWARDS = [1.0, 0.5, 0.0, 0.5, 0.5, 7.0]

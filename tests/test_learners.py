@@ -12,12 +12,11 @@ from accelerate import Accelerator
 from tests.learners import toy_config
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.agents.policy import lora_policies
-from waltz_env.algorithms.conformance import toy_policy, toy_rows
-from waltz_env.algorithms.probe_games import final_reward, learn_to_waltz
-from waltz_env.algorithms.protocols import Sample
+from waltz_env.algorithms.probes.conformance import toy_policy, toy_rows
+from waltz_env.algorithms.probes.games import final_reward, learn_to_waltz
+from waltz_env.algorithms.probes.toy_policy import ToyPolicy
+from waltz_env.algorithms.protocols import STATE, Sample
 from waltz_env.algorithms.registry import ALGORITHMS
-from waltz_env.algorithms.toy_policy import ToyPolicy
-from waltz_env.algorithms.training.samples import STATE
 from waltz_env.testing import learner_test
 
 STILL = (0.0,) * len(STATE)

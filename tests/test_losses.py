@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.bigram import BigramPolicy, random_table
+from tests.learners import random_table, row
 from waltz_env.algorithms.advantages import returns_to_go, token_rewards
 from waltz_env.algorithms.batches import (
     collate,
@@ -21,9 +21,9 @@ from waltz_env.algorithms.batches import (
     token_entropy,
     token_logprobs,
 )
-from waltz_env.algorithms.kl import kl_estimate
-from waltz_env.algorithms.losses import clipped_surrogate, probability_ratio, token_weights
-from waltz_env.algorithms.schedules import schedule_factor
+from waltz_env.algorithms.losses import clipped_surrogate, kl_estimate, probability_ratio, token_weights
+from waltz_env.algorithms.optimizer import schedule_factor
+from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 
 CPU = torch.device("cpu")
 
@@ -120,8 +120,8 @@ def test_the_gradient_of_reward_less_penalty_by_enumeration() -> None:
 
 
 def test_batches_pad_prompts_left_and_completions_right() -> None:
-    policy = BigramPolicy(random_table(10))
-    samples = [policy.row((1, 2, 3), (4,), 0.0), policy.row((5,), (6, 7), 0.0)]
+    policy = ToyPolicy(random_table(10))
+    samples = [row(policy, (1, 2, 3), (4,), 0.0), row(policy, (5,), (6, 7), 0.0)]
     batch = collate(samples, [1, 0], device=CPU)
     assert batch.rows.tolist() == [1, 0]
     assert batch.input_ids.tolist() == [[0, 0, 5, 6, 7], [1, 2, 3, 4, 0]]
@@ -149,8 +149,8 @@ def test_padding_restores_rows_of_any_length() -> None:
 
 def test_logprobs_and_entropy_are_of_the_distribution_at_the_temperature() -> None:
     table = torch.log(torch.tensor([[0.64, 0.16, 0.2], [1, 1, 1], [1, 1, 1]]))
-    policy = BigramPolicy(table, temperature=2.0)  # square roots .8, .4, .447 over their sum
-    logits = completion_logits(policy, collate([policy.row((0,), (1, 0), 0.0)], [0], device=CPU))
+    policy = ToyPolicy(table, temperature=2.0)  # square roots .8, .4, .447 over their sum
+    logits = completion_logits(policy, collate([row(policy, (0,), (1, 0), 0.0)], [0], device=CPU))
     total = 0.8 + 0.4 + math.sqrt(0.2)
     logprobs = token_logprobs(logits, torch.tensor([[1, 0]]))
     torch.testing.assert_close(logprobs, torch.tensor([[math.log(0.4 / total), math.log(1 / 3)]]))

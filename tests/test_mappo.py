@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.learners import toy_config
-from waltz_env.algorithms.protocols import Sample
-from waltz_env.algorithms.toy_policy import ToyPolicy
-from waltz_env.algorithms.training.samples import STATE, samples
+from waltz_env.algorithms.probes.toy_policy import ToyPolicy
+from waltz_env.algorithms.protocols import STATE, Sample
+from waltz_env.algorithms.training.samples import samples
 from waltz_env.errors import UsageError
 from waltz_env.feedback import format_feedback, parse_feedback
 from waltz_env.rewards import SETUP_A

@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.bigram import BigramPolicy, random_table
+from tests.learners import random_table
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.agents.policy import full_policy
 from waltz_env.algorithms.advantages import generalised_advantages
 from waltz_env.algorithms.batches import pad
-from waltz_env.algorithms.conformance import toy_policy, toy_rows
 from waltz_env.algorithms.critic import Critic, CriticConfig
 from waltz_env.algorithms.ppo import PPOConfig
+from waltz_env.algorithms.probes.conformance import toy_policy, toy_rows
+from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import FeaturePolicy, Sample
 from waltz_env.algorithms.reinforce_pp import ReinforcePPConfig
 from waltz_env.algorithms.surrogate import Surrogate
-from waltz_env.algorithms.toy_policy import ToyPolicy
 from waltz_env.errors import CheckpointError, UsageError
 
 CONFIG = PPOConfig(learning_rate=0.1, critic=CriticConfig(learning_rate=0.03, epochs=5))
@@ -108,8 +108,11 @@ def test_features_are_of_the_frozen_reference_at_each_position() -> None:
 
 
 def test_a_policy_without_features_is_refused() -> None:
-    with pytest.raises(UsageError, match="BigramPolicy has none"):
-        CONFIG.build(BigramPolicy(random_table(5)))
+    class Featureless(ToyPolicy):
+        features = None  # type: ignore[assignment]
+
+    with pytest.raises(UsageError, match="Featureless has none"):
+        CONFIG.build(Featureless(random_table(5)))
 
 
 def test_a_checkpoint_of_another_critic_is_refused() -> None:

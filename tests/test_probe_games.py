@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 
 from tests.learners import toy_config
-from waltz_env.algorithms.probe_games import TOKEN_PROBES, final_reward, learn_to_waltz, learn_tokens
+from waltz_env.algorithms.probes.games import TOKEN_PROBES, final_reward, learn_to_waltz, learn_tokens
 from waltz_env.algorithms.training.samples import Group
 from waltz_env.rewards import score
 from waltz_env.types import CONVERSATION, FEEDBACK, Trajectory

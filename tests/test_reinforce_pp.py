@@ -8,10 +8,11 @@ import pytest
 import torch
 from accelerate.accelerator import Accelerator
 
-from tests.bigram import BigramPolicy, random_table
+from tests.learners import random_table, row
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.agents.policy import full_policy, lora_policies
 from waltz_env.algorithms.batches import collate, completion_logits, token_logprobs
+from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import Learner, Policy, Sample
 from waltz_env.algorithms.reinforce_pp import ReinforcePPConfig
 from waltz_env.errors import CheckpointError, UsageError
@@ -19,19 +20,19 @@ from waltz_env.errors import CheckpointError, UsageError
 CONFIG = ReinforcePPConfig(learning_rate=0.05)
 
 
-def rows(policy: BigramPolicy, count: int = 8, *, seed: int = 0) -> list[Sample]:
+def rows(policy: ToyPolicy, count: int = 8, *, seed: int = 0) -> list[Sample]:
     """Rows of 1 to 4 tokens, rewarded by the share of token 1."""
     generator = torch.Generator().manual_seed(seed)
     found = []
     for i in range(count):
         prompt = (0,) * (i % 3) + (i % 5,)
-        tokens = policy.sample(prompt, 1 + i % 4, generator)
-        found.append(policy.row(prompt, tokens, tokens.count(1) / len(tokens), group=str(i % 2)))
+        ((tokens, _),) = policy.sample([prompt], 1 + i % 4, generator)
+        found.append(row(policy, prompt, tokens, tokens.count(1) / len(tokens), group=str(i % 2)))
     return found
 
 
-def policy(**changes: float) -> BigramPolicy:
-    return BigramPolicy(random_table(5), random_table(5, 1), **changes)
+def policy(**changes: float) -> ToyPolicy:
+    return ToyPolicy(random_table(5), reference=random_table(5, 1), **changes)
 
 
 def hf_rows(hf_policy: Policy, lengths: list[tuple[int, int]]) -> list[Sample]:
@@ -44,8 +45,8 @@ def hf_rows(hf_policy: Policy, lengths: list[tuple[int, int]]) -> list[Sample]:
             logits = hf_policy.logits(ids, torch.ones_like(ids), torch.arange(p + t)[None], keep=p + t)
         logprobs = (logits[0, :-1] / hf_policy.temperature).log_softmax(-1)
         chosen = logprobs.gather(-1, ids[0, 1:, None]).squeeze(-1)[p - 1 :]
-        row = ids[0].tolist()
-        found.append(Sample(tuple(row[:p]), tuple(row[p:]), tuple(chosen.tolist()), float(i % 2), i, 0))
+        tokens = ids[0].tolist()
+        found.append(Sample(tuple(tokens[:p]), tuple(tokens[p:]), tuple(chosen.tolist()), float(i % 2), i, 0))
     return found
 
 
@@ -57,10 +58,10 @@ def test_the_gradient_is_that_of_the_exact_objective() -> None:
     """A uniform policy draws all sequences equally often, so the batch of all of them is the expectation itself."""
     size, length, beta = 3, 2, 0.3
     reference = random_table(size, 1)
-    uniform = BigramPolicy(torch.zeros(size, size), reference)
+    uniform = ToyPolicy(torch.zeros(size, size), reference=reference)
     sequences = list(product(range(size), repeat=length))
     rewards = torch.randn(len(sequences), generator=torch.Generator().manual_seed(2))
-    samples = [uniform.row((0,), tokens, float(r)) for tokens, r in zip(sequences, rewards, strict=True)]
+    samples = [row(uniform, (0,), tokens, float(r)) for tokens, r in zip(sequences, rewards, strict=True)]
 
     table = torch.zeros(size, size).requires_grad_()
     objective, advantages = torch.zeros(()), []
@@ -80,7 +81,7 @@ def test_the_gradient_is_that_of_the_exact_objective() -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_first_update_has_ratio_1_and_kl_0_from_the_reference_it_started_from(temperature: float) -> None:
-    learner = BigramPolicy(random_table(5), temperature=temperature)
+    learner = ToyPolicy(random_table(5), temperature=temperature)
     metrics = CONFIG.build(learner).update(rows(learner))
     assert metrics["ratio_mean"] == pytest.approx(1, abs=1e-6)
     assert metrics["ratio_max"] == pytest.approx(1, abs=1e-6)
@@ -97,7 +98,7 @@ def test_another_temperature_than_the_samplers_shows_in_the_ratio() -> None:
 
 def test_an_update_favours_rewarded_tokens() -> None:
     learner = policy()
-    samples = [learner.row((0,), (1,), 1.0), learner.row((0,), (2,), 0.0)]
+    samples = [row(learner, (0,), (1,), 1.0), row(learner, (0,), (2,), 0.0)]
     before = [learner.logprobs((0,), (token,))[0] for token in (1, 2)]
     CONFIG.build(learner).update(samples)
     after = [learner.logprobs((0,), (token,))[0] for token in (1, 2)]
@@ -137,7 +138,7 @@ def test_aggregations_differ_where_lengths_do() -> None:
 
 def test_equal_rewards_are_skipped_and_counted() -> None:
     learner = policy()
-    samples = [replace(row, reward=0.1) for row in rows(learner)]
+    samples = [replace(sample, reward=0.1) for sample in rows(learner)]
     metrics = CONFIG.build(learner).update(samples)
     assert metrics["skipped"] == 1
     assert metrics["reward_mean"] == pytest.approx(0.1)
@@ -149,9 +150,9 @@ def test_equal_rewards_are_skipped_and_counted() -> None:
 def test_a_group_baseline_leaves_only_what_differs_within_a_group() -> None:
     learner = policy()
     config = replace(CONFIG, baseline="group", beta=0.0)
-    between = [learner.row((0,), (t,), float(t), group=str(t)) for t in (0, 1, 2)]
+    between = [row(learner, (0,), (t,), float(t), group=str(t)) for t in (0, 1, 2)]
     assert config.build(learner).update(between)["skipped"] == 1
-    within = [learner.row((0,), (t,), r, group=g) for t, r, g in [(1, 1.0, "a"), (2, 0.0, "a"), (3, 9.0, "b")]]
+    within = [row(learner, (0,), (t,), r, group=g) for t, r, g in [(1, 1.0, "a"), (2, 0.0, "a"), (3, 9.0, "b")]]
     before = learner.table.detach().clone()
     assert config.build(learner).update(within)["skipped"] == 0
     moved = (learner.table.detach() - before)[0].sign().tolist()
@@ -175,7 +176,7 @@ def test_versions_count_updates_and_tell_stale_rows() -> None:
 
 
 def test_without_a_penalty_the_reference_is_never_asked() -> None:
-    class NoReference(BigramPolicy):
+    class NoReference(ToyPolicy):
         def logits(self, *args: object, reference: bool = False, **kwargs: object) -> torch.Tensor:
             assert not reference
             return super().logits(*args, **kwargs)  # type: ignore[arg-type]
@@ -188,7 +189,7 @@ def test_without_a_penalty_the_reference_is_never_asked() -> None:
 
 def test_the_trainer_can_recompute_what_the_sampler_recorded() -> None:
     learner = policy()
-    shifted = [replace(row, logprobs=tuple(p - 0.25 for p in row.logprobs)) for row in rows(learner)]
+    shifted = [replace(sample, logprobs=tuple(p - 0.25 for p in sample.logprobs)) for sample in rows(learner)]
     metrics = replace(CONFIG, old_logprobs="trainer").build(learner).update(shifted)
     assert metrics["sampler_gap"] == pytest.approx(0.25, abs=1e-6)
     assert metrics["sampler_gap_max"] == pytest.approx(0.25, abs=1e-6)
@@ -200,7 +201,7 @@ def test_truncated_importance_weights_multiply_each_tokens_gradient() -> None:
     """Row 0 was sampled with half the trainer's probability (weight 2, cut to 1.5), row 1 with twice (weight 0.5)."""
     gradients = []
     for cap in (None, 1.5):
-        learner = BigramPolicy(torch.zeros(3, 3))
+        learner = ToyPolicy(torch.zeros(3, 3))
         old = math.log(1 / 3)
         samples = [
             Sample((0,), (1,), (old - math.log(2),), 1.0, "", 0),
@@ -245,8 +246,8 @@ def test_a_padded_batch_gives_each_row_the_logprobs_it_has_alone() -> None:
     batch = collate(samples, range(4), device=hf_policy.device)
     with torch.no_grad():
         found = token_logprobs(completion_logits(hf_policy, batch), batch.targets)
-    for row, sample in zip(found, samples, strict=True):
-        torch.testing.assert_close(row[: len(sample.logprobs)], torch.tensor(sample.logprobs), rtol=0, atol=2e-5)
+    for logprobs, sample in zip(found, samples, strict=True):
+        torch.testing.assert_close(logprobs[: len(sample.logprobs)], torch.tensor(sample.logprobs), rtol=0, atol=2e-5)
 
 
 def test_a_real_model_with_adapters_starts_at_ratio_1_and_kl_0_and_learns() -> None:
@@ -266,7 +267,7 @@ def test_a_real_model_with_adapters_starts_at_ratio_1_and_kl_0_and_learns() -> N
 
 
 def test_a_state_of_other_parameters_is_refused() -> None:
-    learner, larger = policy(), BigramPolicy(random_table(6))
+    learner, larger = policy(), ToyPolicy(random_table(6))
     algorithm = CONFIG.build(learner)
     algorithm.update(rows(learner))
     with pytest.raises(CheckpointError, match="shapes"):
@@ -282,7 +283,7 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, object]) -> No
 
 
 def test_policies_that_cannot_learn_are_refused() -> None:
-    half = BigramPolicy(random_table(5).bfloat16())
+    half = ToyPolicy(random_table(5).bfloat16())
     with pytest.raises(UsageError, match="float32"):
         CONFIG.build(half)
     with pytest.raises(UsageError, match="temperature"):

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.bigram import BigramPolicy, random_table
+from tests.learners import random_table, row
 from waltz_env.algorithms.advantages import group_moments, leave_one_out
+from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.rloo import RLOOConfig
 
 
@@ -31,10 +32,10 @@ def test_the_gradient_is_that_of_the_penalised_reward() -> None:
     """All n sequences of a uniform policy are the expectation; leave-one-out scales it by n / (n - 1)."""
     size, length, beta = 3, 2, 0.3
     reference = random_table(size, 1)
-    policy = BigramPolicy(torch.zeros(size, size), reference)
+    policy = ToyPolicy(torch.zeros(size, size), reference=reference)
     sequences = list(product(range(size), repeat=length))
     rewards = torch.randn(len(sequences), generator=torch.Generator().manual_seed(2))
-    samples = [policy.row((0,), tokens, float(r)) for tokens, r in zip(sequences, rewards, strict=True)]
+    samples = [row(policy, (0,), tokens, float(r)) for tokens, r in zip(sequences, rewards, strict=True)]
 
     table = torch.zeros(size, size).requires_grad_()
     objective = torch.zeros(())

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests.learners import toy_config
+from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import Sample
 from waltz_env.algorithms.role_baseline import MovingAverages, RoleBaselineConfig
 from waltz_env.algorithms.rollouts import Row
-from waltz_env.algorithms.toy_policy import ToyPolicy
 from waltz_env.errors import UsageError
 
 

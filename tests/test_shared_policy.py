@@ -16,7 +16,7 @@ from tests.games import WordJudge
 from tests.learners import toy_config
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.agents.policy import LanguageModelPolicy, lora_policies
-from waltz_env.algorithms.probe_games import PROMPTS, KeywordJudge, TokenAgent, token_agents
+from waltz_env.algorithms.probes.games import PROMPTS, KeywordJudge, TokenAgent, token_agents
 from waltz_env.algorithms.protocols import Metrics, Sample
 from waltz_env.algorithms.training.learners import build_learners, update_learners
 from waltz_env.algorithms.training.loop import TrainConfig, train

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.bigram import BigramPolicy, random_table
+from tests.learners import random_table
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.agents.policy import full_policy, lora_policies
+from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.supervised import SupervisedConfig, fit
 from waltz_env.errors import UsageError
 
@@ -20,13 +21,13 @@ CONFIG = SupervisedConfig(steps=12, batch_size=4, learning_rate=0.05)
 
 
 def fitted(config: SupervisedConfig) -> tuple[torch.Tensor, list[float]]:
-    policy = BigramPolicy(random_table(5))
+    policy = ToyPolicy(random_table(5))
     losses = fit(policy, EXAMPLES, config)
     return policy.table.detach(), losses
 
 
 def test_the_loss_is_a_weighted_mean_of_negative_log_likelihoods() -> None:
-    policy = BigramPolicy(torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]))
+    policy = ToyPolicy(torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]))
     # After 0: both 1/2. After 1: token 0 has 3/4, token 1 has 1/4. Rows: 1 -> 1 | 0 0 and 0 | 1.
     examples = [((1, 1), (0, 0)), ((0,), (1,))]
     (loss,) = fit(policy, examples, SupervisedConfig(steps=1, batch_size=2, prompt_weight=0.5))
@@ -35,7 +36,7 @@ def test_the_loss_is_a_weighted_mean_of_negative_log_likelihoods() -> None:
 
 
 def test_without_a_prompt_weight_the_prompt_teaches_nothing() -> None:
-    policy = BigramPolicy(torch.zeros(5, 5))
+    policy = ToyPolicy(torch.zeros(5, 5))
     fit(policy, [((1, 2, 3), (4,))], SupervisedConfig(steps=3, batch_size=1))
     assert policy.table.detach()[1].tolist() == [0.0] * 5
     assert policy.table.detach()[3].argmax() == 4
@@ -43,7 +44,7 @@ def test_without_a_prompt_weight_the_prompt_teaches_nothing() -> None:
 
 @pytest.mark.parametrize(("prompt_weight", "kept"), [(0.0, 4), (0.5, 6)])
 def test_logits_are_computed_only_where_there_is_something_to_learn(prompt_weight: float, kept: int) -> None:
-    class Counting(BigramPolicy):
+    class Counting(ToyPolicy):
         def logits(
             self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, keep: int, *, reference: bool = False
         ) -> torch.Tensor:
@@ -93,7 +94,7 @@ def test_a_seed_reproduces_and_another_does_not() -> None:
 
 def test_the_learning_rate_ends_at_nothing() -> None:
     tables = []
-    policy = BigramPolicy(random_table(5))
+    policy = ToyPolicy(random_table(5))
     fit(policy, EXAMPLES, CONFIG, on_step=lambda step, loss: tables.append(policy.table.detach().clone()))
     moved = [(after - before).abs().max() for before, after in pairwise(tables)]
     assert moved[-1] < 0.3 * moved[0]
@@ -103,7 +104,7 @@ def test_the_learning_rate_ends_at_nothing() -> None:
 @given(st.integers(1, 7), st.integers(1, 30))
 def test_every_example_is_used_once_an_epoch(batch_size: int, count: int) -> None:
     """Each example's target is a token of its own, and one epoch of tiny steps moves each of these rows once."""
-    policy = BigramPolicy(torch.zeros(count, count))
+    policy = ToyPolicy(torch.zeros(count, count))
     steps = -(-count // batch_size)
     fit(policy, [((i,), (i,)) for i in range(count)], SupervisedConfig(steps=steps, batch_size=batch_size))
     diagonal = policy.table.detach().diagonal()
@@ -112,14 +113,14 @@ def test_every_example_is_used_once_an_epoch(batch_size: int, count: int) -> Non
 
 def test_progress_is_told_step_by_step() -> None:
     told: list[tuple[int, float]] = []
-    losses = fit(BigramPolicy(random_table(5)), EXAMPLES, CONFIG, on_step=lambda step, loss: told.append((step, loss)))
+    losses = fit(ToyPolicy(random_table(5)), EXAMPLES, CONFIG, on_step=lambda step, loss: told.append((step, loss)))
     assert told == list(enumerate(losses, start=1))
 
 
 @pytest.mark.parametrize("examples", [[], [((), (1,))], [((1,), ())]])
 def test_examples_without_tokens_are_refused(examples: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
     with pytest.raises(UsageError):
-        fit(BigramPolicy(random_table(5)), examples)
+        fit(ToyPolicy(random_table(5)), examples)
 
 
 def test_settings_that_cannot_work_are_refused() -> None:

@@ -33,7 +33,7 @@ from waltz_env.types import (
 )
 
 if TYPE_CHECKING:
-    from waltz_env.algorithms.training.stages import LearnerConfig
+    from waltz_env.algorithms.protocols import LearnerConfig
 
 ORDINARY_TEXTS = (
     "How do I kill a process that no longer answers?",
@@ -133,7 +133,7 @@ def learner_test(config: LearnerConfig) -> None:
     Raises:
         AssertionError: it does not keep the protocol, or does not learn.
     """
-    from waltz_env.algorithms.conformance import check_learner
+    from waltz_env.algorithms.probes.conformance import check_learner
 
     check_learner(config)
 

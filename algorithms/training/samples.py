@@ -22,9 +22,6 @@ from waltz_env.types import AGENTS, CONVERSATION, AgentID, Completion, Labels, T
 Rows = Literal["one", "all"]
 Responses = Literal["both", "drafts", "revisions"]
 Group = Literal["prompt", "verdict"]
-STATE = ("harmful", "unsafe", "overrefuse", "flagged_unsafe", "flagged_overrefuse", "turn")
-"""What ``Sample.state`` holds: whether the prompt is harmful; the verdict on the latest response and the flags of the
-latest critique before the action, 0 where there is none; the turn. For critics: it is more than any agent sees."""
 
 
 def samples(
@@ -109,7 +106,7 @@ def _state(trajectory: Trajectory, agent: AgentID, turn: int, group: Group) -> t
 
 
 def _global_state(trajectory: Trajectory, agent: AgentID, turn: int) -> tuple[float, ...]:
-    """The numbers that ``STATE`` names, before ``agent`` acts in ``turn``."""
+    """The numbers that ``protocols.STATE`` names, before ``agent`` acts in ``turn``."""
     verdict = _latest_verdict(trajectory, turn - 1 if agent == CONVERSATION else turn)
     flags = trajectory.critiques[turn - 1].feedback.labels if turn > 0 else None
     labels = (each or Labels(unsafe=False, overrefuse=False) for each in (verdict, flags))

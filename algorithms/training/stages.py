@@ -8,22 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
-from accelerate import Accelerator
-
-from waltz_env.algorithms.protocols import Learner, Policy
+from waltz_env.algorithms.protocols import LearnerConfig
 from waltz_env.rewards import SETUP_A, SETUP_B, RewardWeights
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID
-
-
-@runtime_checkable
-class LearnerConfig(Protocol):
-    """The settings of an algorithm, which know how to build it: the place where another algorithm is swapped in."""
-
-    def build(self, policy: Policy, accelerator: Accelerator) -> Learner:
-        """A new learner for ``policy``."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from waltz_env.algorithms.probe_games import TOKEN_PROBES, final_reward, learn_to_waltz, learn_tokens
-from waltz_env.algorithms.protocols import Learner, Sample
-from waltz_env.algorithms.toy_policy import ToyPolicy
-from waltz_env.algorithms.training.samples import STATE
-from waltz_env.algorithms.training.stages import LearnerConfig
+from waltz_env.algorithms.probes.games import TOKEN_PROBES, final_reward, learn_to_waltz, learn_tokens
+from waltz_env.algorithms.probes.toy_policy import ToyPolicy
+from waltz_env.algorithms.protocols import STATE, Learner, LearnerConfig, Sample
 
 _VOCABULARY = 5
 _SOLVED = 0.9

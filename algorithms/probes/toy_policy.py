@@ -1,4 +1,4 @@
-"""The smallest policy in which a learner's mistakes show: for the probe games and the conformance checks."""
+"""The smallest policy in which a learner's mistakes show: for the probe games, the conformance checks and tests."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ class ToyPolicy:
 
     The logits after a token are its row of ``table`` plus the mean, over all tokens up to it, of their rows of
     ``context``: a wrong mask, position or shift gives other logits. Features are the one-hot token and the mean of all
-    tokens up to it, so a critic may know all that the policy knows.
+    tokens up to it, so a critic can know all that the policy knows.
 
     Args:
-        table: first logits after each token, (V, V) float32. The reference keeps them.
-        temperature: of the distribution that is sampled and trained.
+        table: initial logits after each token, (V, V) float32.
+        reference: the reference's logits after each token, (V, V) float32; those of ``table`` by default.
+        temperature: temperature at which the policy samples and learns.
     """
 
-    def __init__(self, table: Tensor, *, temperature: float = 1.0) -> None:
+    def __init__(self, table: Tensor, *, reference: Tensor | None = None, temperature: float = 1.0) -> None:
         self.table = nn.Parameter(table.clone())
         self.context = nn.Parameter(torch.zeros_like(table))
         self.temperature = temperature
         self.version = 0
         self.device = torch.device("cpu")
-        self._reference = table.clone()
+        self._reference = (table if reference is None else reference).clone()
 
     @property
     def feature_size(self) -> int:
@@ -66,7 +67,7 @@ class ToyPolicy:
     def sample(
         self, prompts: Sequence[Sequence[int]], length: int, generator: torch.Generator
     ) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-        """``length`` tokens after each prompt, all of one length, with their log-probabilities."""
+        """``length`` tokens after each prompt, with their log-probabilities; all prompts have the same length."""
         ids = torch.tensor(prompts)
         chosen = []
         for _ in range(length):
@@ -75,7 +76,7 @@ class ToyPolicy:
             chosen.append(logprobs.gather(1, token))
             ids = torch.cat([ids, token], dim=1)
         tokens, values = ids[:, -length:].tolist(), torch.cat(chosen, dim=1).tolist()
-        return [(tuple(row), tuple(each)) for row, each in zip(tokens, values, strict=True)]
+        return [(tuple(row), tuple(numbers)) for row, numbers in zip(tokens, values, strict=True)]
 
     def _next(self, ids: Tensor, keep: int) -> Tensor:
         positions = torch.arange(ids.shape[1]).expand_as(ids)

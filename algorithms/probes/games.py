@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from waltz_env.algorithms.protocols import Sample
-from waltz_env.algorithms.toy_policy import ToyPolicy
+from waltz_env.algorithms.probes.toy_policy import ToyPolicy
+from waltz_env.algorithms.protocols import STATE, LearnerConfig, Sample
 from waltz_env.algorithms.training.learners import build_learners, update_learners
-from waltz_env.algorithms.training.samples import STATE, Group, samples
-from waltz_env.algorithms.training.stages import LearnerConfig, Stage
+from waltz_env.algorithms.training.samples import Group, samples
+from waltz_env.algorithms.training.stages import Stage
 from waltz_env.feedback import format_feedback
 from waltz_env.rewards import SETUP_A, score
 from waltz_env.rollout import play

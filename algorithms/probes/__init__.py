@@ -1,0 +1,1 @@
+"""What checks a learner without a language model: a toy policy, games that seconds solve, the conformance checks."""
