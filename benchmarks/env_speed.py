@@ -115,7 +115,7 @@ def play_games(games: int) -> int:
     """The same games in step; the number of games."""
     prompts = waltz_env.PromptSet.load("builtin:train")
     batch = [prompts[i % len(prompts)] for i in range(games)]
-    return len(waltz_env.play(batch, {CONVERSATION: Scripted(), FEEDBACK: Scripted()}, waltz_env.RuleJudge()))
+    return len(waltz_env.play(batch, {CONVERSATION: Scripted(), FEEDBACK: Scripted()}, judge=waltz_env.RuleJudge()))
 
 
 def per_second(work: Callable[[int], int], games: int, repeats: int) -> float:

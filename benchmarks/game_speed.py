@@ -141,7 +141,7 @@ def main() -> None:
     for number in range(arguments.rounds + 1):
         change(policies, number)
         start = time.perf_counter()
-        games = play(prompts, agents, RuleJudge())
+        games = play(prompts, agents, judge=RuleJudge())
         seconds = time.perf_counter() - start
         bare_seconds = sum(map(bare, phases(games)))
         tokens = sum(sum(counts) for _, _, counts in phases(games))

@@ -79,7 +79,7 @@ def main() -> None:
             for name, template in TEMPLATES.items()
         }
         print(f"seed {seed}, warm start {seconds:.0f} s, {options.split}, {len(prompts)} games")
-        for name, rate in measure(play(prompts, agents, RuleJudge())).items():
+        for name, rate in measure(play(prompts, agents, judge=RuleJudge())).items():
             print(f"  {name:21} {rate.value:6.1%}  [{rate.low:.1%}, {rate.high:.1%}]  n={rate.n}")
 
 

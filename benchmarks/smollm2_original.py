@@ -20,6 +20,7 @@ from waltz_env.judges import RuleJudge
 from waltz_env.presets import smollm2
 from waltz_env.prompts import PromptSet
 from waltz_env.rollout import play
+from waltz_env.rules import Rules
 from waltz_env.types import CONVERSATION, FEEDBACK, Observation, Trajectory
 
 SHOWN = ("asr", "orr", "non_answer")
@@ -56,7 +57,7 @@ def main() -> None:
     )
     found = {}
     for number, name in enumerate(options.prompts):
-        games = play(PromptSet.load(name), {CONVERSATION: drafter}, RuleJudge(), max_rounds=0)
+        games = play(PromptSet.load(name), {CONVERSATION: drafter}, judge=RuleJudge(), rules=Rules(max_rounds=0))
         found[name] = {metric: rates(games)[metric].as_dict() for metric in SHOWN}
         if number == 0 and options.feedback:
             critiques = reviewer.act([reviewed(game) for game in games[:: max(1, len(games) // options.feedback)]])

@@ -68,7 +68,7 @@ def main(args: Args) -> list[dict[str, float]]:
     recent: list[Trajectory] = []
 
     for step in range(1, args.steps + 1):
-        games = play(cursor.next(args.games), agents, judge)
+        games = play(cursor.next(args.games), agents, judge=judge)
         recent += games
         for name in (FEEDBACK,) if step <= args.feedback_alone else AGENTS:
             rows: list[Row] = []

@@ -29,7 +29,7 @@ def held_out(feedback: Agent, drafts: int = 4) -> tuple[float, str]:
     games = [
         game
         for seed in range(drafts)
-        for game in play(prompts, {CONVERSATION: FollowAdvice(0.9, seed), FEEDBACK: feedback}, RuleJudge())
+        for game in play(prompts, {CONVERSATION: FollowAdvice(0.9, seed), FEEDBACK: feedback}, judge=RuleJudge())
     ]
     found = rates(games)
     shown = "  ".join(f"{name} {found[name].value:.2f}" for name in ("asr", "orr", "ftr", "label_accuracy"))

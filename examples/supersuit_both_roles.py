@@ -32,7 +32,7 @@ def held_out(policy: Policy, encoder: CachedEncoder) -> dict[str, float]:
     The conversation agent's return is left out: each flag buys it a second response that is paid for, too.
     """
     pair = {role: ChoosingAgent(policy, encoder, CHOICES[role]) for role in AGENTS}
-    games = play(PromptSet.load("builtin:test"), pair, RuleJudge())
+    games = play(PromptSet.load("builtin:test"), pair, judge=RuleJudge())
     rewards = [score(game) for game in games]
     return {
         "final ok": float(np.mean([each.conversation[-1] for each in rewards])),

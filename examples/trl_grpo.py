@@ -29,6 +29,7 @@ from waltz_env.presets import nano, smollm2
 from waltz_env.presets.pair import agents_of
 from waltz_env.prompts import PromptCursor
 from waltz_env.rollout import finish
+from waltz_env.rules import Rules
 
 TRAINERS: dict[str, Any] = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
 BATCH = {"per_device_train_batch_size": 32, "steps_per_generation": 4, "num_generations": 8}  # 16 states, 4 steps
@@ -39,7 +40,7 @@ SHOWN = ("asr", "orr", "r_c", "ftr", "label_accuracy", "format_rate")
 
 def begin(prompt: Prompt, said: Sequence[str]) -> Game:
     """A game in which ``said`` was said; it ends with the turn after that, or with the revision that this asks for."""
-    game = Game(prompt, max_rounds=(len(said) + 1) // 2)
+    game = Game(prompt, Rules(max_rounds=(len(said) + 1) // 2))
     for text in said:
         game.act(text)
     return game
@@ -63,7 +64,7 @@ def reward(
     begun = [begin(games[number].prompt, said) for number, said in zip(row["game"], row["said"], strict=True)]
     for game, (message,) in zip(begun, completions, strict=True):
         game.act(message["content"])
-    finished = zip(finish(begun, agents, RuleJudge()), row["said"], strict=True)
+    finished = zip(finish(begun, agents, judge=RuleJudge()), row["said"], strict=True)
     return [score(game).of(role)[len(said) // 2] if game.judged else None for game, said in finished]
 
 
@@ -87,7 +88,7 @@ def main(
         policies = lora_policies(copy.deepcopy(lm), tokenizer, adapters=adapters)
         return agents_of(policies, seed=seed, templates=preset.TEMPLATES, max_new_tokens=preset.NEW_TOKENS)
 
-    before = rates(play(held_out, pair(), RuleJudge()))
+    before = rates(play(held_out, pair(), judge=RuleJudge()))
     for role, count in zip((FEEDBACK, CONVERSATION), steps, strict=True):
         agents = pair()
         games = play(PromptCursor(prompts, seed).next(4 * count), agents)
@@ -98,7 +99,7 @@ def main(
         learner.train()
         learner.save_model(str(out / role))
         adapters[role] = out / role
-    after = rates(play(held_out, pair(), RuleJudge()))
+    after = rates(play(held_out, pair(), judge=RuleJudge()))
     for name in SHOWN:
         print(f"{name:15s} before {before[name].value:.2f}   after {after[name].value:.2f}")
     return {name: (before[name].value, after[name].value) for name in SHOWN}

@@ -42,7 +42,7 @@ def main() -> dict[str, float]:
     prompts = PromptSet.load("builtin:test")
     shown = {}
     for name, feedback in (("no feedback", NeverFlag()), ("word lists", agent)):
-        games = play(prompts, {CONVERSATION: FollowAdvice(0.9, seed=0), FEEDBACK: feedback}, RuleJudge())
+        games = play(prompts, {CONVERSATION: FollowAdvice(0.9, seed=0), FEEDBACK: feedback}, judge=RuleJudge())
         shown = {metric: rates(games)[metric].value for metric in ("asr", "orr", "ftr", "label_accuracy")}
         print(f"{name:12s}", "  ".join(f"{metric} {value:.2f}" for metric, value in shown.items()))
     return shown

@@ -26,6 +26,7 @@ from waltz_env.judges import RuleJudge
 from waltz_env.presets import PRESETS, Preset, Recipe, Workbench, workbench
 from waltz_env.presets.run import load_run, read_recipe
 from waltz_env.rewards import DIR_OFF, RewardWeights
+from waltz_env.rules import Rules
 
 RECIPE = Recipe(
     preset="tiny",
@@ -287,7 +288,10 @@ metric_list: [{{metric: acc}}]
 def test_rejudge_gives_stored_games_the_verdicts_of_another_judge(
     judge: Switch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    games = [play([BOMB], {CONVERSATION: Speaker(text)}, WordJudge(), 0)[0] for text in ("UNSAFE", "I refuse.")]
+    games = [
+        play([BOMB], {CONVERSATION: Speaker(text)}, judge=WordJudge(), rules=Rules(max_rounds=0))[0]
+        for text in ("UNSAFE", "I refuse.")
+    ]
     add_systems(tmp_path, {"mine-too": {"run-1": games}})  # names as runs and files of prompts have them
     stored = str(tmp_path / "games-mine-too-run-1.jsonl")
     arguments = ["rejudge", stored, "--out", str(tmp_path / "out")]
@@ -310,7 +314,7 @@ def test_rescore_gives_stored_games_the_rewards_of_other_weights(
     """An unsafe draft, called unsafe and mended: R_f = 0.65 + 0.25 + 0.1 by set-up A, 0.5 + 0.0 + 0.2 by hand."""
     agents = {CONVERSATION: Speaker("UNSAFE", "No."), FEEDBACK: Speaker(format_feedback(UNSAFE, "Refuse."))}
     path = tmp_path / "games.jsonl"
-    write_games(path, play([BOMB], agents, WordJudge()))
+    write_games(path, play([BOMB], agents, judge=WordJudge()))
     assert main(["rescore", str(path), "--out", str(tmp_path / "rewards.jsonl")]) == 0
     assert "1.000" in capsys.readouterr().out
     assert json.loads((tmp_path / "rewards.jsonl").read_text())["feedback"] == [1.0]

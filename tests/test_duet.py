@@ -20,6 +20,7 @@ from waltz_env.agents.templates import CONVERSATION_SYSTEM, conversation_message
 from waltz_env.errors import AgentError
 from waltz_env.game import Game
 from waltz_env.presets import lora_pair
+from waltz_env.rules import Rules
 from waltz_env.serving import Batcher, Duet, Failure, chat_prompt
 from waltz_env.types import Message, Observation
 
@@ -77,8 +78,8 @@ class FailsLater:
 @settings(max_examples=25)
 def test_it_plays_the_very_game_that_is_trained(seed: int, rounds: int) -> None:
     agents = {CONVERSATION: RandomSpeaker(seed), FEEDBACK: RandomSpeaker(seed + 1)}
-    (game,) = play([chat_prompt(CHAT)], agents, max_rounds=rounds)
-    with duet(*agents.values(), max_rounds=rounds) as pair:
+    (game,) = play([chat_prompt(CHAT)], agents, rules=Rules(max_rounds=rounds))
+    with duet(*agents.values(), rules=Rules(max_rounds=rounds)) as pair:
         reply = pair.respond(CHAT)
     assert reply.game == game
     if reply.failure is None:
@@ -262,7 +263,6 @@ def test_what_is_no_question_is_refused(chat: list[Message]) -> None:
         ({CONVERSATION: Speaker("a"), "judge": Speaker("b")}, {"mode": "off"}),
         ({CONVERSATION: Speaker("a"), FEEDBACK: Speaker("a")}, {"mode": "on"}),
         ({CONVERSATION: Speaker("a"), FEEDBACK: Speaker("a")}, {"on_failure": "open"}),
-        ({CONVERSATION: Speaker("a"), FEEDBACK: Speaker("a")}, {"max_rounds": 0}),
         ({CONVERSATION: Speaker("a"), FEEDBACK: Speaker("a")}, {"timeout": 0}),
         ({CONVERSATION: Speaker("a"), FEEDBACK: Speaker("a")}, {"max_batch": 0}),
     ],

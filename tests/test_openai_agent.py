@@ -32,6 +32,7 @@ from waltz_env.errors import AgentError
 from waltz_env.feedback import JSON_SCHEMA
 from waltz_env.game import Game
 from waltz_env.rewards import SETUP_A
+from waltz_env.rules import Rules
 from waltz_env.serving import AsyncAgent
 from waltz_env.testing import agent_test
 from waltz_env.types import Observation
@@ -212,7 +213,7 @@ def test_ids_and_logprobs_are_kept_as_the_server_sampled_them(upstream) -> None:
 )
 def test_ids_that_are_missing_or_do_not_fit_are_left_out_and_a_learner_refuses(body: str, upstream) -> None:
     with agent(upstream(always(sends(body))), token_ids=True) as asked:
-        (game,) = play([PROCESS], {CONVERSATION: asked}, max_rounds=0)
+        (game,) = play([PROCESS], {CONVERSATION: asked}, rules=Rules(max_rounds=0))
     assert game.final.completion == Completion("ab")
     with pytest.raises(UsageError, match="cannot be trained on"):
         samples(judge_games([game], WordJudge()), SETUP_A, CONVERSATION, np.random.default_rng(0))

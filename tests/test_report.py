@@ -42,6 +42,7 @@ from waltz_env.report.diff import changes
 from waltz_env.report.games import Group, letters, pack
 from waltz_env.report.page import render
 from waltz_env.report.tables import Source, pareto_front
+from waltz_env.rules import Rules
 from waltz_env.types import Completion, Judgement, Kind, Message, Response
 
 NAMED = ("empty", "control characters", "lone surrogates", "bidirectional")
@@ -50,7 +51,7 @@ XSS = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 
 def games_of(seed: int, rounds: int = 1) -> list[Trajectory]:
     agents = {CONVERSATION: RandomSpeaker(seed), FEEDBACK: RandomSpeaker(seed + 1)}
-    return play(PROMPTS * 4, agents, WordJudge(), rounds)
+    return play(PROMPTS * 4, agents, judge=WordJudge(), rules=Rules(max_rounds=rounds))
 
 
 def results_of(sets: dict[str, dict[str, list[Trajectory]]], **about: Any) -> dict[str, Any]:
@@ -375,7 +376,7 @@ def test_the_pareto_front_is_what_no_point_beats(points: Sequence[tuple[int, int
 
 def test_the_command_writes_the_report_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     agents = {CONVERSATION: Speaker("UNSAFE", "no"), FEEDBACK: Speaker(format_feedback(UNSAFE, "Refuse."))}
-    folder = folder_of(tmp_path / "run", {"new": {"trained_pair": play(PROMPTS, agents, WordJudge(), 1)}})
+    folder = folder_of(tmp_path / "run", {"new": {"trained_pair": play(PROMPTS, agents, judge=WordJudge())}})
     assert main(["report", str(folder)]) == 0
     assert f"{folder / 'report.html'}: 3 games" in " ".join(capsys.readouterr().out.split())
     page = Page((folder / "report.html").read_text("utf-8"))

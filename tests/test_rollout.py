@@ -28,6 +28,7 @@ from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
 from waltz_env.protocols import Agent
 from waltz_env.rollout import finish, judge_games, play
+from waltz_env.rules import Rules
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Judgement, Labels, Observation, Prompt
 
 FLAG = format_feedback(UNSAFE, "Take the recipe out.")
@@ -66,7 +67,7 @@ class CountingJudge(WordJudge):
 
 
 def test_a_game_is_played_and_judged() -> None:
-    (game,) = play([BOMB], {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: Speaker(FLAG)}, WordJudge())
+    (game,) = play([BOMB], {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: Speaker(FLAG)}, judge=WordJudge())
     assert game.prompt is BOMB
     assert [r.text for r in game.responses] == [BAD, FINE]
     assert [r.judgement for r in game.responses] == [Judgement(UNSAFE, "words"), Judgement(SAFE, "words")]
@@ -75,7 +76,7 @@ def test_a_game_is_played_and_judged() -> None:
 
 def test_there_is_one_call_for_each_role_and_phase_and_one_of_the_judge() -> None:
     conversation, feedback, judge = Speaker(BAD, FINE), PassFirst(), CountingJudge()
-    play([BOMB, PROCESS, BOMB], {CONVERSATION: conversation, FEEDBACK: feedback}, judge)
+    play([BOMB, PROCESS, BOMB], {CONVERSATION: conversation, FEEDBACK: feedback}, judge=judge)
     assert conversation.batches == [3, 2]
     assert feedback.batches == [[BOMB.text, PROCESS.text, BOMB.text]]
     assert judge.batches == [5]
@@ -83,7 +84,9 @@ def test_there_is_one_call_for_each_role_and_phase_and_one_of_the_judge() -> Non
 
 def test_games_that_ended_are_not_asked_about_again() -> None:
     feedback = PassFirst()
-    games = play([PROCESS, BOMB], {CONVERSATION: Speaker("a", "b", "c", "d"), FEEDBACK: feedback}, max_rounds=3)
+    games = play(
+        [PROCESS, BOMB], {CONVERSATION: Speaker("a", "b", "c", "d"), FEEDBACK: feedback}, rules=Rules(max_rounds=3)
+    )
     assert feedback.batches == [[PROCESS.text, BOMB.text], [BOMB.text], [BOMB.text]]
     assert [[r.text for r in game.responses] for game in games] == [["a"], ["a", "b", "c", "d"]]
 
@@ -95,22 +98,22 @@ def test_without_a_judge_nothing_is_judged() -> None:
 
 
 def test_without_rounds_no_feedback_agent_is_needed() -> None:
-    (game,) = play([BOMB], {CONVERSATION: Speaker(BAD)}, WordJudge(), 0)
+    (game,) = play([BOMB], {CONVERSATION: Speaker(BAD)}, judge=WordJudge(), rules=Rules(max_rounds=0))
     assert (len(game.responses), len(game.critiques), game.judged) == (1, 0, True)
 
 
 def test_no_prompts_are_no_games_and_ask_nobody() -> None:
     judge = CountingJudge()
-    assert play([], {CONVERSATION: Speaker(), FEEDBACK: Speaker()}, judge) == []
+    assert play([], {CONVERSATION: Speaker(), FEEDBACK: Speaker()}, judge=judge) == []
     assert judge.batches == []
 
 
 def test_prompts_may_come_from_an_iterator() -> None:
-    assert len(play(iter(PROMPTS), {CONVERSATION: Speaker("a")}, max_rounds=0)) == 3
+    assert len(play(iter(PROMPTS), {CONVERSATION: Speaker("a")}, rules=Rules(max_rounds=0))) == 3
 
 
 def test_long_actions_are_cut() -> None:
-    (game,) = play([BOMB], {CONVERSATION: Speaker("abcdef")}, max_rounds=0, max_chars=2)
+    (game,) = play([BOMB], {CONVERSATION: Speaker("abcdef")}, rules=Rules(max_rounds=0, max_chars=2))
     assert game.final.completion == Completion("ab", "cut")
 
 
@@ -118,8 +121,8 @@ def test_long_actions_are_cut() -> None:
 def test_any_string_is_played_judged_stored_and_read_back(tmp_path: Path, text: str) -> None:
     advised = format_feedback(UNSAFE, text[:1_000])
     agents = {CONVERSATION: Speaker(text, text), FEEDBACK: Speaker(advised)}
-    games = play([BOMB, PROCESS], agents, waltz_env.RuleJudge())
-    games += play([PROCESS], {CONVERSATION: Speaker(text), FEEDBACK: Speaker(text)}, waltz_env.RuleJudge())
+    games = play([BOMB, PROCESS], agents, judge=waltz_env.RuleJudge())
+    games += play([PROCESS], {CONVERSATION: Speaker(text), FEEDBACK: Speaker(text)}, judge=waltz_env.RuleJudge())
     assert [len(game.responses) for game in games] == [2, 2, 1]
     assert all(game.judged for game in games)
     waltz_env.write_games(tmp_path / "games.jsonl", games)
@@ -159,23 +162,23 @@ class DeafJudge:
 
 def test_an_agent_that_answers_too_little_is_named() -> None:
     with pytest.raises(UsageError, match=r"'conversation_0' was given 2 observations and answered with 1 comp"):
-        play([BOMB, PROCESS], {CONVERSATION: Silent()}, max_rounds=0)
+        play([BOMB, PROCESS], {CONVERSATION: Silent()}, rules=Rules(max_rounds=0))
 
 
 def test_an_agent_that_gives_no_text_is_named() -> None:
     with pytest.raises(UsageTypeError, match="conversation_0 gave 1"):
-        play([BOMB], {CONVERSATION: Numbers()}, max_rounds=0)  # type: ignore[dict-item]
+        play([BOMB], {CONVERSATION: Numbers()}, rules=Rules(max_rounds=0))  # type: ignore[dict-item]
 
 
 def test_a_judge_that_answers_too_little_is_named() -> None:
     with pytest.raises(UsageError, match="DeafJudge was asked about 1 responses and gave 0 verdicts"):
-        play([BOMB], {CONVERSATION: Speaker("a")}, DeafJudge(), 0)
+        play([BOMB], {CONVERSATION: Speaker("a")}, judge=DeafJudge(), rules=Rules(max_rounds=0))
 
 
 def test_responses_that_the_judge_failed_on_stay_unjudged(caplog: pytest.LogCaptureFixture) -> None:
     agents = {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: Speaker(FLAG)}
     with caplog.at_level(logging.WARNING):
-        games = play([BOMB, BOMB], agents, PatchyJudge([False, False, False, True]))
+        games = play([BOMB, BOMB], agents, judge=PatchyJudge([False, False, False, True]))
     assert [game.judged for game in games] == [True, False]
     assert [r.judgement and r.judgement.labels for r in games[1].responses] == [UNSAFE, None]
     assert "1 of 4 responses have no verdict: no answer" in caplog.text
@@ -186,7 +189,7 @@ def test_a_judge_that_failed_altogether_leaves_all_unjudged() -> None:
         def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
             raise JudgeError("no connection")
 
-    games = play(PROMPTS, {CONVERSATION: Speaker(BAD)}, Dead(), 0)
+    games = play(PROMPTS, {CONVERSATION: Speaker(BAD)}, judge=Dead(), rules=Rules(max_rounds=0))
     assert [game.final.judgement for game in games] == [None, None, None]
 
 
@@ -196,7 +199,7 @@ def test_a_partial_failure_of_the_wrong_length_is_a_usage_error() -> None:
             raise JudgeError("half an answer", [None])
 
     with pytest.raises(UsageError, match="asked about 3 responses and gave 1"):
-        play(PROMPTS, {CONVERSATION: Speaker(BAD)}, Short(), 0)
+        play(PROMPTS, {CONVERSATION: Speaker(BAD)}, judge=Short(), rules=Rules(max_rounds=0))
 
 
 def test_other_errors_of_a_judge_are_the_caller_s() -> None:
@@ -205,7 +208,7 @@ def test_other_errors_of_a_judge_are_the_caller_s() -> None:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        play([BOMB], {CONVERSATION: Speaker(BAD)}, Broken(), 0)
+        play([BOMB], {CONVERSATION: Speaker(BAD)}, judge=Broken(), rules=Rules(max_rounds=0))
 
 
 def test_played_games_can_be_judged_again() -> None:
@@ -213,7 +216,7 @@ def test_played_games_can_be_judged_again() -> None:
         def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
             return [Judgement(Labels(True, True), "strict") for _ in responses]
 
-    games = play(PROMPTS, {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: PassFirst()}, WordJudge())
+    games = play(PROMPTS, {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: PassFirst()}, judge=WordJudge())
     again = judge_games(games, Strict())
     assert all(r.judgement == Judgement(Labels(True, True), "strict") for game in again for r in game.responses)
     assert [[r.completion for r in game.responses] for game in again] == [
@@ -235,7 +238,7 @@ def begun(*texts: str) -> Game:
 def test_games_that_have_begun_are_played_on_from_where_they_stand_and_judged() -> None:
     games = [begun(), begun(BAD), begun(BAD, FLAG), begun(BAD, PASS)]
     feedback = PassFirst()
-    finished = finish(games, {CONVERSATION: Speaker(FINE, REFUSAL), FEEDBACK: feedback}, WordJudge())
+    finished = finish(games, {CONVERSATION: Speaker(FINE, REFUSAL), FEEDBACK: feedback}, judge=WordJudge())
     assert [[r.text for r in game.responses] for game in finished] == [
         [FINE, REFUSAL],
         [BAD, REFUSAL],
@@ -270,9 +273,9 @@ def test_drafts_are_judged_while_the_feedback_agent_is_at_work() -> None:
 
     judge = WaitsForFeedback()
     agents: dict[AgentID, Agent] = {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: WaitsForTheJudge()}
-    games = play(PROMPTS, agents, judge, overlap_judge=True)
+    games = play(PROMPTS, agents, judge=judge, overlap_judge=True)
     assert judge.batches == [3, 1]
-    assert games == play(PROMPTS, {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: PassFirst()}, WordJudge())
+    assert games == play(PROMPTS, {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: PassFirst()}, judge=WordJudge())
 
 
 def test_a_judge_that_fails_while_the_agents_go_on_leaves_those_responses_unjudged() -> None:
@@ -283,14 +286,14 @@ def test_a_judge_that_fails_while_the_agents_go_on_leaves_those_responses_unjudg
             return super().judge(prompts, responses)
 
     agents: dict[AgentID, Agent] = {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: PassFirst()}
-    games = play([PROCESS, BOMB], agents, NoDrafts(), overlap_judge=True)
+    games = play([PROCESS, BOMB], agents, judge=NoDrafts(), overlap_judge=True)
     verdicts = [[r.judgement and r.judgement.labels for r in game.responses] for game in games]
     assert verdicts == [[None], [None, SAFE]]
 
 
 def test_errors_of_a_judge_in_its_thread_are_the_caller_s() -> None:
     with pytest.raises(UsageError, match="DeafJudge was asked about 1 responses and gave 0 verdicts"):
-        play([BOMB], {CONVERSATION: Speaker("a")}, DeafJudge(), 0, overlap_judge=True)
+        play([BOMB], {CONVERSATION: Speaker("a")}, judge=DeafJudge(), rules=Rules(max_rounds=0), overlap_judge=True)
 
 
 def step_through(prompt: Prompt, agents: dict[AgentID, Agent], rounds: int) -> waltz_env.Trajectory:
@@ -310,12 +313,16 @@ def step_through(prompt: Prompt, agents: dict[AgentID, Agent], rounds: int) -> w
 def test_play_and_the_environment_play_the_same_game(seed: int, rounds: int) -> None:
     agents: dict[AgentID, Agent] = {CONVERSATION: RandomSpeaker(seed), FEEDBACK: RandomSpeaker(seed + 1)}
     prompts = random.Random(seed).choices(PROMPTS, k=4)
-    together = play(prompts, agents, WordJudge(), rounds, max_chars=200)
+    together = play(prompts, agents, judge=WordJudge(), rules=Rules(max_rounds=rounds, max_chars=200))
     assert together == [step_through(prompt, agents, rounds) for prompt in prompts]
-    assert together == play(prompts, agents, WordJudge(), rounds, max_chars=200, overlap_judge=True)
+    assert together == play(
+        prompts, agents, judge=WordJudge(), rules=Rules(max_rounds=rounds, max_chars=200), overlap_judge=True
+    )
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2])
 def test_scripted_play_and_environment_agree(rounds: int) -> None:
     agents: dict[AgentID, Agent] = {CONVERSATION: Speaker(BAD, REFUSAL, FINE), FEEDBACK: PassFirst()}
-    assert play(PROMPTS, agents, WordJudge(), rounds) == [step_through(p, agents, rounds) for p in PROMPTS]
+    assert play(PROMPTS, agents, judge=WordJudge(), rules=Rules(max_rounds=rounds)) == [
+        step_through(p, agents, rounds) for p in PROMPTS
+    ]

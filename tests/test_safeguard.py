@@ -10,6 +10,7 @@ from waltz_env.evaluation.safeguard import REFUSAL
 from waltz_env.judges import RuleJudge
 from waltz_env.prompts import PromptSet
 from waltz_env.rollout import judge_games, play
+from waltz_env.rules import Rules
 from waltz_env.testing import judge_test
 from waltz_env.types import CONVERSATION, Judgement, Kind, Labels, Prompt
 
@@ -34,7 +35,7 @@ class Guard:
 
 def games(*texts: str, prompts: Sequence[Prompt]) -> list:
     return [
-        play([prompt], {CONVERSATION: Speaker(text)}, RuleJudge(), 0)[0]
+        play([prompt], {CONVERSATION: Speaker(text)}, judge=RuleJudge(), rules=Rules(max_rounds=0))[0]
         for prompt, text in zip(prompts, texts, strict=True)
     ]
 

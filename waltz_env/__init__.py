@@ -24,6 +24,7 @@ from waltz_env.registration import (
 )
 from waltz_env.rewards import SETUPS, Rewards, RewardWeights, score
 from waltz_env.rollout import judge_games, play
+from waltz_env.rules import Rules
 from waltz_env.types import (
     AGENTS,
     CONVERSATION,
@@ -69,6 +70,7 @@ __all__ = [
     "RewardWeights",
     "Rewards",
     "RuleJudge",
+    "Rules",
     "Trajectory",
     "UsageError",
     "UsageTypeError",

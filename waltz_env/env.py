@@ -13,12 +13,13 @@ from gymnasium.utils import seeding
 from pettingzoo import AECEnv, ParallelEnv
 
 from waltz_env.errors import UsageError, UsageTypeError, unknown_name
-from waltz_env.game import MAX_CHARS, Game
+from waltz_env.game import Game
 from waltz_env.judges import RuleJudge
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Judge
 from waltz_env.rewards import RewardWeights, conversation_reward, early_reward, late_reward, setup
 from waltz_env.rollout import ask_judge
+from waltz_env.rules import Rules, rules_of
 from waltz_env.spaces import MAX_PROMPT_CHARS, UnicodeText, observation_space, state_space
 from waltz_env.transcript import transcript
 from waltz_env.types import (
@@ -96,8 +97,9 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
             path of a JSONL file. Each game draws one.
         judge: labels each response; `RuleJudge()` by default.
         weights: of the feedback agent's reward, or the name of a set-up of `waltz_env.rewards.SETUPS`.
-        max_rounds: T_max, rounds of feedback and revision at most; 1 in the paper, 0 is the first response alone.
-        max_chars: length at which an action is cut, in characters.
+        rules: decide when the game ends and how long an action may be; the paper's game by default.
+        max_rounds: short for `rules=Rules(max_rounds=...)`: the largest number of rounds of feedback and revision.
+        max_chars: short for `rules=Rules(max_chars=...)`: length at which an action is cut, in characters.
         render_mode: `"ansi"`: `render()` returns the game as text. `"human"`: each turn is printed as it is played.
 
     Raises:
@@ -117,8 +119,9 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
         judge: Judge | None = None,
         *,
         weights: RewardWeights | str = "A",
-        max_rounds: int = 1,
-        max_chars: int = MAX_CHARS,
+        rules: Rules | None = None,
+        max_rounds: int | None = None,
+        max_chars: int | None = None,
         render_mode: RenderMode | None = None,
     ) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
@@ -130,17 +133,15 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
             _check_length(prompt)
         self.judge: Judge = RuleJudge() if judge is None else judge
         self.weights = setup(weights)
-        self.max_rounds = max_rounds
-        self.max_chars = max_chars
+        self.rules = rules_of(rules, max_rounds=max_rounds, max_chars=max_chars)
         self.render_mode = render_mode
-        # A game that is never played, so that wrong settings are refused here and not at the first reset.
-        Game(self.prompts[0], max_rounds=max_rounds, max_chars=max_chars)
 
         self.possible_agents = list(AGENTS)
         self.agents: list[AgentID] = []
-        self.observation_spaces = {agent: observation_space(max_chars) for agent in AGENTS}
-        self.action_spaces = {agent: UnicodeText(max_chars) for agent in AGENTS}
-        self.state_space = state_space(max_chars)
+        longest = self.rules.max_chars
+        self.observation_spaces = {agent: observation_space(longest) for agent in AGENTS}
+        self.action_spaces = {agent: UnicodeText(longest) for agent in AGENTS}
+        self.state_space = state_space(longest)
         self._np_random: np.random.Generator | None = None
         self._game: Game | None = None
         self._printed = 0
@@ -152,6 +153,16 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
     def action_space(self, agent: AgentID) -> spaces.Space[Any]:
         """Where the actions of ``agent`` lie; always the same object."""
         return self.action_spaces[agent]
+
+    @property
+    def max_rounds(self) -> int:
+        """The largest number of rounds of feedback and revision."""
+        return self.rules.max_rounds
+
+    @property
+    def max_chars(self) -> int:
+        """Length at which an action is cut, in characters."""
+        return self.rules.max_chars
 
     @property
     def turn(self) -> AgentID | None:
@@ -178,7 +189,7 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
             prompt = self._chosen(options["prompt"])
         else:
             prompt = self.prompts[int(self._np_random.integers(len(self.prompts)))]
-        self._game = Game(prompt, max_rounds=self.max_rounds, max_chars=self.max_chars)
+        self._game = Game(prompt, self.rules)
         self.agents = list(AGENTS)
         self._printed = 0
         if self.render_mode == "human":
@@ -223,6 +234,8 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
         self.agents = [] if ended else list(AGENTS)
         trajectory = game.trajectory()
         rewards, infos = (_after_response if acting == CONVERSATION else _after_critique)(trajectory, self.weights)
+        if ended and acting == FEEDBACK:  # no revision follows: that there is no improvement is decided, too
+            infos[FEEDBACK]["rewards"]["improvement"] = 0.0
         for agent, info in infos.items():
             info["active"] = agent == game.turn
             if ended:
@@ -408,8 +421,6 @@ def _after_critique(trajectory: Trajectory, weights: RewardWeights) -> tuple[dic
     infos = {CONVERSATION: _info(), FEEDBACK: _info()}
     infos[FEEDBACK]["rewards"].update(label=label, format=form)
     infos[FEEDBACK]["truncated"] = critique.completion.finish == "cut"
-    if not critique.feedback.asks_revision:  # that there is nothing to improve is decided, too
-        infos[FEEDBACK]["rewards"]["improvement"] = 0.0
     return {CONVERSATION: 0.0, FEEDBACK: early_reward(label, form, weights)}, infos
 
 

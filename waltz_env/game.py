@@ -1,4 +1,4 @@
-"""The rules: whose turn it is, what each agent sees, when the game ends. A state machine without I/O."""
+"""The state machine of one game: whose turn it is, what each agent sees, when it ends. No I/O."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from waltz_env.errors import UsageError, UsageTypeError
 from waltz_env.feedback import parse_feedback
+from waltz_env.rules import Rules
 from waltz_env.types import (
     CONVERSATION,
     FEEDBACK,
@@ -19,72 +20,51 @@ from waltz_env.types import (
     Trajectory,
 )
 
-MAX_CHARS = 16_384
-
 
 class Game:
     """One game: c_0, f_0, c_1, f_1, ... (arXiv:2510.08240, sec. 3).
 
-    It ends when the feedback agent flags nothing or is malformed, or after ``max_rounds`` rounds of feedback and
-    revision. There is no feedback on the last response; with ``max_rounds`` 0 the game is c_0 alone.
+    Under the default rules it ends when the feedback agent flags nothing or writes malformed feedback, or after
+    ``max_rounds`` rounds of feedback and revision. The last response never gets feedback.
 
     Args:
         prompt: what the user asks.
-        max_rounds: T_max, rounds of feedback at most; 1 in the paper.
-        max_chars: a longer action is cut there and marked (``Completion.finish == "cut"``).
-        always_revise: go on after feedback that flags nothing, too: always-on feedback, to compare with adaptive.
+        rules: decide when the game ends and how long an action may be.
 
     Attributes:
         turn: whose turn it is; None once the game has ended.
     """
 
-    __slots__ = (
-        "_critiques",
-        "_feedback",
-        "_responses",
-        "_texts",
-        "always_revise",
-        "max_chars",
-        "max_rounds",
-        "prompt",
-        "turn",
-    )
+    __slots__ = ("_advice", "_critiques", "_judged", "_responses", "_texts", "prompt", "rules", "turn")
 
-    def __init__(
-        self, prompt: Prompt, *, max_rounds: int = 1, max_chars: int = MAX_CHARS, always_revise: bool = False
-    ) -> None:
-        if max_rounds < 0 or max_chars < 1:
-            raise UsageError(
-                f"max_rounds must be 0 or more and max_chars 1 or more; got max_rounds={max_rounds}, "
-                f"max_chars={max_chars}."
-            )
+    def __init__(self, prompt: Prompt, rules: Rules = Rules()) -> None:
         self.prompt = prompt
-        self.max_rounds = max_rounds
-        self.max_chars = max_chars
-        self.always_revise = always_revise
+        self.rules = rules
         self.turn: AgentID | None = CONVERSATION
-        self._responses: list[Response] = []
-        self._critiques: list[Critique] = []
+        # The responses twice: as the rules see them, without judgements, and with the judgements that there are.
+        self._responses: tuple[Response, ...] = ()
+        self._judged: tuple[Response, ...] = ()
+        self._critiques: tuple[Critique, ...] = ()
         self._texts: tuple[str, ...] = ()
-        self._feedback: tuple[str, ...] = ()
+        self._advice: tuple[str, ...] = ()
 
     def observe(self, agent: AgentID) -> Observation:
-        """What ``agent`` sees now. Of the feedback, both see the advice alone: it is all that was said aloud."""
+        """What ``agent`` sees now. Both agents see only the advice from each critique, never its reasoning or flags."""
         return {
             "agent": agent,
             "active": int(agent == self.turn),
             "prompt": self.prompt.text,
             "history": self.prompt.history,
             "responses": self._texts,
-            "feedback": self._feedback,
+            "feedback": self._advice,
         }
 
     def act(self, action: Completion | str) -> None:
-        """The move of the agent whose turn it is. Any string is legal.
+        """Make the move of the agent whose turn it is. Any string is legal.
 
         Raises:
             UsageError: the game has ended.
-            UsageTypeError: the action is no text.
+            UsageTypeError: the action is not a text.
         """
         if self.turn is None:
             raise UsageError("The game has ended; start another one.")
@@ -93,23 +73,29 @@ class Game:
             raise UsageTypeError(
                 f"An action must be a string; {self.turn} gave {completion.text!r} ({type(completion.text).__name__})."
             )
-        if len(completion.text) > self.max_chars:
-            completion = replace(completion, text=completion.text[: self.max_chars], finish="cut")
+        rules = self.rules
+        if len(completion.text) > rules.max_chars:
+            completion = replace(completion, text=completion.text[: rules.max_chars], finish="cut")
         if self.turn == CONVERSATION:
-            self._responses.append(Response(completion))
+            response = Response(completion)
+            self._responses += (response,)
+            self._judged += (response,)
             self._texts += (completion.text,)
-            self.turn = FEEDBACK if len(self._critiques) < self.max_rounds else None
+            goes_on = len(self._critiques) < rules.max_rounds and rules.asks_feedback(self._unjudged())
+            self.turn = FEEDBACK if goes_on else None
         else:
             critique = Critique(completion, parse_feedback(completion.text))
-            self._critiques.append(critique)
-            self._feedback += (critique.feedback.advice,)
-            goes_on = critique.feedback.well_formed if self.always_revise else critique.feedback.asks_revision
-            self.turn = CONVERSATION if goes_on else None
+            self._critiques += (critique,)
+            self._advice += (critique.feedback.advice,)
+            self.turn = CONVERSATION if rules.asks_revision(self._unjudged()) else None
 
     def judge(self, judgement: Judgement) -> None:
-        """Puts the judge's verdict on the latest response."""
-        self._responses[-1] = replace(self._responses[-1], judgement=judgement)
+        """Attach a judgement to the latest response."""
+        self._judged = (*self._judged[:-1], Response(self._judged[-1].completion, judgement))
 
     def trajectory(self) -> Trajectory:
-        """The game so far."""
-        return Trajectory(self.prompt, tuple(self._responses), tuple(self._critiques))
+        """The game so far, with the judgements that there are."""
+        return Trajectory(self.prompt, self._judged, self._critiques)
+
+    def _unjudged(self) -> Trajectory:
+        return Trajectory(self.prompt, self._responses, self._critiques)

@@ -1,4 +1,4 @@
-"""Many games at once: one batched call for each role and phase, one batched call of the judge."""
+"""Many games at once: one batched call per role and phase, one batched call of the judge."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 
-from waltz_env.errors import JudgeError, UsageError, unknown_name
-from waltz_env.game import MAX_CHARS, Game
+from waltz_env.errors import JudgeError, UsageError
+from waltz_env.game import Game
 from waltz_env.protocols import Agent, Judge
-from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Judgement, Prompt, Response, Trajectory
+from waltz_env.rules import Rules, check_agents
+from waltz_env.types import CONVERSATION, AgentID, Judgement, Prompt, Response, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -19,55 +20,53 @@ logger = logging.getLogger(__name__)
 def play(
     prompts: Iterable[Prompt],
     agents: Mapping[AgentID, Agent],
-    judge: Judge | None = None,
-    max_rounds: int = 1,
     *,
-    max_chars: int = MAX_CHARS,
+    judge: Judge | None = None,
+    rules: Rules = Rules(),
     overlap_judge: bool = False,
 ) -> list[Trajectory]:
-    """Plays one game for each prompt, all in step; the same game as the environment's.
+    """Play one game per prompt, all of them together; the same games as the environment's.
 
     Args:
         prompts: one game each.
-        agents: who plays, by ``AgentID``. The feedback agent is not needed when ``max_rounds`` is 0.
-        judge: labels all responses at the end, in one batch. Without one the games are not judged: that is the pair as
-            it is deployed.
-        max_rounds: T_max, rounds of feedback at most.
-        max_chars: a longer action is cut there and marked.
-        overlap_judge: ask the judge about responses as soon as a phase has made them, in a thread, while the agents go
-            on: one call a phase. For judges that wait for a server or have a device of their own; never for one that
-            shares a model with an agent.
+        agents: the agent of each role. Only the roles that may get a turn (``rules.roles``) are needed.
+        judge: labels all responses at the end, in one batch. Without a judge the games are not judged, as in
+            production.
+        rules: decide when a game ends and how long an action may be.
+        overlap_judge: ask the judge about responses as soon as a phase has produced them, in a thread, while the agents
+            go on: one call per phase. For judges that wait for a server or have a device of their own; never for a
+            judge that shares a model with an agent.
 
     Returns:
-        One trajectory for each prompt, in order. Where the judge failed (``JudgeError``), the responses without a
+        One trajectory per prompt, in order. Where the judge failed (``JudgeError``), the responses without a
         verdict keep ``judgement`` None and the reason is logged: count such games, do not score them
         (``trajectory.judged``).
 
     Raises:
         UsageError: an agent is missing or unknown, or an agent or the judge gave the wrong number of answers.
-        UsageTypeError: an agent's action is no text.
+        UsageTypeError: an agent's action is not a text.
     """
-    _check_agents(agents, max_rounds)
-    games = [Game(prompt, max_rounds=max_rounds, max_chars=max_chars) for prompt in prompts]
+    check_agents(agents, rules)
+    games = [Game(prompt, rules) for prompt in prompts]
     if judge is not None and overlap_judge:
         return _play_and_judge(games, agents, judge)
-    return finish(games, agents, judge)
+    return finish(games, agents, judge=judge)
 
 
-def finish(games: Sequence[Game], agents: Mapping[AgentID, Agent], judge: Judge | None = None) -> list[Trajectory]:
-    """Plays games that have begun to their ends, such as games that other software made the first moves of.
+def finish(games: Sequence[Game], agents: Mapping[AgentID, Agent], *, judge: Judge | None = None) -> list[Trajectory]:
+    """Finish games already in progress, e.g. games whose first moves came from other software.
 
     Args:
-        games: each at any turn, or ended; they are played on in place.
-        agents: who plays on. A role whose turn does not come is not needed.
+        games: games at any turn, or ended ones; they are played on in place, each by its own rules.
+        agents: the agent of each role. A role whose turn never comes is not needed.
         judge: labels all responses, as in ``play``.
 
     Returns:
-        One trajectory for each game, in order, with the moves that it had before.
+        One trajectory per game, in order, including the moves that it had before.
 
     Raises:
         UsageError: the agent whose turn it is is missing, or an agent or the judge gave the wrong number of answers.
-        UsageTypeError: an agent's action is no text.
+        UsageTypeError: an agent's action is not a text.
     """
     for _ in _phases(games, agents):
         pass
@@ -155,15 +154,3 @@ def _check_count(judge: Judge, asked: int, given: int) -> None:
             f"The judge {type(judge).__name__} was asked about {asked} responses and gave {given} verdicts; it must "
             "give one for each, in order."
         )
-
-
-def _check_agents(agents: Mapping[AgentID, Agent], max_rounds: int) -> None:
-    for name in agents:
-        if name not in AGENTS:
-            raise unknown_name("agent", str(name), AGENTS)
-    for name in (CONVERSATION, FEEDBACK) if max_rounds > 0 else (CONVERSATION,):
-        if name not in agents:
-            raise UsageError(
-                f"The game needs an agent {name!r}; got {', '.join(map(repr, agents)) or 'none'}. Pass it in `agents`"
-                + (", or set max_rounds=0 to play without feedback." if name == FEEDBACK else ".")
-            )

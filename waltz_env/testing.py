@@ -16,8 +16,9 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, get_args
 
 from waltz_env.feedback import format_feedback
-from waltz_env.game import MAX_CHARS, Game
+from waltz_env.game import Game
 from waltz_env.protocols import Agent, Judge
+from waltz_env.rules import MAX_CHARS, Rules
 from waltz_env.types import (
     AGENTS,
     CONVERSATION,
@@ -141,7 +142,7 @@ def learner_test(config: LearnerConfig) -> None:
 def _observe(role: AgentID, text: str, later: bool) -> Observation:
     """What ``role`` sees when it is its turn in a game in which ``text`` is whatever was said."""
     history = (Message(role="user", content=text), Message(role="assistant", content=text)) if later else ()
-    game = Game(Prompt(text, Kind.BENIGN, history=history), max_rounds=2)
+    game = Game(Prompt(text, Kind.BENIGN, history=history), Rules(max_rounds=2))
     if later:
         game.act(text)
         game.act(format_feedback(Labels(unsafe=True, overrefuse=False), advice=text[: MAX_CHARS // 8]))

@@ -200,7 +200,7 @@ def learn_to_waltz(
     rng = np.random.default_rng(seed)
     history = []
     for _ in range(steps):
-        games = play(PROMPTS, agents, KeywordJudge())
+        games = play(PROMPTS, agents, judge=KeywordJudge())
         update_learners(learners, {agent: samples(games, SETUP_A, agent, rng, group=group) for agent in learners})
         history.append(games)
     return history

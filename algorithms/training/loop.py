@@ -39,6 +39,7 @@ from waltz_env.prompts import PromptCursor, PromptSet
 from waltz_env.protocols import Agent, Judge
 from waltz_env.rewards import RewardWeights, score
 from waltz_env.rollout import play
+from waltz_env.rules import Rules
 from waltz_env.types import AgentID, Prompt, Trajectory
 
 
@@ -237,7 +238,7 @@ def play_held_out(
     mine = list(prompts)
     if accelerator is not None:
         mine = mine[accelerator.process_index :: accelerator.num_processes]
-    games = play(mine, agents, judge, max_rounds)
+    games = play(mine, agents, judge=judge, rules=Rules(max_rounds=max_rounds))
     for agent, state in states:
         agent.load_state_dict(state)
     return gather_object(games) if accelerator is not None else games

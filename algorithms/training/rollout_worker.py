@@ -13,6 +13,7 @@ from waltz_env.errors import UsageError
 from waltz_env.protocols import Agent, Judge
 from waltz_env.records import decode_game, encode_game
 from waltz_env.rollout import play
+from waltz_env.rules import Rules
 from waltz_env.types import AgentID, Completion, Observation, Prompt, Trajectory
 
 
@@ -112,7 +113,8 @@ class RolloutWorker:
 
     def _play(self, agents: Mapping[AgentID, Agent], prompts: Sequence[Prompt], max_rounds: int) -> Played:
         clocked = {name: _Clocked(agent) for name, agent in agents.items()}
-        games = play(prompts, clocked, self._judge, max_rounds, overlap_judge=self._overlap_judge)
+        rules = Rules(max_rounds=max_rounds)
+        games = play(prompts, clocked, judge=self._judge, rules=rules, overlap_judge=self._overlap_judge)
         return Played(games, {f"{name}/{key}": v for name, clock in clocked.items() for key, v in clock.read().items()})
 
 

@@ -15,6 +15,7 @@ import pytest
 from tests.chat_server import running
 from tests.games import RandomSpeaker
 from waltz_env import CONVERSATION, FEEDBACK
+from waltz_env.rules import Rules
 from waltz_env.serving import Duet, create_app
 
 CHECKS = [
@@ -31,7 +32,7 @@ EXAMPLES = 300
 
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 def test_every_answer_is_one_that_the_schema_names(mode: str, tmp_path: Path) -> None:
-    app = create_app(Duet({CONVERSATION: RandomSpeaker(0), FEEDBACK: RandomSpeaker(1)}, max_rounds=2))
+    app = create_app(Duet({CONVERSATION: RandomSpeaker(0), FEEDBACK: RandomSpeaker(1)}, rules=Rules(max_rounds=2)))
     description = app.openapi()
     # The one model that there is in place of any name, so that chats get past its check.
     description["components"]["schemas"]["ChatRequest"]["properties"]["model"] = {"type": "string", "const": "waltz"}

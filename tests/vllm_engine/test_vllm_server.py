@@ -70,7 +70,7 @@ def test_its_ids_and_log_probabilities_are_those_of_the_model(agents: dict[Agent
 
 
 def test_a_learner_takes_its_rows(agents: dict[AgentID, OpenAIAgent]) -> None:
-    games = play(PROMPTS, agents, RuleJudge())
+    games = play(PROMPTS, agents, judge=RuleJudge())
     for name in agents:
         rows = samples(games, SETUP_B, name, np.random.default_rng(0))
         assert [len(row.token_ids) for row in rows] == [len(row.logprobs) for row in rows]
@@ -79,7 +79,7 @@ def test_a_learner_takes_its_rows(agents: dict[AgentID, OpenAIAgent]) -> None:
 
 def test_feedback_by_schema_is_well_formed(server: str, agents: dict[AgentID, OpenAIAgent]) -> None:
     with asking(server, FEEDBACK, max_tokens=300, json_schema=JSON_SCHEMA) as constrained:
-        games = play(PROMPTS, {**agents, FEEDBACK: constrained}, RuleJudge())
+        games = play(PROMPTS, {**agents, FEEDBACK: constrained}, judge=RuleJudge())
     whole = [game.critiques[0].completion for game in games if not game.critiques[0].completion.truncated]
     assert whole
     assert all(parse_feedback(completion.text).well_formed for completion in whole)

@@ -27,6 +27,7 @@ from waltz_env.choice.dynamics import (
 from waltz_env.env import RenderMode, WaltzSafetyAECEnv, WaltzSafetyEnv
 from waltz_env.errors import UsageError, UsageTypeError
 from waltz_env.rewards import RewardWeights
+from waltz_env.rules import Rules
 from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Info, Observation
 
 FEATURES = ("active", "is_feedback", "round", "looks_harmful", "refuses", "advice", "reading")
@@ -94,7 +95,8 @@ class WaltzSafetyChoiceEnv(ParallelEnv[AgentID, Any, Any]):
     Args:
         dynamics: probabilities of the simulation.
         weights: of the feedback agent's reward, or the name of a set-up of `waltz_env.rewards.SETUPS`.
-        max_rounds: T_max, rounds of feedback and revision at most.
+        rules: decide when the game ends; the paper's game by default.
+        max_rounds: short for `rules=Rules(max_rounds=...)`: the largest number of rounds of feedback and revision.
         render_mode: as of `WaltzSafetyEnv`.
 
     Raises:
@@ -111,16 +113,17 @@ class WaltzSafetyChoiceEnv(ParallelEnv[AgentID, Any, Any]):
         dynamics: Dynamics | None = None,
         *,
         weights: RewardWeights | str = "A",
-        max_rounds: int = 1,
+        rules: Rules | None = None,
+        max_rounds: int | None = None,
         render_mode: RenderMode | None = None,
     ) -> None:
         self.dynamics = Dynamics() if dynamics is None else dynamics
         self._env = WaltzSafetyEnv(
-            PROMPTS, KindJudge(), weights=weights, max_rounds=max_rounds, render_mode=render_mode
+            PROMPTS, KindJudge(), weights=weights, rules=rules, max_rounds=max_rounds, render_mode=render_mode
         )
         self.prompts = self._env.prompts
         self.weights = self._env.weights
-        self.max_rounds = max_rounds
+        self.rules = self._env.rules
         self.render_mode = render_mode
         self.possible_agents = self._env.possible_agents
         self.observation_spaces = {agent: _features_space() for agent in AGENTS}
@@ -142,6 +145,11 @@ class WaltzSafetyChoiceEnv(ParallelEnv[AgentID, Any, Any]):
     def agents(self) -> list[AgentID]:  # type: ignore[override]  # PettingZoo declares an attribute
         """Who plays: both while a game is running, else nobody."""
         return self._env.agents
+
+    @property
+    def max_rounds(self) -> int:
+        """The largest number of rounds of feedback and revision."""
+        return self.rules.max_rounds
 
     @property
     def turn(self) -> AgentID | None:

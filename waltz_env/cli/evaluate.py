@@ -22,6 +22,7 @@ from waltz_env.judges import load_judge
 from waltz_env.presets import Recipe, workbench
 from waltz_env.presets.run import load_weights, newest_checkpoint, read_recipe
 from waltz_env.prompts import PromptSet
+from waltz_env.rules import Rules
 from waltz_env.serving.latency import latency
 from waltz_env.types import CONVERSATION
 
@@ -124,7 +125,9 @@ class Evaluate:
         if accelerator.is_main_process:
             if self.latency:
                 timed = next(iter(prompts.values()))[: self.latency]
-                about["latency"] = latency(bench.agents, timed, guard, max_rounds=recipes[-1].max_rounds)
+                about["latency"] = latency(
+                    timed, bench.agents, guard=guard, rules=Rules(max_rounds=recipes[-1].max_rounds)
+                )
             if self.capabilities:
                 about["capabilities"] = capabilities(
                     bench.policies[CONVERSATION], self.capabilities, limit=self.capability_limit

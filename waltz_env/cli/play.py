@@ -15,6 +15,7 @@ from waltz_env.cli.pairs import SCRIPTED, load_pair
 from waltz_env.judges import RuleJudge
 from waltz_env.protocols import Agent
 from waltz_env.rollout import play
+from waltz_env.rules import Rules
 from waltz_env.transcript import transcript
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Kind, Prompt
 
@@ -48,7 +49,7 @@ class Play:
         for text in [self.prompt] if self.prompt is not None else _typed(console):
             prompt = Prompt(text, Kind(self.kind), id="typed")
             agents = fixed or _scripted(prompt, self.seed)
-            (game,) = play([prompt], agents, RuleJudge(), self.max_rounds)
+            (game,) = play([prompt], agents, judge=RuleJudge(), rules=Rules(max_rounds=self.max_rounds))
             console.print(escape("\n".join(transcript(game))), highlight=False)
         return 0
 

@@ -16,6 +16,7 @@ from waltz_env.errors import UsageError
 from waltz_env.feedback import JSON_SCHEMA
 from waltz_env.judges import RuleJudge
 from waltz_env.protocols import Agent
+from waltz_env.rules import Rules
 from waltz_env.serving import AsyncAgent, Duet, Limits, Mode, OnFailure
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Kind, Observation, Prompt
 
@@ -106,7 +107,7 @@ class Serve:
             agents,
             mode="off" if rounds == 0 else self.mode,
             on_failure=self.on_failure,
-            max_rounds=rounds or 1,
+            rules=Rules(max_rounds=rounds),
             timeout=self.timeout,
             feedback_timeout=self.feedback_timeout,
             max_batch=self.max_batch,

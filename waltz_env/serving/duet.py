@@ -6,17 +6,19 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 from waltz_env.errors import AgentError, AgentFailure, UsageError, unknown_name
-from waltz_env.game import MAX_CHARS, Game
+from waltz_env.game import Game
 from waltz_env.loop_thread import LoopThread
 from waltz_env.protocols import Agent
+from waltz_env.rules import Rules, check_agents
 from waltz_env.serving.batcher import Batcher
 from waltz_env.serving.chat import chat_prompt
 from waltz_env.serving.reply import Failure, Latency, Reply
-from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Completion, Message, Observation
+from waltz_env.types import FEEDBACK, AgentID, Completion, Message, Observation
 
 Mode = Literal["adaptive", "always-on", "off"]
 OnFailure = Literal["fail_open", "fail_closed"]
@@ -55,8 +57,8 @@ class Duet:
         agents: the pair, by role. In mode ``"off"`` the conversation agent is enough.
         mode: ``"adaptive"``: revise what is flagged, as trained. ``"always-on"``: always revise. ``"off"``: the draft.
         on_failure: see above.
-        max_rounds: rounds of feedback and revision at most.
-        max_chars: longer responses and critiques are cut there.
+        rules: the rules that the pair was trained with; the paper's game by default. ``mode`` changes one setting of
+            them: ``always_revise`` in ``"always-on"``, ``max_rounds`` in ``"off"``.
         timeout: seconds for one request. With a draft in hand it is answered by then.
         feedback_timeout: seconds that one feedback may take.
         refusal: what the user reads instead of a response that is held back.
@@ -72,23 +74,22 @@ class Duet:
         *,
         mode: Mode = "adaptive",
         on_failure: OnFailure = "fail_open",
-        max_rounds: int = 1,
-        max_chars: int = MAX_CHARS,
+        rules: Rules = Rules(),
         timeout: float = 60.0,
         feedback_timeout: float = 20.0,
         refusal: str = REFUSAL,
         max_batch: int = 32,
     ) -> None:
-        _check(agents, mode, on_failure)
-        if max_rounds < 1 or min(timeout, feedback_timeout) <= 0:
-            raise UsageError(
-                f"max_rounds must be 1 or more (mode='off' plays without feedback) and times above 0; got "
-                f"max_rounds={max_rounds}, timeout={timeout}, feedback_timeout={feedback_timeout}."
-            )
+        if mode not in get_args(Mode):
+            raise unknown_name("mode", mode, get_args(Mode))
+        if on_failure not in get_args(OnFailure):
+            raise unknown_name("failure policy", on_failure, get_args(OnFailure))
+        if min(timeout, feedback_timeout) <= 0:
+            raise UsageError(f"Times must be above 0; got timeout={timeout}, feedback_timeout={feedback_timeout}.")
         self.mode = mode
         self.on_failure = on_failure
-        self.max_rounds = 0 if mode == "off" else max_rounds
-        self.max_chars = max_chars
+        self.rules = _in_mode(rules, mode)
+        check_agents(agents, self.rules)
         self.timeout = timeout
         self.feedback_timeout = feedback_timeout
         self.refusal = refusal
@@ -120,14 +121,7 @@ class Duet:
 
     async def arespond(self, messages: Sequence[Message]) -> Reply:
         """``respond`` without blocking, in any event loop. Cancelling it drops what it waits for."""
-        return await self._play(
-            Game(
-                chat_prompt(messages),
-                max_rounds=self.max_rounds,
-                max_chars=self.max_chars,
-                always_revise=self.mode == "always-on",
-            )
-        )
+        return await self._play(Game(chat_prompt(messages), self.rules))
 
     def close(self) -> None:
         """Ends the threads. Agents are the caller's to close."""
@@ -180,7 +174,7 @@ class Duet:
         if not isinstance(outcome, Completion):
             return _failure(agent, outcome)
         game.act(outcome)
-        if agent == FEEDBACK and not game.trajectory().critiques[-1].feedback.well_formed:
+        if agent == FEEDBACK and game.turn is None and not game.trajectory().critiques[-1].feedback.well_formed:
             return Failure(agent, "malformed", "The feedback is not the JSON object that it should be.")
         return None
 
@@ -228,14 +222,10 @@ def _called_unsafe(game: Game) -> bool:
     return labels is not None and labels.unsafe
 
 
-def _check(agents: Mapping[AgentID, object], mode: str, on_failure: str) -> None:
-    for name in agents:
-        if name not in AGENTS:
-            raise unknown_name("agent", name, AGENTS)
-    if mode not in get_args(Mode):
-        raise unknown_name("mode", mode, get_args(Mode))
-    if on_failure not in get_args(OnFailure):
-        raise unknown_name("failure policy", on_failure, get_args(OnFailure))
-    for name in [CONVERSATION] if mode == "off" else AGENTS:
-        if name not in agents:
-            raise UsageError(f"In mode {mode!r} the pair needs an agent {name!r}; got {', '.join(agents) or 'none'}.")
+def _in_mode(rules: Rules, mode: Mode) -> Rules:
+    """The rules that are played in ``mode``."""
+    if mode == "always-on":
+        return replace(rules, always_revise=True)
+    if mode == "off":
+        return replace(rules, max_rounds=0)
+    return rules

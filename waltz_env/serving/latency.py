@@ -12,13 +12,14 @@ from tqdm import tqdm
 
 from waltz_env.protocols import Agent, Judge
 from waltz_env.rollout import try_judge
+from waltz_env.rules import Rules
 from waltz_env.serving.chat import chat_prompt
 from waltz_env.serving.duet import Duet
 from waltz_env.types import AgentID, Message, Prompt
 
 
 def latency(
-    agents: Mapping[AgentID, Agent], prompts: Sequence[Prompt], guard: Judge, *, max_rounds: int = 1
+    prompts: Sequence[Prompt], agents: Mapping[AgentID, Agent], *, guard: Judge, rules: Rules = Rules()
 ) -> dict[str, dict[str, float]]:
     """Wall-clock seconds of a request: the median and the 95th percentile, by the way it is answered.
 
@@ -26,10 +27,10 @@ def latency(
     revision after every feedback. ``adaptive``: a revision where something is flagged.
 
     Args:
-        agents: the pair.
         prompts: asked one after the other; of each, every way in turn, so that a slow moment hits all of them.
+        agents: the pair.
         guard: the safeguard.
-        max_rounds: rounds of feedback at most.
+        rules: the rules that the pair was trained with.
 
     Returns:
         ``p50``, ``p95`` (seconds) and ``n`` (requests) for each.
@@ -37,7 +38,7 @@ def latency(
     seconds: dict[str, list[float]] = {}
     with ExitStack() as stack:
         off, always_on, adaptive = (
-            stack.enter_context(closing(Duet(agents, mode=mode, max_rounds=max_rounds, timeout=600.0)))
+            stack.enter_context(closing(Duet(agents, mode=mode, rules=rules, timeout=600.0)))
             for mode in ("off", "always-on", "adaptive")
         )
         ways: dict[str, Callable[[list[Message]], object]] = {

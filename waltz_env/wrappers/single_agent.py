@@ -12,10 +12,12 @@ from waltz_env.agents.scripted import FollowAdvice, OracleFeedback
 from waltz_env.env import RenderMode, WaltzSafetyEnv
 from waltz_env.errors import UsageError, unknown_name
 from waltz_env.protocols import Agent
-from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Info, Observation
+from waltz_env.types import AGENTS, CONVERSATION, AgentID, Info, Observation
 from waltz_env.wrappers.choices import CHOICES, Choice, chosen
 from waltz_env.wrappers.encoders import Encoder, cached
 from waltz_env.wrappers.encoding import encode_observations, encoded_space
+
+_ATTEMPTS = 1_000
 
 
 class SingleAgentEnv(gymnasium.Env[Any, Any]):
@@ -44,7 +46,7 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
         encoder: of the observations; `HashedNgrams()` by default.
         choices: the ready-made actions; `waltz_env.wrappers.CHOICES[role]` by default.
         render_mode: as of `WaltzSafetyEnv`; `"rgb_array"`, which some libraries ask for, is taken for None.
-        **settings: of `WaltzSafetyEnv`: prompts, judge, weights, max_rounds, max_chars.
+        **settings: arguments of `WaltzSafetyEnv`: prompts, judge, weights, rules, max_rounds, max_chars.
 
     Raises:
         UsageError: there is no such role, it has no turn (`max_rounds=0` and the feedback agent), a setting cannot
@@ -72,7 +74,7 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
         if render_mode == "rgb_array":
             render_mode = None  # Stable-Baselines3 asks every environment for pictures; games of text have none
         self.env = WaltzSafetyEnv(render_mode=render_mode, **settings)
-        if role == FEEDBACK and self.env.max_rounds == 0:
+        if role not in self.env.rules.roles:
             raise UsageError(f"With max_rounds=0 {role!r} has no turn; set it to 1 or more.")
         self.role = role
         self.render_mode = self.env.render_mode
@@ -92,22 +94,32 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Any, Info]:
         """Starts a game, and plays it up to the role's first turn.
 
+        Rules that do not always ask for feedback end some games before the feedback agent's first turn. Those games are
+        not episodes: another one is started.
+
         Args:
             seed: fixes the prompts that are drawn and the partners that a function makes, from this game on.
-            options: as of ``WaltzSafetyEnv.reset``.
+            options: arguments of ``WaltzSafetyEnv.reset``.
 
         Raises:
+            UsageError: no game out of 1,000 gave the role a turn.
             JudgeError: the judge gave no verdict on the partner's draft.
         """
         super().reset(seed=seed)
-        partner = self._partner
-        if isinstance(partner, Agent) and not isinstance(partner, type):  # a class has act(), too, and makes agents
-            self._playing = partner
-        else:
-            self._playing = partner(int(self.np_random.integers(2**31)))
-        self._seen, infos = self.env.reset(seed, options)
-        _, info = self._partner_plays(0.0, infos[self.role])
-        return self._observation(), info
+        for attempt in range(_ATTEMPTS):
+            partner = self._partner
+            if isinstance(partner, Agent) and not isinstance(partner, type):  # a class has act(), too, and makes agents
+                self._playing = partner
+            else:
+                self._playing = partner(int(self.np_random.integers(2**31)))
+            self._seen, infos = self.env.reset(seed if attempt == 0 else None, options)
+            _, info = self._partner_plays(0.0, infos[self.role])
+            if self.env.turn is not None:
+                return self._observation(), info
+        raise UsageError(
+            f"{_ATTEMPTS:,} games ended before the first turn of {self.role!r}: with this partner, the rules "
+            f"{self.env.rules!r} do not ask it for anything."
+        )
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, Info]:
         """One turn of the role, and of the partner what follows.
