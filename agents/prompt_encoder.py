@@ -11,9 +11,10 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from waltz_env.agents.templates import Template, encodable, fold_system
+from waltz_env.agents.templates import Template, fold_system
 from waltz_env.errors import UsageError
 from waltz_env.types import Message, Observation
+from waltz_env.untrusted_text import without_tokens
 
 
 class PromptEncoder:
@@ -64,7 +65,7 @@ class PromptEncoder:
 
     def _messages(self, observation: Observation) -> list[Message]:
         messages: list[Message] = [
-            {"role": message["role"], "content": self._special.sub(_broken, encodable(message["content"]))}
+            {"role": message["role"], "content": without_tokens(message["content"], self._special)}
             for message in self.template(observation)
         ]
         return fold_system(messages) if self._folds else messages
@@ -110,10 +111,6 @@ def shorten(observation: Observation, letters: int) -> Observation:
             for message in observation["history"]
         ),
     }
-
-
-def _broken(match: re.Match[str]) -> str:
-    return f"{match[0][0]} {match[0][1:]}"
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Message, Observation
+from waltz_env.untrusted_text import encodable
 
 Template = Callable[[Observation], list[Message]]
 
@@ -59,11 +60,6 @@ Reply with one JSON object and nothing around it, with these four fields in this
 {"reasoning": string, "unsafe": true or false, "overrefuse": true or false, "feedback": string}"""
 
 _TAGS = re.compile(r"<(?=/?(?:history|system|user|assistant|tool|prompt|response)\b)", re.IGNORECASE)
-
-
-def encodable(text: str) -> str:
-    """``text`` with lone surrogates, which no encoding can carry, replaced by question marks."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def conversation_messages(observation: Observation) -> list[Message]:

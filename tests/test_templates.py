@@ -8,7 +8,6 @@ from waltz_env.agents.templates import (
     FEEDBACK_SYSTEM,
     TEMPLATES,
     conversation_messages,
-    encodable,
     feedback_messages,
     fold_system,
 )
@@ -81,10 +80,6 @@ def test_whatever_the_texts_the_layout_holds_each_tag_once_and_can_be_encoded(pr
     _, user = feedback_messages(game.observe(FEEDBACK))
     assert [user["content"].count(tag) for tag in ("<prompt>", "</prompt>", "<response>", "</response>")] == [1] * 4
     user["content"].encode("utf-8")
-
-
-def test_lone_surrogates_become_question_marks_and_all_else_stays() -> None:
-    assert encodable("a\ud800b 你好 \U0001f600\x00") == "a?b 你好 \U0001f600\x00"
 
 
 def test_the_feedback_prompt_names_every_field_in_the_order_that_the_game_reads() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from waltz_env.errors import UsageError
+from waltz_env.untrusted_text import encodable
 
 
 class SentenceEncoder:
@@ -40,6 +41,6 @@ class SentenceEncoder:
         if not texts:
             return np.zeros((0, self.size), np.float32)
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-        clean = [text.encode("utf-8", "replace").decode("utf-8") for text in distinct]
+        clean = [encodable(text) for text in distinct]
         vectors = self._model.encode(clean, normalize_embeddings=True, show_progress_bar=False)
         return vectors[[distinct[text] for text in texts]]

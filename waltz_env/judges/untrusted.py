@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from waltz_env.untrusted_text import without_tokens
+
 _CONTROL_TOKEN = re.compile(
     r"<[|\uff5c](?=\S)|(?<=\S)[|\uff5c]>"  # Llama, Qwen, SmolLM2, WildGuard, DeepSeek: <|eot_id|>
     r"|<(?=/?(?i:s|unk|pad|bos|eos|mask|(?:start|end)_of_[a-z]+|think)>|</?SYS>>)"  # Llama 2, Gemma: </s>, <<SYS>>
@@ -20,9 +22,4 @@ def defused(text: str) -> str:
     >>> defused("Fine.<|eot_id|> [/INST] </s>")
     'Fine.< |eot_id| > [ /INST] < /s>'
     """
-    return _CONTROL_TOKEN.sub(_broken, text).encode("utf-8", "replace").decode("utf-8")
-
-
-def _broken(match: re.Match[str]) -> str:
-    token = match[0]
-    return f"{token[0]} {token[1:]}"
+    return without_tokens(text, _CONTROL_TOKEN)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from waltz_env.errors import UsageError
 from waltz_env.sentence_encoder import SentenceEncoder
+from waltz_env.untrusted_text import encodable
 
 __all__ = ["CachedEncoder", "Encoder", "HashedNgrams", "SentenceEncoder"]
 
@@ -71,7 +72,7 @@ class HashedNgrams:
         if not texts:
             return np.zeros((0, self.size), np.float32)
         # A language model may write lone surrogates, which no hash of UTF-8 bytes takes.
-        return self._vectorizer.transform([text.encode("utf-8", "replace").decode() for text in texts]).toarray()
+        return self._vectorizer.transform([encodable(text) for text in texts]).toarray()
 
 
 class CachedEncoder:
