@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from waltz_env.serving import Duet, create_app
-from waltz_env.serving.server import configuration
+from waltz_env.serving.http.server import configuration
 
 
 @contextmanager

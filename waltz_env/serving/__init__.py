@@ -9,14 +9,14 @@ from waltz_env.lazy import lazy_attributes
 from waltz_env.serving.batcher import Batcher
 from waltz_env.serving.chat import chat_prompt
 from waltz_env.serving.duet import AsyncAgent, Duet, Mode, OnFailure
-from waltz_env.serving.limits import Limits
+from waltz_env.serving.http.limits import Limits
 from waltz_env.serving.reply import Failure, Latency, Reply
 
 if TYPE_CHECKING:
-    from waltz_env.serving.app import create_app
-    from waltz_env.serving.server import serve
+    from waltz_env.serving.http.app import create_app
+    from waltz_env.serving.http.server import serve
 else:
-    __getattr__, __dir__ = lazy_attributes(__name__, on_first_use={"create_app": "app", "serve": "server"})
+    __getattr__, __dir__ = lazy_attributes(__name__, on_first_use={"create_app": "http.app", "serve": "http.server"})
 
 __all__ = [
     "AsyncAgent",

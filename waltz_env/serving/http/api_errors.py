@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from fastapi.responses import JSONResponse
 
 from waltz_env.errors import AgentError, AgentFailure
-from waltz_env.serving.schemas import ErrorBody, ErrorDetail
+from waltz_env.serving.http.schemas import ErrorBody, ErrorDetail
 
 RETRY_AFTER = {"Retry-After": "1"}
 

@@ -78,7 +78,7 @@ class Sparse(BaseModel):
         return {name: value for name, value in serialize(self).items() if value is not None}
 
 
-class Verdict(BaseModel):
+class FeedbackSummary(BaseModel):
     """Extension: what became of the draft. Never the draft itself, or what the feedback agent wrote about it.
 
     ``unsafe`` and ``overrefuse`` are the feedback agent's labels of the draft, null where there are none. ``failure``
@@ -132,7 +132,7 @@ class ChatAnswer(Sparse):
     model: str
     choices: tuple[Choice]
     usage: Usage | None = None
-    waltz: Verdict | None = None
+    waltz: FeedbackSummary | None = None
 
 
 class Delta(Sparse):
@@ -159,7 +159,7 @@ class Chunk(Sparse):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
-    waltz: Verdict | None = None
+    waltz: FeedbackSummary | None = None
 
 
 class Model(BaseModel):

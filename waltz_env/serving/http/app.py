@@ -14,14 +14,14 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from waltz_env.errors import AgentError, UsageError
-from waltz_env.serving.answers import chat_answer, events
-from waltz_env.serving.api_errors import Problem, documented, of_agent
 from waltz_env.serving.duet import Duet
-from waltz_env.serving.gate import CHAT, Gate
-from waltz_env.serving.limits import Limits
-from waltz_env.serving.metrics import Metrics
-from waltz_env.serving.recorder import CLIENT_LEFT, Recorder
-from waltz_env.serving.schemas import ChatAnswer, ChatRequest, Health, Model, ModelList
+from waltz_env.serving.http.answers import chat_answer, events
+from waltz_env.serving.http.api_errors import Problem, documented, of_agent
+from waltz_env.serving.http.gate import CHAT, Gate
+from waltz_env.serving.http.limits import Limits
+from waltz_env.serving.http.metrics import Metrics
+from waltz_env.serving.http.recorder import CLIENT_LEFT, Recorder
+from waltz_env.serving.http.schemas import ChatAnswer, ChatRequest, Health, Model, ModelList
 from waltz_env.types import Message
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from waltz_env.serving.recorder import JsonLines
+from waltz_env.serving.http.recorder import JsonLines
 
 KEEP_ALIVE = 75
 """Seconds that an idle connection stays open: longer than clients keep theirs, or a request may meet its closing."""

@@ -11,7 +11,7 @@ import uuid
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from waltz_env.serving.metrics import Metrics
+from waltz_env.serving.http.metrics import Metrics
 
 PATHS = frozenset({"/v1/chat/completions", "/v1/models", "/healthz", "/metrics"})
 CLIENT_LEFT = 499

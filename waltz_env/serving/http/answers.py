@@ -7,18 +7,19 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from waltz_env.serving.reply import Reply
-from waltz_env.serving.schemas import (
+from waltz_env.serving.http.schemas import (
     AnswerMessage,
     ChatAnswer,
     Choice,
     Chunk,
     ChunkChoice,
     Delta,
+    FeedbackSummary,
     FinishReason,
     Usage,
-    Verdict,
 )
+from waltz_env.serving.reply import Reply
+from waltz_env.untrusted_text import encodable
 
 PIECE = 24
 """Characters in one delta of a stream."""
@@ -30,9 +31,9 @@ def chat_answer(reply: Reply, *, model: str, mode: str, details: bool) -> ChatAn
         id=f"chatcmpl-{uuid.uuid4().hex}",
         created=int(time.time()),
         model=model,
-        choices=(Choice(message=AnswerMessage(content=_sendable(reply.text)), finish_reason=_finish_reason(reply)),),
+        choices=(Choice(message=AnswerMessage(content=encodable(reply.text)), finish_reason=_finish_reason(reply)),),
         usage=_usage(reply),
-        waltz=_verdict(reply, mode) if details else None,
+        waltz=_summary(reply, mode) if details else None,
     )
 
 
@@ -53,7 +54,7 @@ def events(answer: ChatAnswer, *, include_usage: bool) -> Iterator[str]:
 
 
 def _event(
-    answer: ChatAnswer, choices: list[ChunkChoice], *, usage: Usage | None = None, waltz: Verdict | None = None
+    answer: ChatAnswer, choices: list[ChunkChoice], *, usage: Usage | None = None, waltz: FeedbackSummary | None = None
 ) -> str:
     chunk = Chunk(id=answer.id, created=answer.created, model=answer.model, choices=choices, usage=usage, waltz=waltz)
     return f"data: {chunk.model_dump_json()}\n\n"
@@ -78,9 +79,9 @@ def _usage(reply: Reply) -> Usage | None:
     return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
-def _verdict(reply: Reply, mode: str) -> Verdict:
+def _summary(reply: Reply, mode: str) -> FeedbackSummary:
     labels = reply.feedback.labels if reply.feedback else None
-    return Verdict(
+    return FeedbackSummary(
         mode=mode,
         triggered=reply.triggered,
         unsafe=labels.unsafe if labels else None,
@@ -90,8 +91,3 @@ def _verdict(reply: Reply, mode: str) -> Verdict:
         failure=f"{reply.failure.agent}: {reply.failure.kind}" if reply.failure else None,
         latency=asdict(reply.latency),
     )
-
-
-def _sendable(text: str) -> str:
-    """``text`` with lone surrogates, which no encoding can carry, replaced by question marks."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")

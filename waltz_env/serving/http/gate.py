@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from waltz_env.serving.api_errors import RETRY_AFTER, Problem
-from waltz_env.serving.limits import Limits
-from waltz_env.serving.metrics import Metrics
+from waltz_env.serving.http.api_errors import RETRY_AFTER, Problem
+from waltz_env.serving.http.limits import Limits
+from waltz_env.serving.http.metrics import Metrics
 
 CHAT = "/v1/chat/completions"
 

@@ -1,0 +1,1 @@
+"""The chat server: an OpenAI-compatible HTTP interface to a ``Duet``. It needs FastAPI (``serve``)."""
