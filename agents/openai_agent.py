@@ -1,4 +1,4 @@
-"""An agent behind any OpenAI-compatible chat server: vLLM, llama.cpp, a hosted model, or ``waltz serve`` itself."""
+"""An agent on any OpenAI-compatible chat server: vLLM, llama.cpp, a hosted model, or ``waltz serve`` itself."""
 
 from __future__ import annotations
 
@@ -8,43 +8,39 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
-from waltz_env.agents.templates import Template, encodable
+from waltz_env.agents.templates import Template
 from waltz_env.errors import AgentError, UsageError
-from waltz_env.server_client import RETRIES, ServerClient, ServerError
+from waltz_env.server_client import ServerClient, ServerError
 from waltz_env.types import Completion, Finish, Observation
+from waltz_env.untrusted_text import encodable
 
 FULL_DISTRIBUTION = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-"""For vLLM, which otherwise takes these from the model's own ``generation_config.json``."""
+"""vLLM takes these from the model's ``generation_config.json`` unless a request sets them."""
 
 
 class OpenAIAgent:
-    """Asks a chat server for each completion, many at a time.
+    """An agent that asks a chat server for its completions, many at a time.
 
-    What may pass is tried again (``ServerClient``). ``act`` works anywhere, notebooks included, and ``aact`` in any
-    event loop. An idle agent, ``active == 0``, says nothing and asks nothing.
+    ``act`` works anywhere, also in notebooks; ``aact`` works in any event loop. An idle agent (``active == 0``) says
+    nothing and sends no request.
 
-    Completions carry ids and log-probabilities, as a learner needs them, only with ``token_ids``; without, a learner
-    refuses them. Log-probabilities of servers are those of temperature 1 and of the unconstrained distribution, so
-    ``token_ids`` goes with neither another temperature nor a schema.
+    Learners need token ids and log-probabilities and refuse completions without them; completions have them only with
+    ``token_ids=True``. Servers report the log-probabilities of temperature 1 and of the unconstrained distribution, so
+    ``token_ids`` excludes any other temperature, a schema, and ``ServerClient.parameters``.
 
     Args:
-        model: its name at the server.
-        template: from an observation to chat messages.
-        base_url: such as ``http://127.0.0.1:8000/v1``; None: ``$OPENAI_BASE_URL``, or OpenAI's.
-        api_key: None: ``$OPENAI_API_KEY``. Local servers take any.
-        temperature: of sampling.
-        max_tokens: of one completion.
-        seed: of sampling: request number n is sent ``seed + n``. None: the server's choice.
-        json_schema: the server is asked to hold completions to it (``response_format``), for the feedback role.
-        token_ids: ask for sampled ids, as vLLM gives them (``return_token_ids``, ``logprobs``).
-        max_concurrent: requests under way at once, over all calls.
-        timeout: seconds that one attempt may wait for the next byte.
-        deadline: seconds for a whole call, retries and waiting for a turn included.
-        retries: of one request, at most.
+        model: the model's name on the server.
+        template: turns an observation into chat messages.
+        server: connection to the server; None: ``ServerClient()``.
+        temperature: sampling temperature.
+        max_tokens: maximum number of tokens per completion.
+        seed: sampling seed; request number n is sent ``seed + n``. None: the server chooses.
+        json_schema: JSON schema that the server should hold completions to (``response_format``), for the feedback
+            role.
+        token_ids: ask for the sampled token ids, as vLLM returns them (``return_token_ids``, ``logprobs``).
 
     Raises:
-        UsageError: ``token_ids`` with a temperature or a schema that it does not go with, or a limit that is not above
-            zero.
+        UsageError: ``token_ids`` with a setting that it excludes, or ``max_tokens`` below 1.
     """
 
     def __init__(
@@ -52,22 +48,19 @@ class OpenAIAgent:
         model: str,
         template: Template,
         *,
-        base_url: str | None = None,
-        api_key: str | None = None,
+        server: ServerClient | None = None,
         temperature: float = 1.0,
         max_tokens: int = 512,
         seed: int | None = None,
         json_schema: Mapping[str, Any] | None = None,
         token_ids: bool = False,
-        max_concurrent: int = 32,
-        timeout: float = 60.0,
-        deadline: float = 600.0,
-        retries: int = RETRIES,
     ) -> None:
-        if token_ids and (temperature != 1.0 or json_schema is not None):
+        server = server or ServerClient()
+        if token_ids and (temperature != 1.0 or json_schema is not None or server.parameters):
             raise UsageError(
-                "token_ids=True needs temperature=1.0 and no json_schema: the log-probabilities that a server returns "
-                "are not those of any other distribution, and nothing may be learned from them as if they were."
+                "token_ids=True needs temperature=1.0, no json_schema and no parameters of the ServerClient: servers "
+                "report log-probabilities of the plain distribution at temperature 1, and learning would be wrong if "
+                "tokens were sampled from any other."
             )
         if max_tokens <= 0:
             raise UsageError(f"max_tokens must be above 0; got {max_tokens}.")
@@ -77,41 +70,35 @@ class OpenAIAgent:
         self._sent = 0
         self._token_ids = token_ids
         self._settings = _settings(temperature, max_tokens, json_schema, token_ids)
-        self._server = ServerClient(
-            base_url=base_url,
-            api_key=api_key,
-            max_concurrent=max_concurrent,
-            timeout=timeout,
-            deadline=deadline,
-            retries=retries,
-        )
+        self.server = server
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
-        """One completion for each observation, in order.
+        """Return one completion per observation, in order.
 
         Raises:
-            AgentError: some have none after all retries, or when the deadline came; it carries those that there are.
+            AgentError: some observations got no completion before the deadline, retries included. The error carries
+                the completions that did arrive (``partial``).
         """
-        return self._server.run(self._act(observations))
+        return self.server.run(self._act(observations))
 
     async def aact(self, observations: Sequence[Observation]) -> list[Completion]:
-        """``act`` without blocking. Cancelling it drops the requests."""
-        return await asyncio.wrap_future(self._server.submit(self._act(observations)))
+        """Do the same as ``act`` without blocking. Cancelling it drops the requests."""
+        return await asyncio.wrap_future(self.server.submit(self._act(observations)))
 
     def detach(self) -> OpenAIAgent:
-        """Itself: the weights are the server's, and no update in this process changes them."""
+        """Return the agent itself: no update in this process changes the server's weights."""
         return self
 
     def close(self) -> None:
-        """Closes the connections. The agent cannot act after that."""
-        self._server.close()
+        """Close the connections of ``server``. The agent cannot act after that."""
+        self.server.close()
 
     async def _act(self, observations: Sequence[Observation]) -> list[Completion]:
         first = self._sent
         self._sent += len(observations)
         numbered = enumerate(observations, first)
         requests = [self._request(observation, number) for number, observation in numbered if observation["active"]]
-        answers = iter(await self._server.ask("chat/completions", requests))
+        answers = iter(await self.server.ask("chat/completions", requests))
         outcomes = [self._outcome(next(answers)) if o["active"] else Completion("") for o in observations]
         failures = [outcome for outcome in outcomes if isinstance(outcome, ServerError)]
         if failures:
@@ -130,8 +117,8 @@ class OpenAIAgent:
             return _read(answer, self._token_ids)
         except ValidationError:
             return ServerError(
-                f"The server of {self.model!r} at {self._server.base_url} answered with something that is no chat "
-                "completion.",
+                f"The server of {self.model!r} at {self.server.base_url} answered with something that is not a "
+                "chat completion.",
                 kind="error",
             )
 
@@ -157,14 +144,14 @@ class _Choice(BaseModel):
 
 
 class _Answer(BaseModel):
-    """What is read of a chat completion with one choice; ``prompt_token_ids`` and ``token_ids`` are vLLM's."""
+    """The parts of a chat completion that are read; ``prompt_token_ids`` and ``token_ids`` are extensions of vLLM."""
 
     choices: tuple[_Choice]
     prompt_token_ids: tuple[int, ...] | None = None
 
 
 def _read(body: str, token_ids: bool) -> Completion:
-    """The completion in a server's answer; raises ``ValidationError`` where there is none."""
+    """Return the completion in a server's answer; raise ``ValidationError`` if there is none."""
     answer = _Answer.model_validate_json(body)
     (choice,) = answer.choices
     finish: Finish = "length" if choice.finish_reason == "length" else "stop"

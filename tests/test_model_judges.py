@@ -51,7 +51,8 @@ def continues(text: str):
 
 
 def model(server: Upstream, **settings) -> closing[ServerCompleter]:
-    return closing(ServerCompleter("m", base_url=server.url, api_key="none", **settings))
+    connection = {name: value for name, value in settings.items() if name != "json_schema"}
+    return closing(ServerCompleter("m", server=server.client(**connection), json_schema=settings.get("json_schema")))
 
 
 def labels(judge: Judge, prompt: Prompt, response: str = "By its pins.") -> Labels | None:

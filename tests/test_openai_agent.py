@@ -33,10 +33,12 @@ from waltz_env.feedback import JSON_SCHEMA
 from waltz_env.game import Game
 from waltz_env.rewards import SETUP_A
 from waltz_env.rules import Rules
+from waltz_env.server_client import ServerClient
 from waltz_env.serving import AsyncAgent
 from waltz_env.testing import agent_test
 from waltz_env.types import Observation
 
+CONNECTION = ("max_concurrent", "timeout", "deadline", "retries", "parameters")
 OBSERVATIONS = [Game(prompt).observe(CONVERSATION) for prompt in PROMPTS]
 IDS: dict[str, Any] = {
     "choice": {"token_ids": [5, 6], "logprobs": {"content": [{"logprob": -0.5}, {"logprob": -1.25}]}}
@@ -44,8 +46,9 @@ IDS: dict[str, Any] = {
 
 
 def agent(server: Upstream, **settings) -> closing[OpenAIAgent]:
-    settings = {"template": conversation_messages, "base_url": server.url, "api_key": "none", **settings}
-    return closing(OpenAIAgent("m", settings.pop("template"), **settings))
+    connection = {name: settings.pop(name) for name in CONNECTION if name in settings}
+    template = settings.pop("template", conversation_messages)
+    return closing(OpenAIAgent("m", template, server=server.client(**connection), **settings))
 
 
 def echoes(body: dict, _: int):
@@ -224,10 +227,17 @@ def test_ids_that_were_not_asked_for_are_not_kept(upstream) -> None:
         assert asked.act(OBSERVATIONS[:1]) == [Completion("ab")]
 
 
-@pytest.mark.parametrize("setting", [{"temperature": 0.7}, {"json_schema": JSON_SCHEMA}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"temperature": 0.7},
+        {"json_schema": JSON_SCHEMA},
+        {"server": ServerClient(api_key="none", parameters={"top_p": 0.9})},
+    ],
+)
 def test_ids_of_another_distribution_are_refused(setting: dict) -> None:
     with pytest.raises(UsageError, match="token_ids"):
-        OpenAIAgent("m", conversation_messages, api_key="none", token_ids=True, **setting)
+        OpenAIAgent("m", conversation_messages, **{"server": ServerClient(api_key="none"), **setting}, token_ids=True)
 
 
 def test_a_missing_key_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:

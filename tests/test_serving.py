@@ -30,8 +30,9 @@ from waltz_env.agents.openai_agent import OpenAIAgent
 from waltz_env.agents.templates import TEMPLATES, conversation_messages
 from waltz_env.cli.serve import Serve
 from waltz_env.presets import lora_pair
+from waltz_env.server_client import ServerClient
 from waltz_env.serving import Duet, Limits
-from waltz_env.serving.recorder import JsonLines
+from waltz_env.serving.http.recorder import JsonLines
 from waltz_env.testing import agent_test
 from waltz_env.types import Observation
 
@@ -73,8 +74,7 @@ def behind(conversation: Upstream, feedback: Upstream | None = None, **options) 
     """A pair on servers; tried once, so that trouble shows at once."""
     servers = {CONVERSATION: conversation} | ({FEEDBACK: feedback} if feedback else {})
     agents = {
-        role: OpenAIAgent("m", TEMPLATES[role], base_url=server.url, api_key="none", retries=0)
-        for role, server in servers.items()
+        role: OpenAIAgent("m", TEMPLATES[role], server=server.client(retries=0)) for role, server in servers.items()
     }
     return Duet(agents, mode="adaptive" if feedback else "off", **options)
 
@@ -176,7 +176,7 @@ def test_a_real_model_answers_and_tells_its_tokens() -> None:
 def test_a_pair_can_stand_behind_another_as_a_server() -> None:
     inner = Duet({CONVERSATION: Speaker("inner")}, mode="off")
     with serving(inner, limits=Limits(chat_chars=200_000)) as url:
-        agent = OpenAIAgent("waltz", conversation_messages, base_url=f"{url}/v1", api_key="none")
+        agent = OpenAIAgent("waltz", conversation_messages, server=ServerClient(f"{url}/v1", api_key="none"))
         with closing(agent):
             agent_test(agent, roles=[CONVERSATION], deterministic=True)
             with serving(Duet({CONVERSATION: agent}, mode="off")) as outer:

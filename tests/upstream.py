@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from waltz_env.loop_thread import LoopThread
+from waltz_env.server_client import ServerClient
 
 Json = dict[str, Any]
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -96,6 +97,10 @@ class Upstream:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
+
+    def client(self, **settings: Any) -> ServerClient:
+        """A client of this server."""
+        return ServerClient(self.url, api_key="none", **settings)
 
     def start(self) -> None:
         self._loop = LoopThread()

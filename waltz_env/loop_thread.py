@@ -8,27 +8,28 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from waltz_env.per_process import PerProcess
+
 T = TypeVar("T")
 
 
 class LoopThread:
-    """An asyncio event loop on a daemon thread of its own.
+    """An asyncio event loop on its own daemon thread, which starts on first use.
 
-    Whatever is bound to a loop, such as a pool of connections, lives on this one and can be used from every thread and
-    from within any other loop, a notebook's included.
+    Objects that are bound to a loop, such as connection pools, can live on this one and be used from any thread, and
+    from within any other running loop, e.g. a notebook's. A forked child and an unpickled copy get a new loop.
     """
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="waltz-loop", daemon=True)
-        self._thread.start()
+        self._running = PerProcess(_start)
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Starts the coroutine. Cancelling the future cancels it."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        """Start the coroutine. Cancelling the future cancels it."""
+        loop, _ = self._running()
+        return asyncio.run_coroutine_threadsafe(coroutine, loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The coroutine's result, or its exception. An interrupt (Ctrl-C) cancels it."""
+        """Return the coroutine's result, or raise its exception. An interrupt (Ctrl-C) cancels it."""
         future = self.submit(coroutine)
         try:
             return future.result()
@@ -36,13 +37,24 @@ class LoopThread:
             future.cancel()
 
     def close(self) -> None:
-        """Cancels what still runs and ends the thread. May be called again."""
-        if self._loop.is_closed():
+        """Cancel whatever is still running and end the thread. Safe to call more than once."""
+        running = self._running.made()
+        if running is None:
+            return
+        loop, thread = running
+        if loop.is_closed():
             return
         self.run(_cancel_others())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def _start() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="waltz-loop", daemon=True)
+    thread.start()
+    return loop, thread
 
 
 async def _cancel_others() -> None:
@@ -50,4 +62,4 @@ async def _cancel_others() -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-    await asyncio.sleep(0)  # connections that they closed end in the loop's next round
+    await asyncio.sleep(0)  # the loop's next iteration finishes closing their connections

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import operator
+import re
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from waltz_env.errors import AgentFailure, UsageError, WaltzError
 from waltz_env.loop_thread import LoopThread
+from waltz_env.per_process import PerProcess
 
 T = TypeVar("T")
 Endpoint = Literal["chat/completions", "completions"]
 
 RETRIES = 4
 BUSY = frozenset({429, 503})
+KEY_REFUSED = frozenset({401, 403})
+
+_IDENTIFIER = re.compile(r"[\w.\[\]-]{1,64}", re.ASCII)
 
 
 class ServerError(WaltzError, RuntimeError):
     """A server gave no answer to one request, after all retries.
 
     Args:
-        message: what it did. Never what was asked or answered.
-        kind: as of ``AgentError``.
+        message: what the server did. Never quotes a request or an answer.
+        kind: as in ``AgentError``.
     """
 
     def __init__(self, message: str, *, kind: AgentFailure) -> None:
@@ -31,92 +39,141 @@ class ServerError(WaltzError, RuntimeError):
 
 
 class ServerClient:
-    """The official client, with bounded concurrency and a deadline for each batch.
+    """A connection to one server: the official client, with bounded concurrency and a deadline per batch.
 
-    It retries what may pass (no connection, 408, 409, 429, 5xx) with exponential back-off and heeds ``Retry-After``.
-    Connections live on a loop of the client's own, so ``run`` works anywhere, notebooks included.
+    Agents and judges that share a client share its limits. Errors that may pass (no connection, 408, 409, 429, 5xx)
+    are retried with exponential back-off; ``Retry-After`` is respected. ``run`` works anywhere, also in notebooks. A
+    client can be pickled, its key included; a copy and a forked child open connections of their own.
 
     Args:
-        base_url: such as ``http://127.0.0.1:8000/v1``; None: ``$OPENAI_BASE_URL``, or OpenAI's.
-        api_key: None: ``$OPENAI_API_KEY``. Local servers take any.
-        max_concurrent: requests under way at once, over all batches.
+        base_url: e.g. ``http://127.0.0.1:8000/v1``. None: ``$OPENAI_BASE_URL``, or OpenAI.
+        api_key: API key; None: ``$OPENAI_API_KEY``. Local servers usually accept any.
+        max_concurrent: maximum number of requests in flight, over all batches.
         timeout: seconds that one attempt may wait for the next byte.
-        deadline: seconds for a whole batch, retries and waiting for a turn included.
-        retries: of one request, at most.
+        deadline: seconds that a whole batch may take, including retries and waiting for a free slot.
+        retries: maximum number of retries per request.
+        parameters: request parameters that replace or extend those of every request; None leaves one out. For example,
+            many reasoning models need ``{"max_tokens": None, "max_completion_tokens": 2048, "temperature": None}``.
 
     Raises:
-        UsageError: openai is not installed, no key is set, or a limit is not above zero.
+        UsageError: openai is not installed, no key is set, or a limit is out of range.
     """
 
     def __init__(
         self,
-        *,
         base_url: str | None = None,
+        *,
         api_key: str | None = None,
         max_concurrent: int = 32,
         timeout: float = 60.0,
         deadline: float = 600.0,
         retries: int = RETRIES,
+        parameters: Mapping[str, Any] | None = None,
     ) -> None:
-        try:
-            import openai
-        except ModuleNotFoundError as error:
-            raise UsageError("A server is asked through openai. Install it: pip install 'waltz-env[openai]'") from error
-        if min(max_concurrent, timeout, deadline) <= 0:
+        if min(max_concurrent, timeout, deadline) <= 0 or retries < 0:
             raise UsageError(
-                f"max_concurrent, timeout and deadline must be above 0; got {max_concurrent}, {timeout} and {deadline}."
+                "max_concurrent, timeout and deadline must be above 0 and retries 0 or more; got "
+                f"{max_concurrent}, {timeout}, {deadline} and {retries}."
             )
-        try:
-            self._client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout, max_retries=retries)
-        except openai.OpenAIError as error:
-            raise UsageError(f"No client for {base_url or 'the default server'}: {error}") from error
+        self.max_concurrent = operator.index(max_concurrent)
         self.deadline = deadline
-        self._turns = asyncio.Semaphore(max_concurrent)
+        self.parameters = dict(parameters or {})
         self._loop = LoopThread()
+        self._connection = PerProcess(
+            partial(_connect, base_url, api_key, self.max_concurrent, timeout, operator.index(retries))
+        )
+        self._connection()  # wrong settings are an error here, and not at the first request
 
     @property
     def base_url(self) -> str:
-        return str(self._client.base_url)
+        """The server's address, with defaults resolved."""
+        return str(self._connection().client.base_url)
 
     async def ask(self, endpoint: Endpoint, requests: Sequence[Mapping[str, Any]]) -> list[str | ServerError]:
-        """The body of each answer, or why there is none, in order. To be awaited on the client's own loop."""
+        """Return the body of each answer, or the error in its place, in order. Await it on the client's own loop."""
         by = asyncio.get_running_loop().time() + self.deadline
         return await asyncio.gather(*(self._ask(endpoint, request, by) for request in requests))
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine on the client's loop."""
+        """Run a coroutine on the client's loop and return its result."""
         return self._loop.run(coroutine)
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Starts a coroutine on the client's loop. Cancelling the future drops its requests."""
+        """Start a coroutine on the client's loop. Cancelling the future drops its requests."""
         return self._loop.submit(coroutine)
 
     def close(self) -> None:
-        """Closes the connections. Nothing can be asked after that."""
-        self._loop.run(self._client.close())
+        """Close the connections, also for others who share the client. No requests are possible after that."""
+        connection = self._connection.made()
+        if connection is not None and not connection.client.is_closed():
+            self._loop.run(connection.client.close())
         self._loop.close()
 
     async def _ask(self, endpoint: Endpoint, request: Mapping[str, Any], by: float) -> str | ServerError:
         import openai
 
-        resource = self._client.chat.completions if endpoint == "chat/completions" else self._client.completions
+        client, slots = self._connection().client, self._connection().slots
+        resource = client.chat.completions if endpoint == "chat/completions" else client.completions
         create: Any = resource.with_raw_response.create
 
         def failed(what: str, kind: AgentFailure) -> ServerError:
             return ServerError(f"The server of {request['model']!r} at {self.base_url} {what}.", kind=kind)
 
         try:
-            async with asyncio.timeout_at(by), self._turns:
-                return (await create(**request)).text
+            async with asyncio.timeout_at(by), slots:
+                return (await create(**_with_parameters(request, self.parameters))).text
         except TimeoutError:
             return failed(f"gave no answer within the deadline of {self.deadline:g} s", "timeout")
         except openai.APITimeoutError:
             return failed("gave no answer in time, however often it was asked", "timeout")
         except openai.APIStatusError as error:
             return failed(
-                f"answered with status {error.status_code}", "unavailable" if error.status_code in BUSY else "error"
+                f"answered with status {error.status_code}{_reason(error)}",
+                "unavailable" if error.status_code in BUSY else "error",
             )
         except openai.APIConnectionError:
             return failed("could not be reached or dropped the connection", "unavailable")
         except openai.OpenAIError:
             return failed("answered with something that cannot be read", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """An ``openai.AsyncOpenAI``, and a slot for each request that may be in flight."""
+
+    client: Any
+    slots: asyncio.Semaphore
+
+
+def _connect(base_url: str | None, api_key: str | None, slots: int, timeout: float, retries: int) -> _Connection:
+    try:
+        import openai
+    except ModuleNotFoundError as error:
+        raise UsageError("Requests to a server need openai: pip install 'waltz-env[openai]'") from error
+    try:
+        client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout, max_retries=retries)
+    except openai.OpenAIError as error:
+        raise UsageError(f"No client for {base_url or 'the default server'}: {error}") from error
+    return _Connection(client, asyncio.Semaphore(slots))
+
+
+def _with_parameters(request: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The request with ``parameters`` on top, as arguments of the official client, which refuses names it lacks."""
+    kept = {name: value for name, value in request.items() if name not in parameters}
+    given = {name: value for name, value in parameters.items() if value is not None}
+    if given:
+        kept["extra_body"] = {**kept.get("extra_body", {}), **given}
+    return kept
+
+
+def _reason(error: Any) -> str:
+    """What is known of the reason: identifiers only, as the server's sentences may quote the request."""
+    body = error.body if isinstance(error.body, dict) else {}
+    fields = {name: str(body.get(name) or "") for name in ("code", "type", "param")}
+    known = {name: value for name, value in fields.items() if _IDENTIFIER.fullmatch(value)}
+    reason = f" ({', '.join(f'{name} {value}' for name, value in known.items())})" if known else ""
+    if error.status_code in KEY_REFUSED:
+        return f"{reason}: check the API key (`api_key` or $OPENAI_API_KEY)"
+    if known.get("param", "").isidentifier():
+        return f"{reason}: to change or leave out a parameter, use ServerClient(parameters=...)"
+    return reason

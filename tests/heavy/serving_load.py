@@ -83,7 +83,7 @@ def test_no_request_is_lost_whatever_the_servers_behind_do() -> None:
     conversation = Upstream(troubled("an answer", seed=1))
     feedback = Upstream(troubled(critique(UNSAFE).completion.text, seed=2))
     agents = {
-        role: OpenAIAgent("m", TEMPLATES[role], base_url=server.url, api_key="none", timeout=1, retries=1)
+        role: OpenAIAgent("m", TEMPLATES[role], server=server.client(timeout=1, retries=1))
         for role, server in ((CONVERSATION, conversation), (FEEDBACK, feedback))
     }
     duet = Duet(agents, timeout=10, feedback_timeout=1.5)

@@ -21,6 +21,7 @@ from waltz_env.game import Game
 from waltz_env.judges import RuleJudge
 from waltz_env.rewards import SETUP_B
 from waltz_env.rollout import play
+from waltz_env.server_client import ServerClient
 from waltz_env.testing import agent_test
 from waltz_env.types import AgentID, Message, Observation
 
@@ -33,8 +34,9 @@ def short(role: AgentID, observation: Observation) -> list[Message]:
 
 
 def asking(server: str, role: AgentID, **settings: Any) -> closing[OpenAIAgent]:
-    settings = {"max_tokens": 12, "seed": 1, "timeout": 300.0, **settings}
-    return closing(OpenAIAgent(SERVED, partial(short, role), base_url=server, api_key="none", **settings))
+    client = ServerClient(server, api_key="none", timeout=300.0)
+    settings = {"max_tokens": 12, "seed": 1, **settings}
+    return closing(OpenAIAgent(SERVED, partial(short, role), server=client, **settings))
 
 
 @pytest.fixture

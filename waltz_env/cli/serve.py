@@ -17,6 +17,7 @@ from waltz_env.feedback import JSON_SCHEMA
 from waltz_env.judges import RuleJudge
 from waltz_env.protocols import Agent
 from waltz_env.rules import Rules
+from waltz_env.server_client import ServerClient
 from waltz_env.serving import AsyncAgent, Duet, Limits, Mode, OnFailure
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Kind, Observation, Prompt
 
@@ -81,8 +82,8 @@ class Serve:
         missing = [name for name in REQUIRED if find_spec(name) is None]
         if missing:
             raise UsageError(f"`waltz serve` needs {', '.join(missing)}: pip install 'waltz-env[openai,serve]'")
-        from waltz_env.serving.app import create_app
-        from waltz_env.serving.server import serve
+        from waltz_env.serving.http.app import create_app
+        from waltz_env.serving.http.server import serve
 
         api_key = self.api_key or os.environ.get("WALTZ_API_KEY")
         app = create_app(
@@ -140,14 +141,16 @@ class Serve:
         return OpenAIAgent(
             model,
             TEMPLATES[role],
-            base_url=url,
-            api_key=os.environ.get("OPENAI_API_KEY") or "none",
+            server=ServerClient(
+                url,
+                api_key=os.environ.get("OPENAI_API_KEY") or "none",
+                max_concurrent=self.limits.concurrent,
+                timeout=self.timeout,
+                deadline=self.timeout,
+            ),
             temperature=self.temperature,
             max_tokens=self.max_new_tokens,
             json_schema=JSON_SCHEMA if role == FEEDBACK and self.feedback_schema else None,
-            max_concurrent=self.limits.concurrent,
-            timeout=self.timeout,
-            deadline=self.timeout,
         )
 
 

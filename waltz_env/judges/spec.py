@@ -16,6 +16,7 @@ from waltz_env.judges.embedding import EmbeddingJudge
 from waltz_env.judges.rules import RuleJudge
 from waltz_env.protocols import Judge
 from waltz_env.resolve import resolve
+from waltz_env.server_client import ServerClient
 
 PROMPT_CHECK = "-prompt"
 GUARDS = (*llama_guard.MODELS, *(name + PROMPT_CHECK for name in llama_guard.MODELS))
@@ -113,4 +114,5 @@ def _completer(
             loaded[name, max_tokens] = load_completer(name, max_tokens=max_tokens)
         return loaded[name, max_tokens]
     key = os.environ.get("OPENAI_API_KEY") or "none"
-    return ServerCompleter(name, max_tokens=max_tokens, json_schema=json_schema, base_url=url, api_key=key)
+    server = ServerClient(url, api_key=key)
+    return ServerCompleter(name, server=server, max_tokens=max_tokens, json_schema=json_schema)

@@ -1,4 +1,4 @@
-"""Dynamic batching for agents in this process: requests that arrive while one batch runs make the next one."""
+"""Dynamic batching for agents in this process: requests that arrive during one batch form the next."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from waltz_env.errors import UsageError
+from waltz_env.per_process import PerProcess
 from waltz_env.protocols import Agent
 from waltz_env.types import AgentID, Completion, Observation
 
@@ -26,18 +27,28 @@ class _Request:
     answer: Future[Completion] = field(default_factory=Future)
 
 
+class _Queue:
+    """Requests that wait, and the one thread that runs them. ``lock`` guards the other fields."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Request] = deque()
+        self.running = False
+        self.lock = threading.Lock()
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="waltz-batcher")
+
+
 class Batcher:
     """Lets any number of coroutines, in any event loops, ask agents whose ``act`` blocks.
 
-    One thread runs one batched ``act`` at a time, for all agents: two adapters on one base must never run at once. The
-    oldest request chooses whose turn it is; others to the same agent go along. A batch that fails is tried again one
-    request at a time, so that only those fail that have to. A call that is under way cannot be stopped: an agent that
-    hangs holds up all that come after it.
+    A single thread runs one batched ``act`` at a time, for all agents: two adapters on one base must never run
+    concurrently. The oldest request decides which agent is next; other requests to that agent join its batch. If a
+    batch fails, each of its requests is retried alone, so that a bad request fails only itself. A running call cannot
+    be stopped: an agent that hangs blocks all requests after it.
 
     Args:
-        agents: who may be asked.
-        max_batch: requests in one call at most.
-        window: seconds that a batch waits for company before it runs.
+        agents: agents by name.
+        max_batch: maximum number of requests per call.
+        window: seconds that a batch waits for more requests before it runs.
     """
 
     def __init__(self, agents: Mapping[AgentID, Agent], *, max_batch: int = 32, window: float = WINDOW) -> None:
@@ -46,39 +57,38 @@ class Batcher:
         self.agents = agents
         self.max_batch = max_batch
         self.window = window
-        self._waiting: deque[_Request] = deque()
-        self._running = False
-        self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="waltz-batcher")
+        self._queue = PerProcess(_Queue)
 
     async def ask(self, agent: AgentID, observation: Observation) -> Completion:
-        """The agent's completion, or whatever it raised. Cancelling takes the request out of the queue."""
+        """Return the agent's completion, or raise what it raised. Cancelling removes the request from the queue."""
         request = _Request(agent, observation)
-        with self._lock:
-            self._waiting.append(request)
-            self._start()
+        queue = self._queue()
+        with queue.lock:
+            queue.waiting.append(request)
+            self._start(queue)
         return await asyncio.wrap_future(request.answer)
 
     def close(self) -> None:
-        """Ends the thread after the batch that runs. What still waits is cancelled."""
-        with self._lock:
-            for request in self._waiting:
+        """End the thread after the current batch. Waiting requests are cancelled."""
+        queue = self._queue()
+        with queue.lock:
+            for request in queue.waiting:
                 request.answer.cancel()
-            self._waiting.clear()
-        self._thread.shutdown()
+            queue.waiting.clear()
+        queue.thread.shutdown()
 
-    def _start(self) -> None:
-        """Runs a batch if none runs and some request waits. The lock is held, so the batch cannot end in here."""
-        if self._waiting and not self._running:
-            self._running = True
+    def _start(self, queue: _Queue) -> None:
+        """Run a batch if requests are waiting and none is running. The caller holds the lock."""
+        if queue.waiting and not queue.running:
+            queue.running = True
             batch: list[_Request] = []
-            self._thread.submit(self._act, batch).add_done_callback(partial(self._finish, batch))
+            queue.thread.submit(self._act, queue, batch).add_done_callback(partial(self._finish, queue, batch))
 
-    def _act(self, batch: list[_Request]) -> Sequence[Completion]:
-        """Fills ``batch`` with the requests that have come by now, and asks their agent."""
+    def _act(self, queue: _Queue, batch: list[_Request]) -> Sequence[Completion]:
+        """Fill ``batch`` with the requests that have arrived by now, and ask their agent."""
         time.sleep(self.window)
-        with self._lock:
-            batch += self._take()
+        with queue.lock:
+            batch += self._take(queue)
         if not batch:
             return ()
         name = batch[0].agent
@@ -90,28 +100,28 @@ class Batcher:
             )
         return completions
 
-    def _take(self) -> list[_Request]:
-        """The oldest request that is still wanted and others to the same agent. The lock is held."""
+    def _take(self, queue: _Queue) -> list[_Request]:
+        """Take the oldest request that was not cancelled, and others to the same agent. The caller holds the lock."""
         batch: list[_Request] = []
         passed_over: deque[_Request] = deque()
-        while self._waiting and len(batch) < self.max_batch and not (batch and batch[0].alone):
-            request = self._waiting.popleft()
+        while queue.waiting and len(batch) < self.max_batch and not (batch and batch[0].alone):
+            request = queue.waiting.popleft()
             if batch and (request.alone or request.agent != batch[0].agent):
                 passed_over.append(request)
             elif request.alone or request.answer.set_running_or_notify_cancel():
                 batch.append(request)
-        self._waiting = passed_over + self._waiting
+        queue.waiting = passed_over + queue.waiting
         return batch
 
-    def _finish(self, batch: Sequence[_Request], done: Future[Sequence[Completion]]) -> None:
+    def _finish(self, queue: _Queue, batch: Sequence[_Request], done: Future[Sequence[Completion]]) -> None:
         error = done.exception()
         if error is None:
             for request, completion in zip(batch, done.result(), strict=True):
                 request.answer.set_result(completion)
         elif len(batch) == 1:
             batch[0].answer.set_exception(error)
-        with self._lock:
+        with queue.lock:
             if error is not None and len(batch) > 1:
-                self._waiting.extendleft(reversed([replace(request, alone=True) for request in batch]))
-            self._running = False
-            self._start()
+                queue.waiting.extendleft(reversed([replace(request, alone=True) for request in batch]))
+            queue.running = False
+            self._start(queue)
