@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from waltz_env.errors import UsageError
 from waltz_env.feedback import format_feedback
+from waltz_env.judging import ask
 from waltz_env.protocols import Judge
-from waltz_env.rollout import try_judge
-from waltz_env.types import Completion, Labels, Message, Observation, Prompt
+from waltz_env.types import Completion, Judgement, Labels, Message, NoVerdict, Observation, Prompt
 
 ANSWER = (
     "Here is how it is done. Start from the basics, take one step after the other, check what each step gives, and put "
@@ -59,11 +59,8 @@ class OracleFeedback:
             UsageError: an observation shows a prompt that the oracle was not given.
         """
         prompts = [self._prompt(observation) for observation in observations]
-        verdicts = try_judge(self.judge, prompts, [observation["responses"][-1] for observation in observations])
-        return [
-            Completion("" if each is None else format_feedback(each.labels, advise(each.labels), each.rationale))
-            for each in verdicts
-        ]
+        outcomes = ask(self.judge, prompts, [observation["responses"][-1] for observation in observations])
+        return [Completion("" if isinstance(outcome, NoVerdict) else _feedback(outcome)) for outcome in outcomes]
 
     def _prompt(self, observation: Observation) -> Prompt:
         prompt = self._prompts.get(_key(observation["prompt"], observation["history"]))
@@ -139,6 +136,10 @@ def advise(labels: Labels) -> str:
     """Advice that fits the labels of a response."""
     parts = [text for flag, text in ((labels.unsafe, UNSAFE_ADVICE), (labels.overrefuse, OVERREFUSE_ADVICE)) if flag]
     return " ".join(parts) or NO_ADVICE
+
+
+def _feedback(judgement: Judgement) -> str:
+    return format_feedback(judgement.labels, advise(judgement.labels), judgement.rationale)
 
 
 def _key(text: str, history: Iterable[Message]) -> tuple[object, ...]:

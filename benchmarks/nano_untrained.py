@@ -59,7 +59,7 @@ def mended(games: Sequence[Trajectory], *, specific: bool) -> Proportion:
 
 def satisfactory(response: Response) -> bool:
     """Whether the judge found nothing wrong."""
-    return response.judgement is not None and response.judgement.labels.ok
+    return response.labels is not None and response.labels.ok
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from waltz_env.evaluation import proportion
 from waltz_env.judges import load_judge
 from waltz_env.protocols import Judge
-from waltz_env.types import Kind, Prompt
+from waltz_env.types import Judgement, Kind, Prompt
 
 FOLDER = Path("datasets", "scorer_evals", "refusal_scorer")
 
@@ -65,8 +65,9 @@ def moved_answers(rows: Sequence[Row]) -> set[str]:
 
 def report(name: str, judge: Judge, rows: Sequence[Row], moved: set[str]) -> None:
     """Prints the agreement on ``rows``. Positive is whatever the judge calls overrefusing, were the prompt benign."""
-    verdicts = judge.judge([Prompt(row.prompt, Kind.BENIGN) for row in rows], [row.response for row in rows])
-    cases = [(row, verdict.labels.overrefuse) for row, verdict in zip(rows, verdicts, strict=True)]
+    answers = judge.judge([Prompt(row.prompt, Kind.BENIGN) for row in rows], [row.response for row in rows])
+    judged = [(row, answer) for row, answer in zip(rows, answers, strict=True) if isinstance(answer, Judgement)]
+    cases = [(row, judgement.labels.overrefuse) for row, judgement in judged]
     confusion = Counter((row.refused, positive) for row, positive in cases)
     found, missed, alarms = confusion[True, True], confusion[True, False], confusion[False, True]
     print(f"\n{name}: {len(rows)} responses, {found + missed} labelled as refusals")
@@ -83,7 +84,7 @@ def report(name: str, judge: Judge, rows: Sequence[Row], moved: set[str]) -> Non
         share = proportion(outcomes)
         print(f"  {measure:28} {share.value:.3f}  [{share.low:.3f}, {share.high:.3f}]  of {share.n}")
     print(f"  {'F1':28} {2 * found / (2 * found + missed + alarms):.3f}")
-    rationales = Counter(verdict.rationale for verdict in verdicts)
+    rationales = Counter(judgement.rationale for _, judgement in judged)
     print(f"  findings: {', '.join(f'{n} {rationale}' for rationale, n in rationales.items())}")
     wrong = [row for row, positive in cases if row.refused != positive]
     for kind, numbers in (

@@ -78,9 +78,9 @@ def main(args: Args) -> list[dict[str, float]]:
                 turns = game.critiques if name == FEEDBACK else game.responses
                 rows += [(turn.completion.prompt_ids or (), turn.completion.token_ids or ()) for turn in turns]
                 rewards += score(game, weights).of(name)
-                # What the agent was confronted with: the verdict on the latest response, and none before a draft.
-                verdicts = [response.judgement.labels for response in game.responses if response.judgement]
-                states += verdicts[: len(turns)] if name == FEEDBACK else [None, *verdicts[:-1]]
+                # What the agent was confronted with: the labels of the latest response, and none before a draft.
+                labels = [response.labels for response in game.responses]
+                states += labels[: len(turns)] if name == FEEDBACK else [None, *labels[:-1]]
 
             # The baseline is the mean reward in the same state: a bad draft is not the feedback agent's fault.
             baselines = [np.mean([r for r, s in zip(rewards, states, strict=True) if s == state]) for state in states]

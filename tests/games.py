@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from waltz_env.feedback import format_feedback, parse_feedback
+from waltz_env.protocols import Judge
 from waltz_env.types import (
     CONVERSATION,
     Completion,
@@ -14,6 +15,7 @@ from waltz_env.types import (
     Judgement,
     Kind,
     Labels,
+    NoVerdict,
     Observation,
     Prompt,
     Response,
@@ -99,6 +101,14 @@ def judged(*labels: Labels) -> tuple[Response, ...]:
     return tuple(Response(Completion(f"c_{t}"), Judgement(label, "hand")) for t, label in enumerate(labels))
 
 
+def judgements_of(judge: Judge, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+    """What ``judge`` says of responses that it has a verdict on."""
+    outcomes = judge.judge(prompts, responses)
+    judgements = [outcome for outcome in outcomes if isinstance(outcome, Judgement)]
+    assert len(judgements) == len(outcomes), outcomes
+    return judgements
+
+
 any_text = st.text(st.characters(), max_size=20)
 """Of all code points, lone surrogates and control characters included."""
 
@@ -120,6 +130,7 @@ judgements = st.builds(
     rationale=any_text,
     scores=st.dictionaries(any_text, st.floats(allow_nan=False), max_size=2),
 )
+outcomes = st.none() | judgements | st.builds(NoVerdict, any_text)
 prompts = st.builds(
     Prompt,
     text=any_text,
@@ -137,6 +148,6 @@ feedbacks = st.builds(Feedback, labels=st.none() | labels, advice=any_text, reas
 def trajectories(draw: st.DrawFn) -> Trajectory:
     """Games of any content, judged or not, as they may stand in a file."""
     rounds = draw(st.integers(0, 2))
-    responses = draw(st.lists(st.builds(Response, completions, st.none() | judgements), min_size=1, max_size=3))
+    responses = draw(st.lists(st.builds(Response, completions, outcomes), min_size=1, max_size=3))
     critiques = draw(st.lists(st.builds(Critique, completions, feedbacks), max_size=rounds))
     return Trajectory(draw(prompts), tuple(responses), tuple(critiques))

@@ -298,7 +298,7 @@ def test_rejudge_gives_stored_games_the_verdicts_of_another_judge(
     assert main([*arguments, "--judge", "rules"]) == 0
     again = read_games(tmp_path / "out" / "games-mine-too-run-1.jsonl")
     assert [game.final.text for game in again] == ["UNSAFE", "I refuse."]
-    assert {game.final.judgement.judge for game in again if game.final.judgement} == {"rules"}
+    assert {getattr(game.final.judgement, "judge", None) for game in again} == {"rules"}
     assert results(tmp_path / "out")["sets"]["mine-too"]["systems"]["run-1"]["asr"]["n"] == 2
     assert results(tmp_path / "out")["agreement"] == {"mine-too/run-1": 1.0}
     assert "100.0 % of responses keep their labels" in capsys.readouterr().out

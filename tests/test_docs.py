@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from pettingzoo import aec_registry, parallel_registry
 
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env import read_games
+from waltz_env import Judgement, read_games
 from waltz_env.algorithms import TrainConfig, train
 from waltz_env.algorithms.registry import ENTRY_POINTS, algorithm
 from waltz_env.algorithms.surrogate import SurrogateConfig
@@ -163,8 +163,8 @@ def test_algorithm_judge_and_preset_of_one_s_own_train_together(brought: Path) -
         config=recipe.loop,
     )
     assert [type(learner).__name__ for learner in recipe.stages()[-1].learners.values()] == ["SuccessOnly"] * 2
-    verdicts = [game.final.judgement for game in read_games(brought / "run" / "games-00001.jsonl")]
-    assert {verdict.judge for verdict in verdicts if verdict} == {"classifier"}
+    judgements = [game.final.judgement for game in read_games(brought / "run" / "games-00001.jsonl")]
+    assert {judgement.judge for judgement in judgements if isinstance(judgement, Judgement)} == {"classifier"}
 
 
 def test_the_entry_point_of_one_s_own_algorithm_is_in_the_group_that_is_looked_up(brought: Path) -> None:

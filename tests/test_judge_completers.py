@@ -28,9 +28,7 @@ from waltz_env.judges import (
     load_judge,
 )
 from waltz_env.judges.rubric import JSON_SCHEMA
-from waltz_env.judges.verdicts import NoVerdict
-from waltz_env.rollout import try_judge
-from waltz_env.types import Kind, Message, Prompt
+from waltz_env.types import Judgement, Kind, Message, NoVerdict, Prompt
 
 TEXTS = ["a", "a much longer text than the others are", "", "bc", "three words here"]
 CHATS: list[list[Message]] = [[{"role": "user", "content": text}] for text in TEXTS]
@@ -77,7 +75,7 @@ def test_contents_reach_a_template_that_takes_parts() -> None:
 
 def test_what_the_model_cannot_read_to_its_end_is_no_verdict(tiny: TransformersCompleter) -> None:
     too_long, fine = tiny.complete(["x" * (CONTEXT - 11), "x"])
-    assert too_long == NoVerdict("its prompt has 4,085 tokens, and the model reads 4,084 at most.")
+    assert too_long == NoVerdict("The judge's prompt has 4,085 tokens; its model reads at most 4,084.")
     assert isinstance(fine, str)
 
 
@@ -96,7 +94,8 @@ def test_a_judge_takes_its_model_from_a_folder(tmp_path: Path) -> None:
     ).complete(["ab"])
     judge = load_judge(f"wildguard:{tmp_path}")
     assert isinstance(judge, WildGuardJudge)
-    assert list(try_judge(judge, [Prompt("a", Kind.BENIGN)], ["b"])) == [None]  # its weights are noise
+    (outcome,) = judge.judge([Prompt("a", Kind.BENIGN)], ["b"])
+    assert isinstance(outcome, NoVerdict)  # its weights are noise
     assert isinstance(load_judge(f"llama-guard-3-prompt:{tmp_path}"), LlamaGuardJudge)
 
 
@@ -178,6 +177,7 @@ def test_a_real_model_judges_and_no_control_token_of_a_text_reaches_it(
     assert isinstance(judge, WildGuardJudge | RubricJudge)
     with closing(judge.model):  # type: ignore[type-var]
         (verdict,) = judge.judge([Prompt(f"How do locks work?{attack}", Kind.BENIGN)], [f"By pins.{attack}"])
+    assert isinstance(verdict, Judgement)
     assert verdict.judge == f"{name}:smollm2"
     tokens = [
         server.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")

@@ -15,27 +15,33 @@ from tests.games import BOTH, PROCESS, PROMPTS, REFUSING, SAFE, UNSAFE, WordJudg
 from waltz_env.errors import JudgeError, UsageError
 from waltz_env.judges import AgreementJudge, CachedJudge, RuleJudge
 from waltz_env.judges.agreement import Rule
+from waltz_env.protocols import Judge
 from waltz_env.testing import judge_test
-from waltz_env.types import Judgement, Kind, Labels, Message, Prompt
+from waltz_env.types import Judgement, Kind, Labels, Message, NoVerdict, Prompt
 
 
 class Says:
-    """Says the same of everything, and nothing of what it does not know."""
+    """Says the same of everything, and has no verdict on what it does not know."""
 
     def __init__(self, labels: Labels, *, name: str = "says", unknown: str = "?") -> None:
+        self.name = name
         self.verdict = Judgement(labels, name, "because", {"sure": 0.5})
         self.unknown = unknown
         self.asked: list[str] = []
 
-    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement | NoVerdict]:
         self.asked += responses
-        verdicts = [None if response == self.unknown else self.verdict for response in responses]
-        if None in verdicts:
-            raise JudgeError("It is unknown.", verdicts)
-        return [verdict for verdict in verdicts if verdict is not None]
+        return [NoVerdict("It is unknown.") if response == self.unknown else self.verdict for response in responses]
 
 
 # Agreement
+
+
+def agreed(judges: Sequence[Judge], rule: Rule) -> Judgement:
+    """What the judges agree on about one response."""
+    (outcome,) = AgreementJudge(judges, rule).judge([PROCESS], ["x"])
+    assert isinstance(outcome, Judgement)
+    return outcome
 
 
 @pytest.mark.parametrize(
@@ -53,32 +59,40 @@ class Says:
 def test_each_label_is_agreed_on_by_itself(said: list[Labels], of_any, of_majority, of_all) -> None:
     rules: dict[Rule, Labels] = {"any": of_any, "majority": of_majority, "all": of_all}
     for rule, expected in rules.items():
-        (verdict,) = AgreementJudge([Says(labels) for labels in said], rule).judge([PROCESS], ["x"])
-        assert verdict.labels == expected, rule
+        assert agreed([Says(labels) for labels in said], rule).labels == expected, rule
 
 
 @given(st.lists(games.labels, min_size=1, max_size=6))
 def test_what_all_agree_on_most_do_and_what_most_do_some_do(said: list[Labels]) -> None:
     judges = [Says(labels) for labels in said]
     rules: tuple[Rule, ...] = ("all", "majority", "any")
-    fewest, most, some = (AgreementJudge(judges, rule).judge([PROCESS], ["x"])[0].labels for rule in rules)
+    fewest, most, some = (agreed(judges, rule).labels for rule in rules)
     for label in ("unsafe", "overrefuse"):
         assert getattr(fewest, label) <= getattr(most, label) <= getattr(some, label)
 
 
 def test_an_agreement_says_who_said_what() -> None:
-    judge = AgreementJudge([Says(BOTH, name="a"), Says(SAFE, name="b")], "any")
-    (verdict,) = judge.judge([PROCESS], ["x"])
+    verdict = agreed([Says(BOTH, name="a"), Says(SAFE, name="b")], "any")
     assert verdict.judge == "any(a, b)"
     assert verdict.rationale == "a: unsafe and overrefuse; b: ok"
     assert verdict.scores == {"unsafe": 0.5, "overrefuse": 0.5}
 
 
-def test_a_response_that_one_judge_has_no_verdict_on_has_none() -> None:
-    judge = AgreementJudge([Says(SAFE, unknown="?"), Says(SAFE, unknown="!")])
-    with pytest.raises(JudgeError, match="2 of 3 responses") as error:
-        judge.judge([PROCESS] * 3, ["?", "x", "!"])
-    assert [verdict is not None for verdict in error.value.judgements] == [False, True, False]
+def test_where_a_judge_has_no_verdict_there_is_none_and_the_reason_names_the_judge() -> None:
+    judges = [Says(SAFE, name="a"), Says(SAFE, name="b", unknown="!"), Says(SAFE, name="c")]
+    first, second, third = AgreementJudge(judges).judge([PROCESS] * 3, ["?", "x", "!"])
+    assert first == NoVerdict("a: It is unknown. c: It is unknown.")
+    assert isinstance(second, Judgement)
+    assert third == NoVerdict("b: It is unknown.")
+
+
+def test_a_judge_that_raises_leaves_the_agreement_without_any_verdict() -> None:
+    class Dead:
+        def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+            raise JudgeError("No connection.")
+
+    outcomes = AgreementJudge([Says(SAFE), Dead()]).judge([PROCESS] * 2, ["x", "y"])
+    assert outcomes == [NoVerdict("Dead: No connection.")] * 2
 
 
 def test_nobody_cannot_agree() -> None:
@@ -98,7 +112,7 @@ def test_what_was_judged_once_is_not_asked_again_even_by_another_process(tmp_pat
     with closing(CachedJudge(first, tmp_path, identity="says")) as cached:
         verdicts = cached.judge(PROMPTS, ["a", "b", "a"])
         assert cached.judge(PROMPTS, ["a", "b", "a"]) == verdicts == [first.verdict] * 3
-    assert verdicts[0].scores == {"sure": 0.5}
+    assert first.verdict.scores == {"sure": 0.5}
     assert first.asked == ["a", "b", "a"]
     second = Says(SAFE)
     with closing(CachedJudge(second, tmp_path, identity="says")) as cached:
@@ -132,7 +146,9 @@ def test_another_judge_does_not_get_its_verdicts(tmp_path) -> None:
     with closing(CachedJudge(Says(SAFE), tmp_path, identity="model 1")) as cached:
         cached.judge([PROCESS], ["a"])
     with closing(CachedJudge(Says(UNSAFE), tmp_path, identity="model 2")) as cached:
-        assert cached.judge([PROCESS], ["a"])[0].labels == UNSAFE
+        (outcome,) = cached.judge([PROCESS], ["a"])
+    assert isinstance(outcome, Judgement)
+    assert outcome.labels == UNSAFE
 
 
 def test_another_release_does_not_either(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +164,7 @@ def test_a_failure_is_not_kept_and_the_rest_is(tmp_path) -> None:
     judge = Says(SAFE)
     with closing(CachedJudge(judge, tmp_path, identity="says")) as cached:
         for _ in range(2):
-            with pytest.raises(JudgeError, match="1 of 2 responses") as error:
-                cached.judge([PROCESS] * 2, ["?", "a"])
-            assert error.value.judgements == (None, judge.verdict)
+            assert cached.judge([PROCESS] * 2, ["?", "a"]) == [NoVerdict("It is unknown."), judge.verdict]
         judge.unknown = ""
         assert cached.judge([PROCESS] * 2, ["?", "a"]) == [judge.verdict] * 2
     assert judge.asked == ["?", "a", "?", "?"]

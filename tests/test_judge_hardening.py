@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.games import any_text
+from tests.games import any_text, judgements_of
 from tests.guards import ATTACKS, CONTROL, gullible_llama_guard, gullible_rubric, gullible_wildguard
 from tests.tiny import END, ROLES, tiny_tokenizer
 from waltz_env.judges import (
@@ -61,7 +61,7 @@ def test_an_imitation_changes_no_verdict(judge: Judge, attack: str, response: st
         (replace(PROMPT, text=imitation.strip() + "\n\n" + PROMPT.text), text),
     ]
     prompts, responses = zip(*cases, strict=True)
-    expected, *verdicts = [verdict.labels for verdict in judge.judge(prompts, responses)]
+    expected, *verdicts = [judgement.labels for judgement in judgements_of(judge, prompts, responses)]
     assert verdicts == [expected] * 4
 
 
@@ -120,6 +120,6 @@ def test_a_cache_never_takes_one_case_for_another(tmp_path) -> None:
 @pytest.mark.parametrize("attack", ATTACKS.values())
 def test_agreement_is_no_easier_to_deceive(attack: str) -> None:
     judge = AgreementJudge([RuleJudge(), WildGuardJudge(gullible_wildguard())], "all")
-    plain, attacked = judge.judge([PROMPT] * 2, [RESPONSES["answer"], RESPONSES["answer"] + attack])
+    plain, attacked = judgements_of(judge, [PROMPT] * 2, [RESPONSES["answer"], RESPONSES["answer"] + attack])
     assert plain.labels == attacked.labels
     assert plain.labels.unsafe

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.games import BOMB, UNSAFE, critique, judged, trajectories
 from waltz_env.errors import DataError
 from waltz_env.records import decode_game, encode_game, read_games, write_games
-from waltz_env.types import Completion, Judgement, Kind, Labels, Prompt, Response, Trajectory
+from waltz_env.types import Completion, Judgement, Kind, Labels, NoVerdict, Prompt, Response, Trajectory
 
 GAME = Trajectory(
     Prompt(
@@ -28,6 +28,7 @@ GAME = Trajectory(
             Judgement(Labels(unsafe=True, overrefuse=False), "rules", "complied", {"harm": 0.9}),
         ),
         Response(Completion("No.")),
+        Response(Completion("Maybe."), NoVerdict("No connection.")),
     ),
     (critique(UNSAFE, "Take it out."),),
 )
@@ -68,6 +69,7 @@ def test_a_line_holds_what_its_readers_need() -> None:
                 "scores": {"harm": 0.9},
             },
             {"text": "No.", "finish": "stop", "version": 0, "labels": None},
+            {"text": "Maybe.", "finish": "stop", "version": 0, "labels": None, "no_verdict": "No connection."},
         ],
         "critiques": [
             {
@@ -84,7 +86,7 @@ def test_a_line_holds_what_its_readers_need() -> None:
 
 def test_whole_numbers_are_read_as_the_floats_that_they_stand_for() -> None:
     game = decode_game(changed("responses", 0, "scores", to={"harm": 1}))
-    assert game.responses[0].judgement is not None
+    assert isinstance(game.responses[0].judgement, Judgement)
     assert game.responses[0].judgement.scores == {"harm": 1.0}
 
 
@@ -170,6 +172,7 @@ def changed(*keys: str | int, **to: object) -> str:
         (changed("responses", 0, "logprobs", to=[None]), "'logprobs' must hold numbers; got None"),
         (changed("responses", 0, "scores", to={"harm": "high"}), "'harm' must hold numbers; got 'high'"),
         (changed("responses", 0, "labels", "unsafe", to=1), "'unsafe' must be of type bool; got 1"),
+        (changed("responses", 2, "no_verdict", to=None), "'no_verdict' must be of type str; got None"),
         (without("responses", 1, "labels"), "'labels' is missing"),
         (without("critiques", 0, "advice"), "'advice' is missing"),
     ],

@@ -26,10 +26,21 @@ from tests.games import (
 from waltz_env.errors import JudgeError, UsageError, UsageTypeError
 from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
+from waltz_env.judging import judge_games
 from waltz_env.protocols import Agent
-from waltz_env.rollout import finish, judge_games, play
+from waltz_env.rollout import finish, play
 from waltz_env.rules import Rules
-from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Judgement, Labels, Observation, Prompt
+from waltz_env.types import (
+    CONVERSATION,
+    FEEDBACK,
+    AgentID,
+    Completion,
+    Judgement,
+    Labels,
+    NoVerdict,
+    Observation,
+    Prompt,
+)
 
 FLAG = format_feedback(UNSAFE, "Take the recipe out.")
 PASS = format_feedback(SAFE, "")
@@ -52,9 +63,9 @@ class PatchyJudge:
     def __init__(self, fails: Sequence[bool]) -> None:
         self.fails = fails
 
-    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement | NoVerdict]:
         verdicts = WordJudge().judge(prompts, responses)
-        raise JudgeError("no answer", [None if fail else v for fail, v in zip(self.fails, verdicts, strict=True)])
+        return [NoVerdict("No answer.") if fail else v for fail, v in zip(self.fails, verdicts, strict=True)]
 
 
 class CountingJudge(WordJudge):
@@ -180,8 +191,9 @@ def test_responses_that_the_judge_failed_on_stay_unjudged(caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         games = play([BOMB, BOMB], agents, judge=PatchyJudge([False, False, False, True]))
     assert [game.judged for game in games] == [True, False]
-    assert [r.judgement and r.judgement.labels for r in games[1].responses] == [UNSAFE, None]
-    assert "1 of 4 responses have no verdict: no answer" in caplog.text
+    assert [response.labels for response in games[1].responses] == [UNSAFE, None]
+    assert games[1].final.judgement == NoVerdict("No answer.")
+    assert "1 of 4 responses have no verdict. The most frequent reason (1): No answer." in caplog.text
 
 
 def test_a_judge_that_failed_altogether_leaves_all_unjudged() -> None:
@@ -190,16 +202,7 @@ def test_a_judge_that_failed_altogether_leaves_all_unjudged() -> None:
             raise JudgeError("no connection")
 
     games = play(PROMPTS, {CONVERSATION: Speaker(BAD)}, judge=Dead(), rules=Rules(max_rounds=0))
-    assert [game.final.judgement for game in games] == [None, None, None]
-
-
-def test_a_partial_failure_of_the_wrong_length_is_a_usage_error() -> None:
-    class Short:
-        def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
-            raise JudgeError("half an answer", [None])
-
-    with pytest.raises(UsageError, match="asked about 3 responses and gave 1"):
-        play(PROMPTS, {CONVERSATION: Speaker(BAD)}, judge=Short(), rules=Rules(max_rounds=0))
+    assert [game.final.judgement for game in games] == [NoVerdict("no connection")] * 3
 
 
 def test_other_errors_of_a_judge_are_the_caller_s() -> None:
@@ -287,8 +290,8 @@ def test_a_judge_that_fails_while_the_agents_go_on_leaves_those_responses_unjudg
 
     agents: dict[AgentID, Agent] = {CONVERSATION: Speaker(BAD, FINE), FEEDBACK: PassFirst()}
     games = play([PROCESS, BOMB], agents, judge=NoDrafts(), overlap_judge=True)
-    verdicts = [[r.judgement and r.judgement.labels for r in game.responses] for game in games]
-    assert verdicts == [[None], [None, SAFE]]
+    assert [[response.labels for response in game.responses] for game in games] == [[None], [None, SAFE]]
+    assert games[0].final.judgement == NoVerdict("no connection")
 
 
 def test_errors_of_a_judge_in_its_thread_are_the_caller_s() -> None:

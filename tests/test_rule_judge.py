@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.games import judgements_of
 from waltz_env.errors import UsageError
 from waltz_env.judges import RuleJudge
 from waltz_env.judges.finding import Finding
@@ -219,7 +220,7 @@ def test_labels_and_scores(prompt: Prompt, response: str, labels: Labels, refusa
 
 def test_a_batch_is_judged_in_order() -> None:
     judge: Judge = RuleJudge()
-    judgements = judge.judge([BENIGN, HARMFUL, BENIGN], ["I refuse.", "I refuse.", "Send it a signal."])
+    judgements = judgements_of(judge, [BENIGN, HARMFUL, BENIGN], ["I refuse.", "I refuse.", "Send it a signal."])
     assert [judgement.labels for judgement in judgements] == [OVERREFUSE, OK, OK]
     assert list(judge.judge([], [])) == []
 

@@ -79,8 +79,8 @@ def test_an_oracle_and_a_follower_end_every_builtin_game_well() -> None:
     judge = RuleJudge()
     agents: dict[AgentID, Agent] = {CONVERSATION: FollowAdvice(1.0), FEEDBACK: OracleFeedback(PROMPTS, judge)}
     games = play(PROMPTS, agents, judge=judge)
-    first = [game.responses[0].judgement.labels.ok for game in games if game.responses[0].judgement]
-    final = [game.final.judgement.labels.ok for game in games if game.final.judgement]
+    first = [game.responses[0].labels.ok for game in games if game.responses[0].labels]
+    final = [game.final.labels.ok for game in games if game.final.labels]
     assert 0.3 < sum(first) / len(games) < 0.7
     assert final == [True] * len(games)
 

@@ -18,7 +18,17 @@ import torch
 
 from tests.games import WordJudge
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env import CONVERSATION, FEEDBACK, CheckpointError, JudgeError, Kind, Prompt, PromptSet, UsageError
+from waltz_env import (
+    CONVERSATION,
+    FEEDBACK,
+    CheckpointError,
+    JudgeError,
+    Kind,
+    NoVerdict,
+    Prompt,
+    PromptSet,
+    UsageError,
+)
 from waltz_env.agents import LanguageModelPolicy, TransformersAgent
 from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, play_held_out, single_model_stage, train
 from waltz_env.algorithms.training.run_log import read_metrics
@@ -183,8 +193,7 @@ def test_games_without_a_verdict_are_counted_and_left_out(tmp_path: Path) -> Non
     class HalfBlindJudge(WordJudge):
         def judge(self, prompts, responses):
             verdicts = super().judge(prompts, responses)
-            half = [None if prompt.harmful else v for prompt, v in zip(prompts, verdicts, strict=True)]
-            raise JudgeError("no answer for some", half)
+            return [NoVerdict("Unclear.") if p.harmful else v for p, v in zip(prompts, verdicts, strict=True)]
 
     run(tmp_path, [replace(FEEDBACK_ONLY, steps=1)], judge=HalfBlindJudge())
     (line,) = read_metrics(tmp_path)
@@ -198,7 +207,7 @@ def test_a_judge_that_never_answers_ends_the_run_with_its_error(tmp_path: Path) 
         def judge(self, prompts, responses):
             raise JudgeError("down")
 
-    with pytest.raises(JudgeError, match="all 4 games of step 1"):
+    with pytest.raises(JudgeError, match="all 4 games of step 1: down"):
         run(tmp_path, [BOTH], judge=BlindJudge())
 
 

@@ -9,6 +9,7 @@
 from waltz_env.choice import WaltzSafetyChoiceAECEnv, WaltzSafetyChoiceEnv
 from waltz_env.errors import CheckpointError, DataError, JudgeError, UsageError, UsageTypeError, WaltzError
 from waltz_env.judges import RuleJudge
+from waltz_env.judging import judge_games
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent, Judge
 from waltz_env.records import read_games, write_games
@@ -23,7 +24,7 @@ from waltz_env.registration import (
     spec,
 )
 from waltz_env.rewards import SETUPS, Rewards, RewardWeights, score
-from waltz_env.rollout import judge_games, play
+from waltz_env.rollout import play
 from waltz_env.rules import Rules
 from waltz_env.types import (
     AGENTS,
@@ -37,6 +38,7 @@ from waltz_env.types import (
     Kind,
     Labels,
     Message,
+    NoVerdict,
     Observation,
     Prompt,
     Response,
@@ -63,6 +65,7 @@ __all__ = [
     "Kind",
     "Labels",
     "Message",
+    "NoVerdict",
     "Observation",
     "Prompt",
     "PromptSet",

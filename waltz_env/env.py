@@ -12,13 +12,13 @@ from gymnasium import spaces
 from gymnasium.utils import seeding
 from pettingzoo import AECEnv, ParallelEnv
 
-from waltz_env.errors import UsageError, UsageTypeError, unknown_name
+from waltz_env.errors import JudgeError, UsageError, UsageTypeError, unknown_name
 from waltz_env.game import Game
 from waltz_env.judges import RuleJudge
+from waltz_env.judging import consult
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Judge
 from waltz_env.rewards import RewardWeights, conversation_reward, early_reward, late_reward, setup
-from waltz_env.rollout import ask_judge
 from waltz_env.rules import Rules, rules_of
 from waltz_env.spaces import MAX_PROMPT_CHARS, UnicodeText, observation_space, state_space
 from waltz_env.transcript import transcript
@@ -29,6 +29,7 @@ from waltz_env.types import (
     AgentID,
     Info,
     Labels,
+    NoVerdict,
     Observation,
     Prompt,
     Response,
@@ -228,8 +229,10 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
         observations = _observations(game)
         if acting == CONVERSATION:
             self.agents = []  # a judge that raises leaves no game to go on with
-            (judgement,) = ask_judge(self.judge, [game.prompt], observations[acting]["responses"][-1:])
-            game.judge(judgement)
+            (outcome,) = consult(self.judge, [game.prompt], observations[acting]["responses"][-1:])
+            if isinstance(outcome, NoVerdict):
+                raise JudgeError(outcome.reason)
+            game.judge(outcome)
         ended = game.turn is None
         self.agents = [] if ended else list(AGENTS)
         trajectory = game.trajectory()
@@ -396,7 +399,7 @@ def _info(active: bool = False) -> Info:
 
 def _after_response(trajectory: Trajectory, weights: RewardWeights) -> tuple[dict[AgentID, float], dict[AgentID, Info]]:
     """Rewards and infos of the step in which c_t was given and judged."""
-    labels = _verdict(trajectory.final)
+    labels = _labels(trajectory.final)
     reward = conversation_reward(labels)
     rewards = {CONVERSATION: reward, FEEDBACK: 0.0}
     infos = {CONVERSATION: _info(), FEEDBACK: _info()}
@@ -405,7 +408,7 @@ def _after_response(trajectory: Trajectory, weights: RewardWeights) -> tuple[dic
     for info in infos.values():
         info["labels"] = {"unsafe": labels.unsafe, "overrefuse": labels.overrefuse}
     if trajectory.critiques:
-        before = _verdict(trajectory.responses[-2])
+        before = _labels(trajectory.responses[-2])
         improvement = reward - conversation_reward(before)
         label = float(trajectory.critiques[-1].feedback.labels == before)
         infos[FEEDBACK]["rewards"]["improvement"] = improvement
@@ -416,7 +419,7 @@ def _after_response(trajectory: Trajectory, weights: RewardWeights) -> tuple[dic
 def _after_critique(trajectory: Trajectory, weights: RewardWeights) -> tuple[dict[AgentID, float], dict[AgentID, Info]]:
     """Rewards and infos of the step in which f_t was given."""
     critique = trajectory.critiques[-1]
-    label = float(critique.feedback.labels == _verdict(trajectory.final))
+    label = float(critique.feedback.labels == _labels(trajectory.final))
     form = float(critique.feedback.well_formed)
     infos = {CONVERSATION: _info(), FEEDBACK: _info()}
     infos[FEEDBACK]["rewards"].update(label=label, format=form)
@@ -424,9 +427,9 @@ def _after_critique(trajectory: Trajectory, weights: RewardWeights) -> tuple[dic
     return {CONVERSATION: 0.0, FEEDBACK: early_reward(label, form, weights)}, infos
 
 
-def _verdict(response: Response) -> Labels:
-    assert response.judgement is not None, "the environment judges each response in its own step"
-    return response.judgement.labels
+def _labels(response: Response) -> Labels:
+    assert response.labels is not None, "the environment judges each response in its own step"
+    return response.labels
 
 
 def _action(actions: Mapping[AgentID, str | None], acting: AgentID) -> str:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from waltz_env.types import Judgement
+from typing import Any, Literal
 
 AgentFailure = Literal["error", "timeout", "unavailable", "malformed"]
 
@@ -33,16 +30,16 @@ class CheckpointError(WaltzError, ValueError):
 
 
 class JudgeError(WaltzError, RuntimeError):
-    """A judge gave no verdict, after its own retries, on some or all of its batch.
+    """A judge has no verdict on any response of its batch, after its own retries.
+
+    A judge that has no verdict on some of the responses returns ``NoVerdict`` in their place and raises nothing.
 
     Args:
-        message: what failed, for how many responses, and what to do.
-        judgements: the batch in order, with ``None`` where there is no verdict. Empty: the whole batch failed.
+        message: what failed and what to do; it becomes the reason that each response of the batch has no verdict.
     """
 
-    def __init__(self, message: str, judgements: Sequence[Judgement | None] = ()) -> None:
+    def __init__(self, message: str) -> None:
         super().__init__(message)
-        self.judgements = tuple(judgements)
 
 
 class AgentError(WaltzError, RuntimeError):

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from waltz_env.types import Completion, Judgement, Observation, Prompt
+from waltz_env.types import Completion, Judgement, NoVerdict, Observation, Prompt
 
 
 @runtime_checkable
@@ -32,10 +32,11 @@ class Agent(Protocol):
 class Judge(Protocol):
     """Anything that labels responses. It sees the original prompt and that single response, nothing else."""
 
-    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement]:
-        """One verdict for each (prompt, response), in order.
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement | NoVerdict]:
+        """Judges each response by itself, in order. ``NoVerdict`` says why there is no judgement on a response.
 
         Raises:
-            JudgeError: some have no verdict after the judge's own retries; it carries those that have.
+            JudgeError: there is no verdict on any of them, after the judge's own retries. Whoever asks through
+                ``waltz_env.judging`` gets a ``NoVerdict`` with the message for each response instead.
         """
         ...

@@ -2,13 +2,15 @@ r"""Games as JSONL: one line a game, read back as the same ``Trajectory``.
 
     {"schema": 1,
      "prompt": {"text", "kind", "id", "category", "source", "topic", "history"},
-     "responses": [{"text", "finish", "version", "labels": LABELS | null, "judge", "rationale", "scores"}],
+     "responses": [{"text", "finish", "version", "labels": LABELS, "judge", "rationale", "scores"}
+                   | {"text", "finish", "version", "labels": null, "no_verdict"}],
      "critiques": [{"text", "finish", "version", "labels": LABELS | null, "advice", "reasoning"}]}
 
-``LABELS`` is ``{"unsafe": bool, "overrefuse": bool}``: of a response the judge's (null: not judged, and nothing of the
-judge follows), of a critique what it claims (null: malformed). Responses and critiques also hold ``prompt_ids``,
-``token_ids`` and ``logprobs`` where the agent gave them. Every string survives, lone surrogates too; a file is UTF-8
-with one ``\n`` a line.
+``LABELS`` is ``{"unsafe": bool, "overrefuse": bool}``. A response has the judge's labels, followed by ``judge``,
+``rationale`` and ``scores``. If its labels are null, it was not judged, or the judge had no verdict: then
+``no_verdict`` is the reason (files written before version 0.2 do not have it). A critique has the labels that it claims
+(null: malformed). Responses and critiques also hold ``prompt_ids``, ``token_ids`` and ``logprobs`` where the agent gave
+them. Every string survives, lone surrogates too; a file is UTF-8 with one ``\n`` per line.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from waltz_env.types import (
     Kind,
     Labels,
     Message,
+    NoVerdict,
     Prompt,
     Response,
     Trajectory,
@@ -96,7 +99,7 @@ def encode_game(trajectory: Trajectory, *, tokens: bool = True) -> str:
             "history": prompt.history,
         },
         "responses": [
-            {**_completion(response.completion, tokens), **_verdict(response.judgement)}
+            {**_completion(response.completion, tokens), **encode_judgement(response.judgement)}
             for response in trajectory.responses
         ],
         "critiques": [
@@ -137,23 +140,44 @@ def decode_game(line: str) -> Trajectory:
     )
 
 
-def _completion(completion: Completion, tokens: bool) -> dict[str, Any]:
-    value: dict[str, Any] = {"text": completion.text, "finish": completion.finish, "version": completion.version}
-    for name in TOKENS if tokens else ():
-        if getattr(completion, name) is not None:
-            value[name] = getattr(completion, name)
-    return value
-
-
-def _verdict(judgement: Judgement | None) -> dict[str, Any]:
+def encode_judgement(judgement: Judgement | NoVerdict | None) -> dict[str, Any]:
+    """The fields of a response that hold what the judge said of it."""
     if judgement is None:
         return {"labels": None}
+    if isinstance(judgement, NoVerdict):
+        return {"labels": None, "no_verdict": judgement.reason}
     return {
         "labels": _labels(judgement.labels),
         "judge": judgement.judge,
         "rationale": judgement.rationale,
         "scores": dict(judgement.scores),
     }
+
+
+def decode_judgement(value: Mapping[str, Any]) -> Judgement | NoVerdict | None:
+    """The inverse of ``encode_judgement``; other fields of ``value`` are ignored.
+
+    Raises:
+        DataError: a field is missing or of the wrong type.
+    """
+    labels = _read_labels(value)
+    if labels is not None:
+        scores = _get(value, "scores", dict)
+        return Judgement(
+            labels,
+            _get(value, "judge", str),
+            _get(value, "rationale", str),
+            {name: _float(score, name) for name, score in scores.items()},
+        )
+    return NoVerdict(_get(value, "no_verdict", str)) if "no_verdict" in value else None
+
+
+def _completion(completion: Completion, tokens: bool) -> dict[str, Any]:
+    value: dict[str, Any] = {"text": completion.text, "finish": completion.finish, "version": completion.version}
+    for name in TOKENS if tokens else ():
+        if getattr(completion, name) is not None:
+            value[name] = getattr(completion, name)
+    return value
 
 
 def _labels(labels: Labels | None) -> dict[str, bool] | None:
@@ -186,17 +210,7 @@ def _read_completion(value: Mapping[str, Any]) -> Completion:
 
 
 def _read_response(value: Mapping[str, Any]) -> Response:
-    labels = _read_labels(value)
-    judgement = None
-    if labels is not None:
-        scores = _get(value, "scores", dict)
-        judgement = Judgement(
-            labels,
-            _get(value, "judge", str),
-            _get(value, "rationale", str),
-            {name: _float(score, name) for name, score in scores.items()},
-        )
-    return Response(_read_completion(value), judgement)
+    return Response(_read_completion(value), decode_judgement(value))
 
 
 def _read_critique(value: Mapping[str, Any]) -> Critique:

@@ -114,7 +114,7 @@ def score(trajectory: Trajectory, weights: RewardWeights = SETUP_A) -> Rewards:
     Raises:
         UsageError: a response has no judgement.
     """
-    labels = [response.judgement.labels for response in trajectory.responses if response.judgement is not None]
+    labels = [response.labels for response in trajectory.responses if response.labels is not None]
     if len(labels) != len(trajectory.responses):
         raise UsageError(
             f"Game {trajectory.prompt.id!r} has {len(trajectory.responses) - len(labels)} response(s) without a "

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from itertools import islice
 
-from waltz_env.errors import JudgeError, UsageError
+from waltz_env.errors import UsageError
 from waltz_env.game import Game
+from waltz_env.judging import ask, judge_games, with_judgements
 from waltz_env.protocols import Agent, Judge
 from waltz_env.rules import Rules, check_agents
-from waltz_env.types import CONVERSATION, AgentID, Judgement, Prompt, Response, Trajectory
-
-logger = logging.getLogger(__name__)
+from waltz_env.types import CONVERSATION, AgentID, Judgement, NoVerdict, Prompt, Trajectory
 
 
 def play(
@@ -38,9 +34,8 @@ def play(
             judge that shares a model with an agent.
 
     Returns:
-        One trajectory per prompt, in order. Where the judge failed (``JudgeError``), the responses without a
-        verdict keep ``judgement`` None and the reason is logged: count such games, do not score them
-        (``trajectory.judged``).
+        One trajectory per prompt, in order. A response that the judge has no verdict on holds a ``NoVerdict``
+        with the reason, which is also logged: count such games, do not score them (``trajectory.judged``).
 
     Raises:
         UsageError: an agent is missing or unknown, or an agent or the judge gave the wrong number of answers.
@@ -93,64 +88,14 @@ def _phases(games: Sequence[Game], agents: Mapping[AgentID, Agent]) -> Iterator[
 
 def _play_and_judge(games: Sequence[Game], agents: Mapping[AgentID, Agent], judge: Judge) -> list[Trajectory]:
     """Plays while the judge, in a thread of its own, looks at the responses that there are."""
-    asked: list[tuple[list[Game], Future[Sequence[Judgement | None]]]] = []
+    asked: list[tuple[list[Game], Future[Sequence[Judgement | NoVerdict]]]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="waltz-judge") as thread:
         for turn, moved in _phases(games, agents):
             if turn == CONVERSATION:
                 texts = [game.trajectory().final.text for game in moved]
-                asked.append((moved, thread.submit(try_judge, judge, [game.prompt for game in moved], texts)))
-    verdicts: dict[Game, list[Judgement | None]] = {game: [] for game in games}
+                asked.append((moved, thread.submit(ask, judge, [game.prompt for game in moved], texts)))
+    outcomes: dict[Game, list[Judgement | NoVerdict]] = {game: [] for game in games}
     for moved, answer in asked:
-        for game, verdict in zip(moved, answer.result(), strict=True):
-            verdicts[game].append(verdict)
-    return [_with_verdicts(game.trajectory(), verdicts[game]) for game in games]
-
-
-def judge_games(trajectories: Sequence[Trajectory], judge: Judge) -> list[Trajectory]:
-    """The same games with the verdicts of ``judge`` in place of any earlier ones. See ``play`` for what may fail."""
-    played = [(trajectory.prompt, response.text) for trajectory in trajectories for response in trajectory.responses]
-    if not played:
-        return list(trajectories)
-    prompts, texts = zip(*played, strict=True)
-    remaining = iter(try_judge(judge, prompts, texts))
-    return [_with_verdicts(each, list(islice(remaining, len(each.responses)))) for each in trajectories]
-
-
-def _with_verdicts(trajectory: Trajectory, verdicts: Sequence[Judgement | None]) -> Trajectory:
-    responses = zip(trajectory.responses, verdicts, strict=True)
-    return replace(trajectory, responses=tuple(Response(each.completion, verdict) for each, verdict in responses))
-
-
-def try_judge(judge: Judge, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement | None]:
-    """One batched call of ``judge``; None, with the reason in the log, where it has no verdict.
-
-    Raises:
-        UsageError: it gave the wrong number of verdicts.
-    """
-    try:
-        return ask_judge(judge, prompts, responses)
-    except JudgeError as error:
-        verdicts = error.judgements or [None] * len(responses)
-        _check_count(judge, len(responses), len(verdicts))
-        logger.warning("%d of %d responses have no verdict: %s", list(verdicts).count(None), len(responses), error)
-        return verdicts
-
-
-def ask_judge(judge: Judge, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement]:
-    """One batched call of ``judge``.
-
-    Raises:
-        UsageError: it gave the wrong number of verdicts.
-        JudgeError: it gave no verdict on some of them.
-    """
-    verdicts = judge.judge(prompts, responses)
-    _check_count(judge, len(responses), len(verdicts))
-    return verdicts
-
-
-def _check_count(judge: Judge, asked: int, given: int) -> None:
-    if given != asked:
-        raise UsageError(
-            f"The judge {type(judge).__name__} was asked about {asked} responses and gave {given} verdicts; it must "
-            "give one for each, in order."
-        )
+        for game, outcome in zip(moved, answer.result(), strict=True):
+            outcomes[game].append(outcome)
+    return [with_judgements(game.trajectory(), outcomes[game]) for game in games]

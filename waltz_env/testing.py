@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, get_args
 
+from waltz_env.errors import JudgeError
 from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
 from waltz_env.protocols import Agent, Judge
@@ -29,6 +30,7 @@ from waltz_env.types import (
     Kind,
     Labels,
     Message,
+    NoVerdict,
     Observation,
     Prompt,
 )
@@ -94,7 +96,7 @@ def judge_test(judge: Judge, *, deterministic: bool = True) -> None:
 
     Raises:
         AssertionError: it does not keep the protocol.
-        JudgeError: it gave no verdict; without one there is nothing to check.
+        JudgeError: it has no verdict on one of these responses, so there is nothing to check.
     """
     assert len(judge.judge([], [])) == 0, "judge([], []) must give no judgements."
     for texts in (ORDINARY_TEXTS, HOSTILE_TEXTS):
@@ -186,16 +188,20 @@ def _check_completion(completion: Completion) -> None:
         )
 
 
-def _judgements(judge: Judge, pairs: list[tuple[Prompt, str]]) -> Sequence[Judgement]:
-    judgements = judge.judge([prompt for prompt, _ in pairs], [response for _, response in pairs])
-    assert len(judgements) == len(pairs), (
-        f"judge() must give one judgement for each of {len(pairs)} responses; got {len(judgements)}."
+def _judgements(judge: Judge, pairs: list[tuple[Prompt, str]]) -> list[Judgement]:
+    outcomes = judge.judge([prompt for prompt, _ in pairs], [response for _, response in pairs])
+    assert len(outcomes) == len(pairs), (
+        f"judge() must give one judgement for each of {len(pairs)} responses; got {len(outcomes)}."
     )
-    for judgement in judgements:
+    judgements = []
+    for (_, response), judgement in zip(pairs, outcomes, strict=True):
+        if isinstance(judgement, NoVerdict):
+            raise JudgeError(f"judge() has no verdict on {response[:80]!r}: {judgement.reason}")
         assert isinstance(judgement, Judgement), f"judge() must give Judgement objects; got {judgement!r}."
         labels = judgement.labels
         assert isinstance(labels, Labels), f"A judgement's labels must be Labels; got {labels!r}."
         assert type(labels.unsafe) is bool, f"`unsafe` must be a bool; got {labels.unsafe!r}."
         assert type(labels.overrefuse) is bool, f"`overrefuse` must be a bool; got {labels.overrefuse!r}."
         assert isinstance(judgement.judge, str), f"A judgement's `judge` must be its name; got {judgement.judge!r}."
+        judgements.append(judgement)
     return judgements

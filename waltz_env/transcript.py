@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from waltz_env.rewards import SETUP_A, Rewards, RewardWeights, score
-from waltz_env.types import Critique, Labels, Response, Trajectory
+from waltz_env.types import Critique, Labels, NoVerdict, Response, Trajectory
 
 
 def transcript(trajectory: Trajectory, weights: RewardWeights = SETUP_A) -> list[str]:
@@ -13,8 +13,8 @@ def transcript(trajectory: Trajectory, weights: RewardWeights = SETUP_A) -> list
     on or could not encode are escaped.
     """
     rewards = score(trajectory, weights) if trajectory.judged else None
-    history = "".join(f"[{_printable(m['role'])}] {_printable(m['content'])}\n" for m in trajectory.prompt.history)
-    blocks = [_block("prompt", history + _printable(trajectory.prompt.text))]
+    history = "".join(f"[{printable(m['role'])}] {printable(m['content'])}\n" for m in trajectory.prompt.history)
+    blocks = [_block("prompt", history + printable(trajectory.prompt.text))]
     for t, response in enumerate(trajectory.responses):
         blocks.append(_response(t, response, rewards))
         if t < len(trajectory.critiques):
@@ -24,13 +24,15 @@ def transcript(trajectory: Trajectory, weights: RewardWeights = SETUP_A) -> list
 
 def _response(t: int, response: Response, rewards: Rewards | None) -> str:
     head = f"response {t}"
-    if response.judgement is not None:
-        head += f" | judged {_labels(response.judgement.labels)}"
+    if response.labels is not None:
+        head += f" | judged {_labels(response.labels)}"
+    elif isinstance(response.judgement, NoVerdict):
+        head += f" | no verdict: {printable(response.judgement.reason)}"
     if rewards is not None:
         head += f" | conversation reward {rewards.conversation[t]:g}"
         if t > 0:
             head += f", improvement {rewards.improvement[t - 1]:+g}"
-    return _block(head, _printable(response.text))
+    return _block(head, printable(response.text))
 
 
 def _critique(t: int, critique: Critique, rewards: Rewards | None) -> str:
@@ -38,7 +40,7 @@ def _critique(t: int, critique: Critique, rewards: Rewards | None) -> str:
     head = f"feedback {t} | " + ("malformed" if feedback.labels is None else f"says {_labels(feedback.labels)}")
     if rewards is not None:
         head += f" | label reward {rewards.label[t]:g}, format reward {rewards.format[t]:g}"
-    return _block(head, _printable(feedback.advice if feedback.well_formed else critique.completion.text))
+    return _block(head, printable(feedback.advice if feedback.well_formed else critique.completion.text))
 
 
 def _labels(labels: Labels) -> str:
@@ -50,5 +52,6 @@ def _block(head: str, text: str) -> str:
     return "\n".join([f"-- {head}", *(f"   {line}" for line in text.split("\n"))])
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text with every character escaped that a terminal would act on or could not encode, but for line ends."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -83,6 +83,17 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
+class NoVerdict:
+    """Stands in place of a judgement that a judge could not give.
+
+    Attributes:
+        reason: why, in whole sentences: it is read in games files, in results and in reports.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Feedback:
     """What the feedback agent said, parsed. ``labels is None``: the text was malformed."""
 
@@ -130,14 +141,24 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """c_t, and the judge's verdict on it (None: not judged)."""
+    """c_t, and what the judge said of it.
+
+    Attributes:
+        completion: the action of the conversation agent.
+        judgement: the judge's labels, or why it has none; None: no judge was asked.
+    """
 
     completion: Completion
-    judgement: Judgement | None = None
+    judgement: Judgement | NoVerdict | None = None
 
     @property
     def text(self) -> str:
         return self.completion.text
+
+    @property
+    def labels(self) -> Labels | None:
+        """The judge's labels; None where there is no judgement, for whatever reason."""
+        return self.judgement.labels if isinstance(self.judgement, Judgement) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +179,8 @@ class Trajectory:
 
     @property
     def judged(self) -> bool:
-        """Whether every response has a verdict. Games that a judge failed on are counted, never scored."""
-        return all(response.judgement is not None for response in self.responses)
+        """Whether every response has a judgement. Games that a judge failed on are counted, never scored."""
+        return all(response.labels is not None for response in self.responses)
 
     @property
     def final(self) -> Response:

@@ -34,7 +34,7 @@ from waltz_env.algorithms.training.samples import samples
 from waltz_env.algorithms.training.saved_state import Parts, Progress, describe, load, save
 from waltz_env.algorithms.training.stages import Stage
 from waltz_env.errors import JudgeError, UsageError
-from waltz_env.evaluation.metrics import rates
+from waltz_env.evaluation.metrics import no_verdict_reasons, rates
 from waltz_env.prompts import PromptCursor, PromptSet
 from waltz_env.protocols import Agent, Judge
 from waltz_env.rewards import RewardWeights, score
@@ -153,7 +153,8 @@ def train(
 
                 games = gather_object(games)
                 if not any(game.judged for game in games):
-                    raise JudgeError(f"The judge failed on all {len(games)} games of step {progress.step}.")
+                    reason = next(iter(no_verdict_reasons(games)))
+                    raise JudgeError(f"The judge failed on all {len(games)} games of step {progress.step}: {reason}")
                 log.games(progress.step, games)
                 metrics = step_metrics(games, stage.weights, updates) | figures
                 log.metrics(progress.step, stage.name, metrics)

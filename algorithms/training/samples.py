@@ -115,8 +115,7 @@ def _global_state(trajectory: Trajectory, agent: AgentID, turn: int) -> tuple[fl
 
 
 def _latest_verdict(trajectory: Trajectory, t: int) -> Labels | None:
-    judgement = trajectory.responses[t].judgement if t >= 0 else None
-    return judgement.labels if judgement is not None else None
+    return trajectory.responses[t].labels if t >= 0 else None
 
 
 def _sample(completion: Completion, agent: AgentID, reward: float, group: Hashable) -> Sample:

@@ -17,8 +17,7 @@ from waltz_env.cli.capabilities import capabilities
 from waltz_env.cli.results import add_systems, players, show, show_extras
 from waltz_env.cli.systems import TRAINED, Systems, trained_systems, untrained_systems
 from waltz_env.errors import UsageError
-from waltz_env.evaluation.request_classifier import RequestClassifier
-from waltz_env.judges import load_judge
+from waltz_env.judges import RequestClassifier, load_judge
 from waltz_env.presets import Recipe, workbench
 from waltz_env.presets.run import load_weights, newest_checkpoint, read_recipe
 from waltz_env.prompts import PromptSet

@@ -16,7 +16,7 @@ from waltz_env.algorithms.training import checkpoint
 from waltz_env.cli.results import about_run, add_systems, read_sets
 from waltz_env.cli.systems import Systems, trained_systems, untrained_systems
 from waltz_env.errors import UsageError
-from waltz_env.evaluation.request_classifier import RequestClassifier
+from waltz_env.judges import RequestClassifier
 from waltz_env.presets import Recipe, Workbench, workbench
 from waltz_env.presets.run import is_run, load_weights, read_recipe, write_recipe
 from waltz_env.types import Prompt

@@ -13,7 +13,7 @@ from rich.console import Console
 from waltz_env.cli.results import add_systems, show, stored_systems
 from waltz_env.errors import UsageError
 from waltz_env.judges import load_judge
-from waltz_env.rollout import judge_games
+from waltz_env.judging import judge_games
 from waltz_env.types import Trajectory
 
 
@@ -57,9 +57,9 @@ class Rejudge:
 
 def _agreement(before: Sequence[Trajectory], after: Sequence[Trajectory]) -> float | None:
     pairs = [
-        (old.judgement.labels, new.judgement.labels)
+        (old.labels, new.labels)
         for one, other in zip(before, after, strict=True)
         for old, new in zip(one.responses, other.responses, strict=True)
-        if old.judgement is not None and new.judgement is not None
+        if old.labels is not None and new.labels is not None
     ]
     return sum(old == new for old, new in pairs) / len(pairs) if pairs else None

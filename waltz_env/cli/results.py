@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from waltz_env.errors import UsageError
-from waltz_env.evaluation import bounds, compare_systems, rates
+from waltz_env.evaluation import bounds, compare_systems, no_verdict_reasons, rates
 from waltz_env.evaluation.metrics import or_none
 from waltz_env.files import atomic_path
 from waltz_env.presets import Recipe, Workbench
 from waltz_env.records import read_games, write_games
+from waltz_env.transcript import printable
 from waltz_env.types import Prompt, Trajectory
 
 RESULTS = "results.json"
@@ -107,6 +108,7 @@ def _metrics(games: Sequence[Trajectory]) -> dict[str, dict[str, Any]]:
     metrics: dict[str, dict[str, Any]] = {name: rate.as_dict() for name, rate in rates(games).items()}
     for name, ends in bounds(games).items():
         metrics[name] |= dict(zip(("at_least", "at_most"), map(or_none, ends), strict=True))
+    metrics["judge_error_rate"]["reasons"] = no_verdict_reasons(games)
     return metrics
 
 
@@ -140,7 +142,7 @@ def show(sets: Sets, console: Console) -> None:
         console.print(table)
         for system, metrics in content["systems"].items():
             if metrics["judge_error_rate"]["value"]:
-                console.print(_judge_errors(system, metrics), highlight=False, soft_wrap=True)
+                console.print(_judge_errors(system, metrics), highlight=False, markup=False, soft_wrap=True)
 
 
 def show_extras(results: Mapping[str, Any], console: Console) -> None:
@@ -171,10 +173,12 @@ def _judge_errors(system: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:
         for name in ("asr", "orr")
         if metrics[name]["at_least"] is not None
     ]
-    return (
+    lines = [
         f"{system}: the judge failed on {100 * errors['value']:.1f} % of {errors['n']} games; whatever it would have "
-        f"said, {' and '.join(ranges)}."
-    )
+        f"said, {' and '.join(ranges)}.",
+        *(f"  {count} responses: {printable(reason)}" for reason, count in errors.get("reasons", {}).items()),
+    ]
+    return "\n".join(lines)
 
 
 def _cell(rate: Mapping[str, Any]) -> str:

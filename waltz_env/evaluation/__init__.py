@@ -1,7 +1,7 @@
 """Evaluation: rates with intervals, and systems side by side."""
 
 from waltz_env.evaluation.comparison import Difference, compare, compare_systems
-from waltz_env.evaluation.metrics import Proportion, bounds, first_only, proportion, rates
+from waltz_env.evaluation.metrics import Proportion, bounds, first_only, no_verdict_reasons, proportion, rates
 from waltz_env.evaluation.safeguard import safeguarded
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "compare",
     "compare_systems",
     "first_only",
+    "no_verdict_reasons",
     "proportion",
     "rates",
     "safeguarded",

@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from waltz_env.errors import UsageError
-from waltz_env.judges.verdicts import NoVerdict, all_or_raise, paired
+from waltz_env.judges.verdicts import paired
+from waltz_env.judging import consult
 from waltz_env.protocols import Judge
-from waltz_env.rollout import try_judge
-from waltz_env.types import Judgement, Labels, Prompt
+from waltz_env.records import SCHEMA, decode_judgement, encode_judgement
+from waltz_env.types import Judgement, NoVerdict, Prompt
 
 
 class CachedJudge:
@@ -41,42 +41,33 @@ class CachedJudge:
         self._judge = judge
         self._cache = Cache(str(folder), disk=JSONDisk, eviction_policy="none")
 
-    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
-        """One judgement for each (prompt, response), in order.
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement | NoVerdict]:
+        """Judges each (prompt, response), in order: from the folder where it is there, by the judge where it is not.
 
         Raises:
-            JudgeError: some have no verdict; it carries those that have.
             UsageError: there are more prompts than responses, or fewer, or the judge gave the wrong number of verdicts.
         """
         keys = [self._key(prompt, response) for prompt, response in paired(prompts, responses)]
-        outcomes: dict[str, Judgement | NoVerdict] = {
-            key: _read(value) for key in keys if (value := self._cache.get(key)) is not None
-        }
-        new = {key: i for i, key in enumerate(keys) if key not in outcomes}  # each once, however often it occurs
+        outcomes = {key: stored for key in keys if (stored := self._stored(key)) is not None}
+        new = {key: i for i, key in enumerate(keys) if key not in outcomes}  # a case that occurs twice is asked once
         if new:
-            verdicts = try_judge(self._judge, [prompts[i] for i in new.values()], [responses[i] for i in new.values()])
-            for key, verdict in zip(new, verdicts, strict=True):
-                outcomes[key] = verdict or NoVerdict("it gave none; the log says why.")
-                if verdict is not None:
-                    self._cache.set(key, _write(verdict))
-        return all_or_raise(self.name, [outcomes[key] for key in keys])
+            answers = consult(self._judge, [prompts[i] for i in new.values()], [responses[i] for i in new.values()])
+            for key, outcome in zip(new, answers, strict=True):
+                outcomes[key] = outcome
+                if isinstance(outcome, Judgement):
+                    self._cache.set(key, encode_judgement(outcome))
+        return [outcomes[key] for key in keys]
 
     def close(self) -> None:
         """Closes the cache's files; they are opened again when needed."""
         self._cache.close()
 
+    def _stored(self, key: str) -> Judgement | NoVerdict | None:
+        value = self._cache.get(key)
+        return None if value is None else decode_judgement(value)
+
     def _key(self, prompt: Prompt, response: str) -> str:
         from waltz_env import __version__
 
-        what = [self.name, __version__, prompt.text, prompt.history, prompt.kind.value, response]
+        what = [self.name, __version__, SCHEMA, prompt.text, prompt.history, prompt.kind.value, response]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-
-def _write(verdict: Judgement) -> list[Any]:
-    labels = verdict.labels
-    return [labels.unsafe, labels.overrefuse, verdict.judge, verdict.rationale, dict(verdict.scores)]
-
-
-def _read(value: list[Any]) -> Judgement:
-    unsafe, overrefuse, judge, rationale, scores = value
-    return Judgement(Labels(unsafe, overrefuse), judge, rationale, scores)

@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from waltz_env.judges.verdicts import NoVerdict
 from waltz_env.server_client import Endpoint, ServerClient, ServerError
-from waltz_env.types import Message
+from waltz_env.types import Message, NoVerdict
 
 ROUNDS = 8
 
@@ -84,8 +83,8 @@ def _read(body: str) -> str | NoVerdict:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        return NoVerdict("the server answered with something that is no JSON.")
+        return NoVerdict("The server answered with something that is not JSON.")
     match value:
         case {"choices": [{"text": str(text)}] | [{"message": {"content": str(text)}}]}:
             return text
-    return NoVerdict("the server answered with something that is no completion.")
+    return NoVerdict("The server answered with something that is not a completion.")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from waltz_env.json_object import object_schema, parse_object
 from waltz_env.judges.completers import Completer
 from waltz_env.judges.untrusted import defused
-from waltz_env.judges.verdicts import NoVerdict, all_or_raise, paired, unreadable
-from waltz_env.types import Judgement, Labels, Message, Prompt
+from waltz_env.judges.verdicts import judge_by, unreadable
+from waltz_env.types import Judgement, Labels, Message, NoVerdict, Prompt
 
 MAX_TOKENS = 1024
 FIELDS: dict[str, type] = {"reasoning": str, "harmful": bool, "refusal": bool}
@@ -52,21 +52,15 @@ class RubricJudge:
         self.name = f"rubric:{model.name}"
         self.model = model
 
-    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
-        """One judgement for each (prompt, response), in order.
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement | NoVerdict]:
+        """Judges each (prompt, response), in order.
 
         Raises:
-            JudgeError: some have no verdict; it carries those that have.
             UsageError: there are more prompts than responses, or fewer.
         """
-        pairs = paired(prompts, responses)
-        answers = self.model.chat([rubric_messages(*pair) for pair in pairs])
-        outcomes = [self._read(answer, prompt) for answer, prompt in zip(answers, prompts, strict=True)]
-        return all_or_raise(self.name, outcomes)
+        return judge_by(prompts, responses, question=rubric_messages, ask=self.model.chat, read=self._read)
 
-    def _read(self, answer: str | NoVerdict, prompt: Prompt) -> Judgement | NoVerdict:
-        if isinstance(answer, NoVerdict):
-            return answer
+    def _read(self, answer: str, prompt: Prompt, response: str) -> Judgement | NoVerdict:
         said = parse_object(answer, FIELDS)
         if said is None:
             return unreadable(answer, "a JSON object with reasoning, harmful and refusal")

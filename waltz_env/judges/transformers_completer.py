@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from waltz_env.errors import UsageError
-from waltz_env.judges.verdicts import NoVerdict
-from waltz_env.types import Message
+from waltz_env.types import Message, NoVerdict
 
 _PROBE = "waltz"
 
@@ -65,7 +64,8 @@ class TransformersCompleter:
     def _continue(self, prompts: Sequence[Sequence[int]]) -> list[str | NoVerdict]:
         limit = self._model.config.get_text_config().max_position_embeddings - self._max_tokens
         answers: list[str | NoVerdict] = [
-            NoVerdict(f"its prompt has {len(ids):,} tokens, and the model reads {limit:,} at most.") for ids in prompts
+            NoVerdict(f"The judge's prompt has {len(ids):,} tokens; its model reads at most {limit:,}.")
+            for ids in prompts
         ]
         fitting = sorted((i for i, ids in enumerate(prompts) if len(ids) <= limit), key=lambda i: -len(prompts[i]))
         for start in range(0, len(fitting), self._batch_size):

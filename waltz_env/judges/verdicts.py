@@ -1,19 +1,14 @@
-"""From what was found out about each response of a batch to what ``Judge.judge`` returns or raises."""
+"""What judges have in common: pairs of prompts and responses, and reading what a judge model answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
-from waltz_env.errors import JudgeError, UsageError
-from waltz_env.types import Judgement, Prompt
+from waltz_env.errors import UsageError
+from waltz_env.types import Judgement, NoVerdict, Prompt
 
-
-@dataclass(frozen=True, slots=True)
-class NoVerdict:
-    """Why there is no verdict on one response."""
-
-    reason: str
+Question = TypeVar("Question")
 
 
 def paired(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[tuple[Prompt, str]]:
@@ -29,21 +24,34 @@ def paired(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[tuple[Pr
     return list(zip(prompts, responses, strict=True))
 
 
-def all_or_raise(judge: str, outcomes: Sequence[Judgement | NoVerdict]) -> list[Judgement]:
-    """The verdicts of a whole batch.
+def judge_by(
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    *,
+    question: Callable[[Prompt, str], Question],
+    ask: Callable[[Sequence[Question]], Sequence[str | NoVerdict]],
+    read: Callable[[str, Prompt, str], Judgement | NoVerdict],
+) -> list[Judgement | NoVerdict]:
+    """Judges each response by what a model answers to one question about it.
+
+    Args:
+        prompts: one prompt per response.
+        responses: what is judged.
+        question: builds the question from a prompt and its response.
+        ask: asks the model all questions in one batch: a method of a ``Completer``.
+        read: reads an answer, given the prompt and the response it is about.
 
     Raises:
-        JudgeError: some are missing; it carries the others and says why the first is missing.
+        UsageError: there are more prompts than responses, or fewer.
     """
-    reasons = [outcome.reason for outcome in outcomes if isinstance(outcome, NoVerdict)]
-    if reasons:
-        raise JudgeError(
-            f"The judge {judge} has no verdict on {len(reasons)} of {len(outcomes)} responses. The first: {reasons[0]}",
-            [outcome if isinstance(outcome, Judgement) else None for outcome in outcomes],
-        )
-    return [outcome for outcome in outcomes if isinstance(outcome, Judgement)]
+    pairs = paired(prompts, responses)
+    answers = ask([question(prompt, response) for prompt, response in pairs])
+    return [
+        answer if isinstance(answer, NoVerdict) else read(answer, prompt, response)
+        for answer, (prompt, response) in zip(answers, pairs, strict=True)
+    ]
 
 
 def unreadable(answer: str, expected: str) -> NoVerdict:
-    """For a judge model that said something else."""
-    return NoVerdict(f"it answered {answer[:80]!r}, and {expected} was expected.")
+    """The outcome where a judge model answered with something else than ``expected``."""
+    return NoVerdict(f"The model answered {answer[:80]!r}; expected {expected}.")

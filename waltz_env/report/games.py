@@ -15,7 +15,7 @@ from typing import Any
 
 from waltz_env.report.diff import changes
 from waltz_env.report.tables import title
-from waltz_env.types import Completion, Critique, Labels, Response, Trajectory
+from waltz_env.types import Completion, Critique, Judgement, Labels, NoVerdict, Response, Trajectory
 
 BLOCK = 200  # games
 # What the letters of labels mean; the page shows these words.
@@ -42,13 +42,13 @@ class Group:
 
 def letters(game: Trajectory) -> dict[str, str]:
     """What a game can be filtered by: ``h`` or ``b`` for the kind, letters of ``LABELS``, ``1`` for what is true."""
-    draft, claimed = _verdict(game.responses[0]), _claimed(game)
+    draft, claimed = _judged(game.responses[0]), _claimed(game)
     completions = [response.completion for response in game.responses]
     completions += [critique.completion for critique in game.critiques]
     revisions = [
-        (before.judgement.labels.ok, after.judgement.labels.ok)
+        (before.labels.ok, after.labels.ok)
         for before, _, after in game.revisions()
-        if before.judgement is not None and after.judgement is not None
+        if before.labels is not None and after.labels is not None
     ]
     facts = {
         "triggered": game.triggered,
@@ -62,7 +62,7 @@ def letters(game: Trajectory) -> dict[str, str]:
     return {
         "kind": "h" if game.prompt.harmful else "b",
         "draft": draft,
-        "final": _verdict(game.final),
+        "final": _judged(game.final),
         "claimed": claimed,
         **{name: "1" if fact else "0" for name, fact in facts.items()},
     }
@@ -118,11 +118,13 @@ def _compressed(games: Sequence[Trajectory]) -> str:
 
 
 def _response(response: Response, text: object) -> dict[str, Any]:
-    found = {"text": text, "labels": _verdict(response), **_finish(response.completion)}
-    if (judgement := response.judgement) is None:
-        return found
-    scores: Mapping[str, float] = judgement.scores
-    return found | {"judge": judgement.judge, "rationale": judgement.rationale, "scores": _named(scores)}
+    turn = {"text": text, "labels": _judged(response), **_finish(response.completion)}
+    match response.judgement:
+        case Judgement(judge=judge, rationale=rationale, scores=scores):
+            return turn | {"judge": judge, "rationale": rationale, "scores": _named(scores)}
+        case NoVerdict(reason):
+            return turn | {"no_verdict": reason}
+    return turn
 
 
 def _critique(critique: Critique) -> dict[str, Any]:
@@ -145,8 +147,8 @@ def _finish(completion: Completion) -> dict[str, str]:
     return {"finish": completion.finish} if completion.truncated else {}
 
 
-def _verdict(response: Response) -> str:
-    return _letter(None if response.judgement is None else response.judgement.labels, "j")
+def _judged(response: Response) -> str:
+    return _letter(response.labels, "j")
 
 
 def _claimed(game: Trajectory) -> str:

@@ -96,6 +96,11 @@ def _set(sources: Sequence[Source], name: str, number: int, looks: Mapping[str, 
         "triggers": svg(
             partial(triggers, table, looks), f"triggers-{number}", f"Feedback trigger rate by kind of prompt on {name}"
         ),
+        "failures": [
+            (row, reason, count)
+            for row in table
+            for reason, count in row.metrics.get("judge_error_rate", {}).get("reasons", {}).items()
+        ],
         "trigger_rows": feedback,
         "trigger_columns": measured(feedback, TRIGGERS),
         "comparisons": [

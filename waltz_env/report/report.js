@@ -195,8 +195,8 @@
       pattern.test(texts.prompt) ||
       texts.history.some((message) => pattern.test(message.content)) ||
       texts.responses.some(
-        ({ text, rationale }) =>
-          pattern.test(typeof text === "string" ? text : revised(text)) || pattern.test(rationale ?? ""),
+        ({ text, rationale, no_verdict }) =>
+          pattern.test(typeof text === "string" ? text : revised(text)) || pattern.test(rationale ?? no_verdict ?? ""),
       ) ||
       texts.critiques.some(
         ({ text, advice, reasoning }) => pattern.test(text) || pattern.test(advice) || pattern.test(reasoning),
@@ -402,12 +402,13 @@
     const badges = [badge(response.labels, response.labels === "j" ? "" : "judge: "), ...ended(response.finish)];
     if (unchanged) badges.push(tag("unchanged"));
     const reasons = [response.judge, response.rationale, response.scores].filter(Boolean);
+    const judged = reasons.length ? `Judge ${reasons.join(" · ")}` : response.no_verdict && `No verdict: ${response.no_verdict}`;
     return turn(
       "response",
       [t ? "Revision c" : "Draft c", element("sub", {}, t)],
       badges,
       plain ? said(response.text) : state.changes ? differences(response.text) : said(revised(response.text)),
-      reasons.length ? element("p", { class: "note", dir: "auto" }, marked(`Judge ${reasons.join(" · ")}`)) : null,
+      judged ? element("p", { class: "note", dir: "auto" }, marked(judged)) : null,
     );
   }
 

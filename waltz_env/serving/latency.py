@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
+from waltz_env.judging import ask
 from waltz_env.protocols import Agent, Judge
-from waltz_env.rollout import try_judge
 from waltz_env.rules import Rules
 from waltz_env.serving.chat import chat_prompt
 from waltz_env.serving.duet import Duet
@@ -63,4 +63,4 @@ def latency(
 
 def _guarded(duet: Duet, guard: Judge, chat: list[Message]) -> None:
     reply = duet.respond(chat)
-    try_judge(guard, [chat_prompt(chat)], [reply.text])
+    ask(guard, [chat_prompt(chat)], [reply.text])

@@ -1,0 +1,84 @@
+"""Asking a judge about responses, and putting its answers on the games.
+
+There are four ways in which a judge may have no verdict, and each has one owner:
+
+1. It cannot judge one response: it answers with ``NoVerdict(reason)`` in that response's place.
+2. It cannot judge the batch at all: it raises ``JudgeError``, and ``consult`` gives each response a ``NoVerdict`` with
+   the error's message. Judges made of other judges consult them, so no exception crosses from one judge to the next.
+3. It answers with the wrong number of judgements: ``UsageError``, because the judge is broken.
+4. It raises anything else: the caller's problem; nothing is caught.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
+
+from waltz_env.errors import JudgeError, UsageError
+from waltz_env.protocols import Judge
+from waltz_env.types import Judgement, NoVerdict, Prompt, Trajectory
+
+logger = logging.getLogger(__name__)
+
+
+def ask(judge: Judge, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement | NoVerdict]:
+    """Makes one batched call of ``judge``, and logs how many responses have no verdict.
+
+    Raises:
+        UsageError: it answered with the wrong number of judgements.
+    """
+    outcomes = consult(judge, prompts, responses)
+    reasons = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, NoVerdict))
+    for reason, count in reasons.most_common(1):
+        logger.warning(
+            "%d of %d responses have no verdict. The most frequent reason (%d): %s",
+            reasons.total(),
+            len(outcomes),
+            count,
+            reason,
+        )
+    return outcomes
+
+
+def consult(judge: Judge, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement | NoVerdict]:
+    """Makes one batched call of ``judge`` and logs nothing: for judges that are made of other judges.
+
+    Raises:
+        UsageError: it answered with the wrong number of judgements.
+    """
+    try:
+        outcomes = judge.judge(prompts, responses)
+    except JudgeError as error:
+        return [NoVerdict(str(error))] * len(responses)
+    if len(outcomes) != len(responses):
+        raise UsageError(
+            f"The judge {type(judge).__name__} was asked about {len(responses)} responses and gave {len(outcomes)} "
+            "verdicts; it must give one for each, in order."
+        )
+    return outcomes
+
+
+def judge_games(trajectories: Sequence[Trajectory], judge: Judge) -> list[Trajectory]:
+    """Judges all responses of the games in one batch, in place of any earlier judgements.
+
+    Returns:
+        The same games. A response that ``judge`` has no verdict on holds a ``NoVerdict`` with the reason.
+
+    Raises:
+        UsageError: the judge answered with the wrong number of judgements.
+    """
+    pairs = [(trajectory.prompt, response.text) for trajectory in trajectories for response in trajectory.responses]
+    if not pairs:
+        return list(trajectories)
+    prompts, texts = zip(*pairs, strict=True)
+    remaining = iter(ask(judge, prompts, texts))
+    return [with_judgements(game, islice(remaining, len(game.responses))) for game in trajectories]
+
+
+def with_judgements(trajectory: Trajectory, outcomes: Iterable[Judgement | NoVerdict]) -> Trajectory:
+    """The same game with one outcome per response, in order."""
+    pairs = zip(trajectory.responses, outcomes, strict=True)
+    return replace(trajectory, responses=tuple(replace(response, judgement=outcome) for response, outcome in pairs))
