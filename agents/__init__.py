@@ -5,9 +5,9 @@ What needs torch or openai is imported on first use: scripted agents and templat
 
 from typing import TYPE_CHECKING
 
-from waltz_env.agents.scripted import AlwaysFlag, FollowAdvice, NeverFlag, OracleFeedback
 from waltz_env.agents.templates import TEMPLATES, Template, conversation_messages, feedback_messages
 from waltz_env.lazy import lazy_attributes
+from waltz_env.scripted import AlwaysFlag, FollowAdvice, NeverFlag, OracleFeedback
 
 if TYPE_CHECKING:
     from waltz_env.agents.models import fast_dtype, load_model

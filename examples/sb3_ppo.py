@@ -18,8 +18,8 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from waltz_env import CONVERSATION, FEEDBACK, Agent, PromptSet, RuleJudge, play, score
 from waltz_env.agents import FollowAdvice, NeverFlag
-from waltz_env.agents.scripted import REFUSAL
 from waltz_env.evaluation import rates
+from waltz_env.scripted import REFUSAL
 from waltz_env.wrappers import CHOICES, CachedEncoder, ChoosingAgent, HashedNgrams, SentenceEncoder
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from waltz_env.checks import check_choice, check_integer, check_number
+from waltz_env.checks import check_choice, check_index, check_integer, check_number
 from waltz_env.errors import UsageError, UsageTypeError
 
 
@@ -19,6 +19,15 @@ def test_what_is_not_an_integer_or_is_too_small_is_refused_by_name() -> None:
         check_integer("steps", 1.0, at_least=0)
     with pytest.raises(UsageError, match="steps must be 1 or more; got 0"):
         check_integer("steps", 0, at_least=1)
+
+
+def test_an_index_is_an_integer_from_0_to_below_the_size() -> None:
+    assert check_index("choice", np.int64(1), 2) == 1
+    with pytest.raises(UsageTypeError, match=r"choice must be an index from 0 to 1; got '1' \(str\)"):
+        check_index("choice", "1", 2)
+    for index in (-1, 2):
+        with pytest.raises(UsageError, match=f"choice must be an index from 0 to 1; got {index}"):
+            check_index("choice", index, 2)
 
 
 def test_bounds_are_inclusive_or_exclusive() -> None:

@@ -285,7 +285,7 @@ def test_any_integer_is_an_action_and_the_idle_agent_s_is_ignored(kind: Callable
 def test_an_action_that_is_no_integer_is_a_type_error(action: Any) -> None:
     env = WaltzSafetyChoiceEnv()
     env.reset()
-    with pytest.raises(UsageTypeError, match=r"must be an integer; conversation_0 gave"):
+    with pytest.raises(UsageTypeError, match="An action of conversation_0 .* must be an index"):
         env.step({CONVERSATION: action})
     env.step({CONVERSATION: 0})
 
@@ -294,7 +294,7 @@ def test_an_action_that_is_no_integer_is_a_type_error(action: Any) -> None:
 def test_an_action_out_of_range_is_refused_with_the_ones_there_are(action: int) -> None:
     env = WaltzSafetyChoiceEnv()
     env.reset()
-    with pytest.raises(UsageError, match=f"one of 0 REFUSE, 1 ANSWER, 2 KEEP, 3 FOLLOW; got {action}"):
+    with pytest.raises(UsageError, match=f"0 REFUSE, 1 ANSWER, 2 KEEP, 3 FOLLOW.*; got {action}"):
         env.step({CONVERSATION: action})
     env.step({CONVERSATION: 0})
     with pytest.raises(UsageError, match="0 PASS, 1 FLAG_UNSAFE, 2 FLAG_OVERREFUSE, 3 MALFORMED"):
@@ -328,7 +328,7 @@ def test_calls_out_of_order_say_what_to_do() -> None:
     ("settings", "message"),
     [
         ({"weights": "D"}, "Unknown reward set-up 'D'"),
-        ({"max_rounds": -1}, "got max_rounds=-1"),
+        ({"max_rounds": -1}, "max_rounds must be 0 or more; got -1"),
         ({"render_mode": "rgb_array"}, "Unknown render mode 'rgb_array'"),
     ],
 )
@@ -341,7 +341,7 @@ def test_settings_that_cannot_work_are_refused_at_once(settings: dict[str, Any],
     ("choice", "error", "message"),
     [
         (4, UsageError, "an index from 0 to 3; got 4"),
-        ("harmful", UsageTypeError, r"must be an index into the prompts; got 'harmful' \(str\)"),
+        ("harmful", UsageTypeError, r"must be an index from 0 to 3; got 'harmful' \(str\)"),
     ],
 )
 def test_a_choice_that_is_no_index_is_refused(choice: Any, error: type[Exception], message: str) -> None:

@@ -26,7 +26,8 @@ from tests.games import (
     RandomSpeaker,
     WordJudge,
 )
-from waltz_env.env import WaltzSafetyAECEnv, WaltzSafetyEnv
+from waltz_env.aec import WaltzSafetyAECEnv
+from waltz_env.env import WaltzSafetyEnv
 from waltz_env.errors import DataError, JudgeError, UsageError, UsageTypeError
 from waltz_env.feedback import format_feedback
 from waltz_env.rewards import SETUPS, score
@@ -379,8 +380,8 @@ def test_prompts_may_be_a_file(tmp_path: Path) -> None:
         ({"prompts": []}, "at least one prompt"),
         ({"prompts": "builtin:trian"}, "Did you mean 'builtin:train'"),
         ({"weights": "D"}, "Unknown reward set-up 'D'"),
-        ({"max_rounds": -1}, "got max_rounds=-1"),
-        ({"max_chars": 0}, "max_chars=0"),
+        ({"max_rounds": -1}, "max_rounds must be 0 or more; got -1"),
+        ({"max_chars": 0}, "max_chars must be 1 or more; got 0"),
         ({"render_mode": "rgb_array"}, "Unknown render mode 'rgb_array'.*Known: ansi, human"),
         ({"prompts": [Prompt("a", Kind.BENIGN, "x", history=({"role": "user", "content": "b" * 1_048_577},))]}, "'x'"),
     ],

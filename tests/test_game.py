@@ -104,12 +104,6 @@ def test_an_action_that_is_no_text_is_refused_by_name(action: object) -> None:
     assert game.turn == CONVERSATION
 
 
-@pytest.mark.parametrize(("rounds", "chars"), [(-1, 10), (1, 0)])
-def test_settings_without_a_game_are_refused(rounds: int, chars: int) -> None:
-    with pytest.raises(UsageError, match=f"got max_rounds={rounds}, max_chars={chars}"):
-        Game(BOMB, Rules(max_rounds=rounds, max_chars=chars))
-
-
 def test_a_verdict_is_put_on_the_latest_response() -> None:
     game = Game(BOMB)
     game.act("c0")

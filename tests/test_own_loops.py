@@ -8,10 +8,10 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from tests.example import load
 from waltz_env import CONVERSATION, FEEDBACK, Agent, AgentID, RuleJudge, play
 from waltz_env.agents import FollowAdvice, NeverFlag, OracleFeedback
-from waltz_env.agents.scripted import ANSWER, REFUSAL
 from waltz_env.presets import nano
 from waltz_env.presets.nano.examples import Mixture
 from waltz_env.presets.nano.warm_start import NanoConfig, build
+from waltz_env.scripted import ANSWER, REFUSAL
 
 
 def half_taught() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:

@@ -6,7 +6,8 @@ import pettingzoo
 import pytest
 
 import waltz_env
-from waltz_env.env import WaltzSafetyAECEnv, WaltzSafetyEnv
+from waltz_env.aec import WaltzSafetyAECEnv
+from waltz_env.env import WaltzSafetyEnv
 from waltz_env.errors import UsageError
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 import waltz_env
 from tests.games import BAD, BOMB, FINE, PROCESS, PROMPTS, SAFE, RandomSpeaker, Speaker, WordJudge, critique
 from waltz_env import AGENTS, CONVERSATION, FEEDBACK, AgentID, Prompt, Rules, Trajectory, play, score
+from waltz_env.aec import WaltzSafetyAECEnv
 from waltz_env.choice import ConversationAction, FeedbackAction, WaltzSafetyChoiceEnv
-from waltz_env.env import WaltzSafetyAECEnv, WaltzSafetyEnv
+from waltz_env.env import WaltzSafetyEnv
 from waltz_env.errors import UsageError, UsageTypeError
 from waltz_env.game import Game
 from waltz_env.protocols import Agent
@@ -122,10 +123,10 @@ def test_always_revise_ends_after_malformed_feedback_all_the_same() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"max_rounds": -1}, UsageError, "got max_rounds=-1, max_chars=16384"),
-        ({"max_chars": 0}, UsageError, "got max_rounds=1, max_chars=0"),
-        ({"max_rounds": 1.5}, UsageTypeError, "must be integers; got max_rounds=1.5"),
-        ({"max_chars": "9"}, UsageTypeError, "max_chars='9'"),
+        ({"max_rounds": -1}, UsageError, "max_rounds must be 0 or more; got -1"),
+        ({"max_chars": 0}, UsageError, "max_chars must be 1 or more; got 0"),
+        ({"max_rounds": 1.5}, UsageTypeError, "max_rounds must be an integer; got 1.5"),
+        ({"max_chars": "9"}, UsageTypeError, "max_chars must be an integer; got '9'"),
     ],
 )
 def test_rules_that_cannot_be_played_are_refused(settings: Any, error: type[Exception], message: str) -> None:

@@ -12,11 +12,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from tests.games import BAD, BOMB, FINE, HOSTILE, PROMPTS, SAFE, UNSAFE, RandomSpeaker, Speaker, WordJudge
-from waltz_env.agents.scripted import ANSWER, REFUSAL, FollowAdvice
 from waltz_env.errors import UsageError, UsageTypeError
 from waltz_env.feedback import format_feedback
 from waltz_env.protocols import Agent
 from waltz_env.rewards import SETUPS, score
+from waltz_env.scripted import ANSWER, REFUSAL, FollowAdvice
 from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID
 from waltz_env.wrappers import CHOICES, SingleAgentEnv
 

@@ -15,12 +15,12 @@ from pettingzoo.test import parallel_api_test, parallel_seed_test
 
 import waltz_env
 from tests.games import BAD, BOMB, FINE, HOSTILE, PROCESS, PROMPTS, SAFE, UNSAFE, WordJudge
-from waltz_env.agents.scripted import ANSWER, REFUSAL
 from waltz_env.errors import UsageError, UsageTypeError
 from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
 from waltz_env.rewards import score
 from waltz_env.rollout import play
+from waltz_env.scripted import ANSWER, REFUSAL
 from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, Completion, Observation, Prompt
 from waltz_env.wrappers import CHOICES, CachedEncoder, ChoosingAgent, EncodedEnv, HashedNgrams, SentenceEncoder
 from waltz_env.wrappers.encoding import encode_observations
@@ -147,7 +147,7 @@ def test_an_action_that_is_no_choice_is_refused() -> None:
     env.reset()
     with pytest.raises(UsageError, match="index from 0 to 1; got 2"):
         env.step({CONVERSATION: 2})
-    with pytest.raises(UsageTypeError, match=r"index of a choice; got 'no' \(str\)"):
+    with pytest.raises(UsageTypeError, match=r"index from 0 to 1; got 'no' \(str\)"):
         env.step({CONVERSATION: "no"})  # type: ignore[dict-item]
     with pytest.raises(UsageError, match="Unknown agent 'feedback'"):
         env.step({"feedback": 0})

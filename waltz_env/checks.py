@@ -24,6 +24,24 @@ def check_integer(name: str, value: object, *, at_least: int) -> None:
         raise UsageError(f"{name} must be {at_least} or more; got {number}.")
 
 
+def check_index(name: str, value: object, size: int) -> int:
+    """Check that ``value`` is an index into something of length ``size``, not counting from the end, and return it.
+
+    Raises:
+        UsageTypeError: it is not an integer.
+        UsageError: it is out of range.
+    """
+    try:
+        index = operator.index(value)  # type: ignore[arg-type]  # what is not an integer is the question
+    except TypeError:
+        raise UsageTypeError(
+            f"{name} must be an index from 0 to {size - 1}; got {value!r} ({type(value).__name__})."
+        ) from None
+    if not 0 <= index < size:
+        raise UsageError(f"{name} must be an index from 0 to {size - 1}; got {index}.")
+    return index
+
+
 def check_number(
     name: str,
     value: float,

@@ -1,16 +1,15 @@
-"""The game as a multi-agent environment: a PettingZoo ``ParallelEnv`` and its AEC twin over the same ``Game``."""
+"""The game as a multi-agent environment: a PettingZoo ``ParallelEnv`` over ``Game``."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
-from gymnasium import spaces
 from gymnasium.utils import seeding
-from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo import ParallelEnv
 
 from waltz_env.errors import JudgeError, UsageError, UsageTypeError, unknown_name
 from waltz_env.game import Game
@@ -35,11 +34,12 @@ from waltz_env.types import (
     Response,
     Trajectory,
 )
+from waltz_env.views import FixedSpaces
 
 RenderMode = Literal["ansi", "human"]
 
 
-class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
+class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
     """Two agents, one user prompt: the conversation agent answers, the feedback agent criticises, the first revises.
 
     | Import             | `waltz_env.make("WaltzSafety-v0")`     |
@@ -146,14 +146,6 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
         self._np_random: np.random.Generator | None = None
         self._game: Game | None = None
         self._printed = 0
-
-    def observation_space(self, agent: AgentID) -> spaces.Space[Any]:
-        """Where the observations of ``agent`` lie; always the same object."""
-        return self.observation_spaces[agent]
-
-    def action_space(self, agent: AgentID) -> spaces.Space[Any]:
-        """Where the actions of ``agent`` lie; always the same object."""
-        return self.action_spaces[agent]
 
     @property
     def max_rounds(self) -> int:
@@ -304,89 +296,6 @@ class WaltzSafetyEnv(ParallelEnv[AgentID, Any, str]):
         if self._game is None:
             raise UsageError(f"{call} needs a game: call reset() first.")
         return self._game
-
-
-class WaltzSafetyAECEnv(AECEnv[AgentID, Any, Any]):
-    """The same game in turns: only the agent whose turn it is is selected (``WaltzSafetyEnv`` is its documentation).
-
-    An agent's rewards add up, as in every AEC environment, until it is selected again: the feedback agent's part for
-    an improvement arrives with the revision. When the game has ended both agents are selected once more, to step with
-    None.
-
-    Args:
-        **settings: as of ``WaltzSafetyEnv``.
-    """
-
-    metadata: ClassVar[dict[str, Any]] = {**WaltzSafetyEnv.metadata, "is_parallelizable": False}  # type: ignore[misc]
-    _parallel: ClassVar[Callable[..., Any]] = WaltzSafetyEnv
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._env = self._parallel(*args, **settings)
-        self.possible_agents = self._env.possible_agents
-        self.agents: list[AgentID] = []
-        self.observation_spaces = self._env.observation_spaces
-        self.action_spaces = self._env.action_spaces
-        self.state_space = self._env.state_space
-        self.render_mode = self._env.render_mode
-
-    def observation_space(self, agent: AgentID) -> spaces.Space[Any]:
-        """Where the observations of ``agent`` lie; always the same object."""
-        return self._env.observation_space(agent)
-
-    def action_space(self, agent: AgentID) -> spaces.Space[Any]:
-        """Where the actions of ``agent`` lie; always the same object."""
-        return self._env.action_space(agent)
-
-    def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> None:
-        """Starts a game; the arguments are those of ``WaltzSafetyEnv.reset``."""
-        self._observations, self.infos = self._env.reset(seed, options)
-        self.agents = list(AGENTS)
-        self.rewards = dict.fromkeys(AGENTS, 0.0)
-        self._cumulative_rewards = dict.fromkeys(AGENTS, 0.0)
-        self.terminations = dict.fromkeys(AGENTS, False)
-        self.truncations = dict.fromkeys(AGENTS, False)
-        self.agent_selection = CONVERSATION
-
-    def step(self, action: str | int | None) -> None:
-        """The selected agent's turn: text, a number in the discrete twin, None once the game has ended.
-
-        Raises:
-            UsageError: no game is running, or text came from an agent whose game has ended.
-            UsageTypeError: the action is not a string.
-            JudgeError: the judge gave no verdict. The game is lost: reset before the next step.
-        """
-        if not self.agents:
-            raise UsageError("step() needs a running game: call reset() first.")
-        acting = self.agent_selection
-        if self.terminations[acting]:
-            if action is not None:
-                raise UsageError(f"The game has ended: {acting!r} steps with None now; then call reset().")
-            self._was_dead_step(action)
-            return
-        self._observations, self.rewards, self.terminations, self.truncations, self.infos = self._env.step(
-            {acting: action}
-        )
-        self._cumulative_rewards[acting] = 0.0
-        self._accumulate_rewards()
-        self.agent_selection = self._env.turn or self.agents[0]
-
-    def observe(self, agent: AgentID) -> Observation:
-        """What ``agent`` sees now."""
-        return self._observations[agent]
-
-    def state(self) -> dict[str, Any]:  # type: ignore[override]  # as in WaltzSafetyEnv
-        """The global state, as of ``WaltzSafetyEnv``."""
-        return self._env.state()
-
-    def render(self) -> str | None:
-        """As of ``WaltzSafetyEnv``."""
-        return self._env.render()
-
-    def close(self) -> None:
-        """Ends a running game. There is nothing else to release."""
-        self._env.close()
-        self.agents = []
 
 
 def _observations(game: Game) -> dict[AgentID, Observation]:

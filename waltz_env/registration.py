@@ -10,7 +10,8 @@ import pettingzoo
 from pettingzoo import AECEnv, ParallelEnv
 from pettingzoo.env_registry.exceptions import NameNotFound, NamespaceNotFound, VersionNotFound
 
-from waltz_env.env import WaltzSafetyAECEnv, WaltzSafetyEnv
+from waltz_env.aec import WaltzSafetyAECEnv
+from waltz_env.env import WaltzSafetyEnv
 from waltz_env.errors import unknown_name
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID
 

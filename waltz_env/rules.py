@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from waltz_env.errors import UsageError, UsageTypeError, unknown_name
+from waltz_env.checks import check_integer
+from waltz_env.errors import UsageError, unknown_name
 from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Trajectory
 
 MAX_CHARS = 16_384
@@ -47,17 +47,8 @@ class Rules:
     always_revise: bool = False
 
     def __post_init__(self) -> None:
-        try:
-            rounds, chars = operator.index(self.max_rounds), operator.index(self.max_chars)
-        except TypeError:
-            raise UsageTypeError(
-                f"max_rounds and max_chars must be integers; got max_rounds={self.max_rounds!r}, "
-                f"max_chars={self.max_chars!r}."
-            ) from None
-        if rounds < 0 or chars < 1:
-            raise UsageError(
-                f"max_rounds must be 0 or more and max_chars 1 or more; got max_rounds={rounds}, max_chars={chars}."
-            )
+        check_integer("max_rounds", self.max_rounds, at_least=0)
+        check_integer("max_chars", self.max_chars, at_least=1)
 
     @property
     def roles(self) -> tuple[AgentID, ...]:

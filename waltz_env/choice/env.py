@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -12,6 +11,8 @@ from gymnasium.utils import seeding
 from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 
+from waltz_env.aec import WaltzSafetyAECEnv
+from waltz_env.checks import check_index
 from waltz_env.choice.dynamics import (
     ANSWER,
     CRITIQUES,
@@ -24,11 +25,12 @@ from waltz_env.choice.dynamics import (
     FeedbackAction,
     KindJudge,
 )
-from waltz_env.env import RenderMode, WaltzSafetyAECEnv, WaltzSafetyEnv
-from waltz_env.errors import UsageError, UsageTypeError
+from waltz_env.env import RenderMode, WaltzSafetyEnv
+from waltz_env.errors import UsageError
 from waltz_env.rewards import RewardWeights
 from waltz_env.rules import Rules
 from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Info, Observation
+from waltz_env.views import FixedSpaces, View
 
 FEATURES = ("active", "is_feedback", "round", "looks_harmful", "refuses", "advice", "reading")
 _ACTIONS: dict[AgentID, type[ConversationAction | FeedbackAction]] = {
@@ -37,7 +39,7 @@ _ACTIONS: dict[AgentID, type[ConversationAction | FeedbackAction]] = {
 }
 
 
-class WaltzSafetyChoiceEnv(ParallelEnv[AgentID, Any, Any]):
+class WaltzSafetyChoiceEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  # type: ignore[override]  # `agents`
     """The game of ``WaltzSafetyEnv`` for classic multi-agent algorithms: choose a move, a simulated model makes it.
 
     | Import             | `waltz_env.make("WaltzSafetyChoice-v0")` |
@@ -124,7 +126,6 @@ class WaltzSafetyChoiceEnv(ParallelEnv[AgentID, Any, Any]):
         self.prompts = self._env.prompts
         self.weights = self._env.weights
         self.rules = self._env.rules
-        self.render_mode = render_mode
         self.possible_agents = self._env.possible_agents
         self.observation_spaces = {agent: _features_space() for agent in AGENTS}
         self.action_spaces = {agent: spaces.Discrete(len(_ACTIONS[agent])) for agent in AGENTS}
@@ -133,28 +134,10 @@ class WaltzSafetyChoiceEnv(ParallelEnv[AgentID, Any, Any]):
         self._reading = 0.0
         self._seen: Observation | None = None
 
-    def observation_space(self, agent: AgentID) -> spaces.Space[Any]:
-        """Where the observations of ``agent`` lie; always the same object."""
-        return self.observation_spaces[agent]
-
-    def action_space(self, agent: AgentID) -> spaces.Space[Any]:
-        """Where the actions of ``agent`` lie; always the same object."""
-        return self.action_spaces[agent]
-
-    @property
-    def agents(self) -> list[AgentID]:  # type: ignore[override]  # PettingZoo declares an attribute
-        """Who plays: both while a game is running, else nobody."""
-        return self._env.agents
-
     @property
     def max_rounds(self) -> int:
         """The largest number of rounds of feedback and revision."""
         return self.rules.max_rounds
-
-    @property
-    def turn(self) -> AgentID | None:
-        """Whose action counts in the next step; None where no game is running."""
-        return self._env.turn
 
     def reset(
         self, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -175,10 +158,7 @@ class WaltzSafetyChoiceEnv(ParallelEnv[AgentID, Any, Any]):
         choice = None if options is None else options.get("prompt")
         if choice is None:
             choice = (0 if kind < self.dynamics.harmful else 2) + int(look < self.dynamics.misleading)
-        elif not isinstance(choice, int):
-            raise UsageTypeError(
-                f'options["prompt"] must be an index into the prompts; got {choice!r} ({type(choice).__name__}).'
-            )
+        choice = check_index('options["prompt"]', choice, len(self.prompts))
         observations, infos = self._env.reset(options={"prompt": choice})
         harmful = self.prompts[choice].harmful
         self._reading = 1.0 if harmful == (reading < self.dynamics.reading) else -1.0
@@ -221,14 +201,6 @@ class WaltzSafetyChoiceEnv(ParallelEnv[AgentID, Any, Any]):
             raise UsageError("state() needs a game: call reset() first.")
         seen, turn = self._seen, self.turn
         return np.array([turn == CONVERSATION, turn == FEEDBACK, *self._features(seen), self._shown(seen)], np.float32)
-
-    def render(self) -> str | None:
-        """As of ``WaltzSafetyEnv``."""
-        return self._env.render()
-
-    def close(self) -> None:
-        """Ends a running game. There is nothing else to release."""
-        self._env.close()
 
     def _text(self, agent: AgentID, action: Any) -> str:
         """What the agent says that chose ``action``; for the conversation agent, the simulated model decides."""
@@ -289,13 +261,5 @@ def _sign(yes: bool) -> float:
 
 def _move(agent: AgentID, action: Any) -> ConversationAction | FeedbackAction:
     moves = _ACTIONS[agent]
-    try:
-        number = operator.index(action)
-    except TypeError:
-        raise UsageTypeError(
-            f"An action must be an integer; {agent} gave {action!r} ({type(action).__name__})."
-        ) from None
-    if not 0 <= number < len(moves):
-        names = ", ".join(f"{move.value} {move.name}" for move in moves)
-        raise UsageError(f"An action of {agent} is one of {names}; got {number}.")
-    return moves(number)
+    names = ", ".join(f"{move.value} {move.name}" for move in moves)
+    return moves(check_index(f"An action of {agent} ({names})", action, len(moves)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,10 +10,10 @@ from typing import SupportsIndex, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from waltz_env.agents.scripted import ANSWER, NO_ADVICE, REFUSAL, FollowAdvice, advise
-from waltz_env.errors import UsageError, UsageTypeError
+from waltz_env.checks import check_index
 from waltz_env.feedback import format_feedback
 from waltz_env.protocols import Agent
+from waltz_env.scripted import ANSWER, NO_ADVICE, REFUSAL, FollowAdvice, advise
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Labels, Observation
 from waltz_env.wrappers.encoders import Encoder
 from waltz_env.wrappers.encoding import encode_observations
@@ -47,15 +46,7 @@ def chosen(choices: Sequence[Choice], action: SupportsIndex, observation: Observ
         UsageError: there is no such index.
         UsageTypeError: the action is no integer.
     """
-    try:
-        index = operator.index(action)
-    except TypeError:
-        raise UsageTypeError(
-            f"An action must be the index of a choice; got {action!r} ({type(action).__name__})."
-        ) from None
-    if not 0 <= index < len(choices):
-        raise UsageError(f"An action must be an index from 0 to {len(choices) - 1}; got {index}.")
-    choice = choices[index]
+    choice = choices[check_index("An action", action, len(choices))]
     return Completion(choice) if isinstance(choice, str) else choice.act([observation])[0]
 
 

@@ -12,6 +12,7 @@ from pettingzoo import ParallelEnv
 
 from waltz_env.errors import unknown_name
 from waltz_env.types import AGENTS, AgentID, Info, Observation
+from waltz_env.views import FixedSpaces, View
 from waltz_env.wrappers.choices import CHOICES, Choice, chosen
 from waltz_env.wrappers.encoders import Encoder, cached
 from waltz_env.wrappers.encoding import encode_observations, encode_state, encoded_space
@@ -19,7 +20,7 @@ from waltz_env.wrappers.encoding import encode_observations, encode_state, encod
 Vectors = dict[AgentID, NDArray[np.float32]]
 
 
-class EncodedEnv(ParallelEnv[AgentID, Any, Any]):
+class EncodedEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  # type: ignore[override]  # `agents`
     """The text environment with vectors as observations and ready-made texts as actions, for both agents.
 
     Rewards, turns, ends and infos are those of the text environment, `trajectory` in the last info included. An idle
@@ -47,7 +48,7 @@ class EncodedEnv(ParallelEnv[AgentID, Any, Any]):
         *,
         choices: Mapping[AgentID, Sequence[Choice]] = CHOICES,
     ) -> None:
-        self.env: Any = env  # PettingZoo declares neither render modes nor states that are no arrays
+        self.env = self._env = env
         self.encoder = cached(encoder)
         self.choices = {agent: tuple(choices.get(agent, CHOICES[agent])) for agent in AGENTS}
         for agent in choices:
@@ -65,33 +66,15 @@ class EncodedEnv(ParallelEnv[AgentID, Any, Any]):
         self._observations: Mapping[AgentID, Observation] = {}
 
     @property
-    def agents(self) -> list[AgentID]:  # type: ignore[override]  # a plain attribute in PettingZoo
-        """Both while a game is running."""
-        return self.env.agents
-
-    @property
-    def render_mode(self) -> str | None:
-        """As of the text environment."""
-        return self.env.render_mode
-
-    @property
     def unwrapped(self) -> ParallelEnv[AgentID, Any, Any]:
         """The text environment."""
-        return self.env.unwrapped
-
-    def observation_space(self, agent: AgentID) -> spaces.Space[Any]:
-        """Where the observations of ``agent`` lie; always the same object."""
-        return self.observation_spaces[agent]
-
-    def action_space(self, agent: AgentID) -> spaces.Space[Any]:
-        """Where the actions of ``agent`` lie; always the same object."""
-        return self.action_spaces[agent]
+        return self._env.unwrapped
 
     def reset(
         self, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Vectors, dict[AgentID, Info]]:
         """Starts a game; the arguments are those of ``WaltzSafetyEnv.reset``."""
-        self._observations, infos = self.env.reset(seed, dict(options or {}))
+        self._observations, infos = self._env.reset(seed, dict(options or {}))
         return self._encoded(), infos
 
     def step(
@@ -105,20 +88,12 @@ class EncodedEnv(ParallelEnv[AgentID, Any, Any]):
             JudgeError: the judge gave no verdict.
         """
         texts = {agent: self._text(agent, action) for agent, action in actions.items()}
-        self._observations, rewards, terminations, truncations, infos = self.env.step(texts)
+        self._observations, rewards, terminations, truncations, infos = self._env.step(texts)
         return self._encoded(), rewards, terminations, truncations, infos
 
     def state(self) -> NDArray[np.float32]:
         """The global state as one vector, shape (4 + 3 * encoder.size,) float32."""
-        return encode_state(self.encoder, self.env.state())
-
-    def render(self) -> Any:
-        """As of the text environment."""
-        return self.env.render()
-
-    def close(self) -> None:
-        """As of the text environment."""
-        self.env.close()
+        return encode_state(self.encoder, self._env.state())
 
     def _text(self, agent: AgentID, action: int) -> str:
         """What the action says; nothing where it does not count, which the text environment knows best."""

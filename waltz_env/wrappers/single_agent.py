@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 import gymnasium
 from gymnasium import spaces
 
-from waltz_env.agents.scripted import FollowAdvice, OracleFeedback
 from waltz_env.env import RenderMode, WaltzSafetyEnv
 from waltz_env.errors import UsageError, unknown_name
 from waltz_env.protocols import Agent
+from waltz_env.scripted import FollowAdvice, OracleFeedback
 from waltz_env.types import AGENTS, CONVERSATION, AgentID, Info, Observation
 from waltz_env.wrappers.choices import CHOICES, Choice, chosen
 from waltz_env.wrappers.encoders import Encoder, cached
