@@ -1,14 +1,14 @@
 """How fast is the game on one core, with the built-in judge and short texts?
 
-Prints environment steps a second (agents that answer in no time, so that what is measured is the game, the judge and
-PettingZoo's dicts), the same games on the bare `Game` with the same judge, and games a second of `play` with them.
-Then the same for the wrappers, whose encoder (hashed n-grams) has seen all texts after the first repeat, and for the
-discrete twin, `WaltzSafetyChoice-v0`, with games of three turns.
+Prints environment steps per second, the same games on the bare `Game` with the same judge, and games per second of
+`play`. The agents answer instantly, which leaves the game, the judge and PettingZoo's dicts to be measured. Then come
+the wrappers, whose encoder (hashed n-grams) has cached all texts after the first repeat, and the discrete twin,
+`WaltzSafetyChoice-v0`, with games of three turns.
 
     python benchmarks/env_speed.py
 
-Seconds are those of the processor, and each figure is the best of several repeats, so that what else runs on the
-machine counts as little as possible.
+Times are processor seconds and each figure is the best of several repeats, to reduce the influence of other jobs on the
+machine.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ CRITIQUE = format_feedback(
 
 
 def say(observation: Observation) -> str:
-    """A refusal, the remark that it was one, an answer: three turns, each of them judged or parsed."""
+    """A refusal, feedback that flags it, and an answer: three turns, each of which is judged or parsed."""
     if observation["agent"] == FEEDBACK:
         return CRITIQUE
     return REVISION if observation["responses"] else DRAFT
 
 
 class Scripted:
-    """Both agents."""
+    """Plays either role."""
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
         return [Completion(say(observation)) for observation in observations]
 
 
 def step_env(games: int) -> int:
-    """Plays through the environment; the number of steps."""
+    """Plays through the environment; returns the number of steps."""
     env = waltz_env.make("WaltzSafety-v0")
     env.reset(seed=0)
     steps = 0
@@ -63,7 +63,7 @@ def step_env(games: int) -> int:
 
 
 def step_game(games: int) -> int:
-    """The same games on `Game` alone, with the same judge; the number of turns."""
+    """Plays the same games on the bare `Game` with the same judge; returns the number of turns."""
     prompts, judge = waltz_env.PromptSet.load("builtin:train"), waltz_env.RuleJudge()
     turns = 0
     for i in range(games):
@@ -78,7 +78,7 @@ def step_game(games: int) -> int:
 
 
 def step_choice(games: int) -> int:
-    """Refusal, flag, revision in the discrete game; the number of steps."""
+    """Plays refusal, flag, revision in the discrete twin; returns the number of steps."""
     env = WaltzSafetyChoiceEnv()
     env.reset(seed=0)
     for _ in range(games):
@@ -90,7 +90,7 @@ def step_choice(games: int) -> int:
 
 
 def step_encoded(games: int, encoder: CachedEncoder) -> int:
-    """Refusal, flag, revision with vectors and ready-made actions; the number of steps."""
+    """Plays refusal, flag, revision with vectors and ready-made actions; returns the number of steps."""
     env = EncodedEnv(waltz_env.make("WaltzSafety-v0"), encoder)
     env.reset(seed=0)
     for _ in range(games):
@@ -102,7 +102,7 @@ def step_encoded(games: int, encoder: CachedEncoder) -> int:
 
 
 def step_feedback(games: int, encoder: CachedEncoder) -> int:
-    """One role's view: the partner drafts, a flag, the partner revises; the number of games."""
+    """Plays the feedback role: the partner drafts, a flag, the partner revises. Returns the number of games."""
     env = SingleAgentEnv(FEEDBACK, encoder=encoder)
     env.reset(seed=0)
     for _ in range(games):
@@ -112,14 +112,14 @@ def step_feedback(games: int, encoder: CachedEncoder) -> int:
 
 
 def play_games(games: int) -> int:
-    """The same games in step; the number of games."""
+    """Plays the same games as one batch; returns their number."""
     prompts = waltz_env.PromptSet.load("builtin:train")
     batch = [prompts[i % len(prompts)] for i in range(games)]
     return len(waltz_env.play(batch, {CONVERSATION: Scripted(), FEEDBACK: Scripted()}, judge=waltz_env.RuleJudge()))
 
 
 def per_second(work: Callable[[int], int], games: int, repeats: int) -> float:
-    """Units of work in a second of one core, the best of ``repeats``."""
+    """Units of work per second on one core, the best of ``repeats``."""
     best = 0.0
     for _ in range(repeats):
         start = time.process_time()
@@ -131,7 +131,7 @@ def per_second(work: Callable[[int], int], games: int, repeats: int) -> float:
 def main() -> None:
     """Prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--games", type=int, default=5_000, help="games in each repeat")
+    parser.add_argument("--games", type=int, default=5_000, help="games per repeat")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     env, game, games, choice = (

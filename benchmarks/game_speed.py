@@ -1,12 +1,12 @@
-"""How fast is a whole batch of games, against the bare engine on the same prompts and numbers of tokens?
+"""How fast is a batch of games, compared with the bare engine on the same prompts and numbers of tokens?
 
 SmolLM2-135M-Instruct plays both roles from two LoRA adapters that have just changed, as after an update. Every game has
-a draft, feedback that flags it (the tokens are sampled, the text is replaced by one that asks for a revision) and a
-revision. The bare engine then gets the very prompts of the three phases, merged weights already in place, and generates
-as many tokens for each: `generate` of transformers, or vLLM's `LLM.generate`.
+a draft, feedback that flags it (the sampled text is replaced by one that asks for a revision) and a revision. The bare
+engine, transformers' `generate` or vLLM's `LLM.generate`, then gets the same prompts of the three phases, with merged
+weights in place, and generates the same number of tokens for each.
 
-What is in the ratio: templates, tokenisation, log-probabilities, bringing weights to the engine, checking that they
-arrived, parsing, the game, the judge.
+The ratio includes templates, tokenization, log-probabilities, weight sync and its check, parsing, the game and the
+judge.
 
     OMP_NUM_THREADS=2 python -m benchmarks.game_speed --games 32
     OMP_NUM_THREADS=2 python -m benchmarks.game_speed --games 32 --engine vllm      # in vLLM's environment
@@ -41,7 +41,7 @@ Phase = tuple[AgentID, list[list[int]], list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Flagging:
-    """An agent whose feedback always asks for a revision, at the cost of the tokens that it sampled."""
+    """Samples as the wrapped agent does, then replaces the text with feedback that asks for a revision."""
 
     agent: Agent
 
@@ -50,7 +50,7 @@ class Flagging:
 
 
 def phases(games: Sequence[Trajectory]) -> list[Phase]:
-    """What was sampled in the games."""
+    """The completions of each phase of the games."""
     played = [
         (CONVERSATION, [game.responses[0].completion for game in games]),
         (FEEDBACK, [game.critiques[0].completion for game in games]),
@@ -63,7 +63,7 @@ def phases(games: Sequence[Trajectory]) -> list[Phase]:
 
 
 def change(policies: Mapping[AgentID, LanguageModelPolicy], step: int) -> None:
-    """New weights, as after an update."""
+    """Changes the weights, as an update does."""
     generator = torch.Generator().manual_seed(step)
     with torch.no_grad():
         for policy in policies.values():
@@ -125,9 +125,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=["transformers", "vllm"], default="transformers")
     parser.add_argument("--games", type=int, default=32)
-    parser.add_argument("--new-tokens", type=int, default=64, help="of a turn, at most")
+    parser.add_argument("--new-tokens", type=int, default=64, help="maximum per turn")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--float32", action="store_true", help="generate in float32, not in bfloat16")
+    parser.add_argument("--float32", action="store_true", help="generate in float32 instead of bfloat16")
     arguments = parser.parse_args()
     policies = lora_policies(*load_smollm2())
     prompts = PromptSet.load("builtin:train").shuffle(0)[: arguments.games]

@@ -1,4 +1,4 @@
-"""A picture of each algorithm's learning curve over the seeds of a `waltz benchmark`, the others in grey behind it.
+"""Draws each algorithm's learning curve over the seeds of a `waltz benchmark`, with the others in gray behind it.
 
 waltz benchmark --preset nano --steps 20 18 --seeds 5 --out runs/benchmark
 python benchmarks/learning_curves.py runs/benchmark/benchmark.json --out docs/images
@@ -19,7 +19,7 @@ from waltz_env.cli.benchmark_report import read_rows
 
 
 def main() -> None:
-    """Writes ``curve-ALGORITHM.png`` for each algorithm of the file."""
+    """Writes ``curve-ALGORITHM.png`` for each algorithm in the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=Path, help="benchmark.json")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures")

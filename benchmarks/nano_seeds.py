@@ -1,4 +1,4 @@
-"""What do several seeds of the nano preset say together? The median over runs, as the tables of docs/nano.md.
+"""What do several seeds of the nano preset say together? Prints the tables of docs/tables/nano-seeds.md.
 
 python benchmarks/paper_table.py --out runs/paper-table
 python benchmarks/nano_seeds.py runs/paper-table/seed-?/{untrained,single_model_rl,trained_pair}
@@ -17,7 +17,7 @@ METRICS = ("asr", "orr", "ftr", "ftr_plain", "label_accuracy", "format_rate")
 
 
 def main(runs: list[Path]) -> None:
-    """Prints one Markdown table a held-out set: median, and the runs' own values in the order of their names."""
+    """Prints one Markdown table per held-out set: the median over runs, then each run's value, ordered by run name."""
     found: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for run in sorted(runs):
         for name, content in read_sets(run).items():

@@ -1,12 +1,12 @@
 """Where does the untrained pair of the nano preset stand?
 
-Builds and warm-starts the laboratory model for each seed, plays games on its validation split at temperature 1, and
-prints the rates of arXiv:2510.08240, table 1 for the pair before any reinforcement learning; and how often a revision
-mends a bad draft after specific advice, in the right direction, and after vague advice.
+Builds and warm-starts the laboratory model for each seed and plays games on its validation split at temperature 1.
+Prints the rates of arXiv:2510.08240, table 1, for the pair before any reinforcement learning, and how often a revision
+fixes a bad draft after vague advice and after specific advice in the right direction.
 
     python benchmarks/nano_untrained.py --seeds 0 1 2
 
-The split may be any: settings were chosen on `validation`, the other two are for the end.
+Any split can be named. Settings were chosen on `validation`; keep the other two for the final measurement.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHOWN = ("asr_first", "orr_first", "asr", "orr", "ftr", "ftr_plain", "label_accu
 
 
 def measure(games: Sequence[Trajectory]) -> dict[str, Proportion]:
-    """The rates that are shown, of played and judged games."""
+    """The rates to print, computed from judged games."""
     found = rates(games)
     borderline = [game for game in games if game.prompt.category == "borderline"]
     return {
@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--split", choices=SPLITS, default="validation")
-    parser.add_argument("--samples", type=int, default=4, help="games on each prompt")
+    parser.add_argument("--samples", type=int, default=4, help="games per prompt")
     options = parser.parse_args()
     prompts = SPLITS[options.split]() * options.samples
     for seed in options.seeds:

@@ -1,11 +1,11 @@
 """The paper's systems table and its ablations on a preset, over several seeds: does each claim of the paper hold here?
 
 python benchmarks/paper_table.py --out runs/paper-table                       # the nano preset, seeds 0 to 4: hours
-python benchmarks/paper_table.py --out runs/paper-table --seeds 3 4           # a part of it, beside another process
-python benchmarks/paper_table.py --out runs/paper-table --only table          # what there is so far
+python benchmarks/paper_table.py --out runs/paper-table --seeds 3 4           # some seeds, beside another process
+python benchmarks/paper_table.py --out runs/paper-table --only table          # the runs finished so far
 
-Every run is one folder that is skipped when it is finished and continued when it is not. What runs share, the
-warm-started model and stage 1, is made once a seed. The table goes to ``table.md`` and ``table.json``, the picture to
+Each run has a folder; finished runs are skipped and unfinished ones continued. The warm-started model and stage 1,
+which runs share, are made once per seed. The table goes to ``table.md`` and ``table.json``, the picture to
 ``plane.png``.
 """
 
@@ -37,7 +37,7 @@ def under(name: str) -> Callable[[Recipe], Recipe]:
     return lambda recipe: replace(recipe, stage_1_weights=SETUPS[name], stage_2_weights=SETUPS[name])
 
 
-# Every run of the table, by the name of the system that it trains, in the order in which they are run.
+# Every run of the table by the name of the system it trains, in the order of execution.
 RUNS: dict[str, Callable[[Recipe], Recipe]] = {
     "without_stage_2": lambda recipe: replace(recipe, stage_2_steps=0),
     "trained_pair": lambda recipe: recipe,
@@ -57,8 +57,8 @@ RUNS: dict[str, Callable[[Recipe], Recipe]] = {
     "rounds_2": lambda recipe: replace(recipe, max_rounds=2),
     "rounds_3": lambda recipe: replace(recipe, max_rounds=3),
 }
-# These begin with the weights of ``without_stage_2``, so that a seed's stage 1 (set-up A, T_max 1) is trained once.
-# Their stage 2 is a run of its own, and so meets the prompts in another order than stage 2 of ``waltz train``.
+# These start from the weights of ``without_stage_2``, so each seed's stage 1 (set-up A, T_max 1) is trained once.
+# Their stage 2 is a separate run, so it meets the prompts in another order than stage 2 of ``waltz train``.
 AFTER_STAGE_1 = {
     "trained_pair",
     "set_up_a",
@@ -71,9 +71,9 @@ AFTER_STAGE_1 = {
 
 
 def main() -> None:
-    """Runs what is not there yet, then writes the table."""
+    """Does the missing runs, then writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of all the runs")
+    parser.add_argument("--out", type=Path, required=True, help="folder of all runs")
     parser.add_argument("--preset", default="nano", choices=list(PRESETS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", nargs="+", default=list(RUNS), choices=[*RUNS, "table"], help="the runs to do")
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def write(found: Rates, out: Path) -> None:
-    """``table.md``, ``table.json`` and ``plane.png``."""
+    """Writes ``table.md``, ``table.json`` and ``plane.png``."""
     lines = []
     for chosen, systems in found.items():
         lines += [f"\n`{chosen}`, %, mean and 95 % interval over seeds\n", f"| system | seeds | {' | '.join(SHOWN)} |"]
@@ -109,8 +109,8 @@ def write(found: Rates, out: Path) -> None:
     draw(found, out / "plane.png")
 
 
-# Claims of arXiv:2510.08240, sec. 5, each as: this metric of the first system is below that of the second. ``sum`` is
-# ASR + ORR.
+# Claims of arXiv:2510.08240, sec. 5, as (text, metric, low, high): the metric is lower for system ``low`` than for
+# ``high``. ``sum`` is ASR + ORR.
 CLAIMS = (
     ("a safeguard lowers the ASR of the baseline", "asr", "baseline_safeguard", "baseline"),
     ("... and raises its ORR", "orr", "baseline", "baseline_safeguard"),
@@ -159,19 +159,19 @@ def _cell(values: Mapping[int, float]) -> str:
 
 
 def draw(found: Rates, path: Path) -> None:
-    """The ASR-ORR plane of each set: the mean of each system as a dot, its seeds as small ones."""
+    """Draws ASR against ORR for each set: a large dot for each system's mean, small ones for its seeds."""
     figure, panels = plt.subplots(1, len(found), figsize=(7 * len(found), 6), squeeze=False, layout="constrained")
     for axes, (chosen, systems) in zip(panels[0], found.items(), strict=True):
         for number, (system, metrics) in enumerate(systems.items()):
             seeds = sorted(metrics["asr"])
             asr, orr = ([100 * metrics[name][seed] for seed in seeds] for name in ("asr", "orr"))
-            colour = plt.get_cmap("tab20")(number % 20)
-            axes.scatter(asr, orr, s=9, color=colour, alpha=0.5)
+            color = plt.get_cmap("tab20")(number % 20)
+            axes.scatter(asr, orr, s=9, color=color, alpha=0.5)
             axes.scatter(
                 statistics.fmean(asr),
                 statistics.fmean(orr),
                 s=60,
-                color=colour,
+                color=color,
                 marker="osD^vP*X"[number % 8],
                 label=system,
             )

@@ -1,7 +1,7 @@
 """How fast does each included algorithm solve the probe games? Writes the picture of docs/algorithms.
 
-Every algorithm learns the four games of ``waltz_env.algorithms.probes.games`` with its default settings but for the
-learning rates, which are those of a table of logits. A line is the mean reward of a step over seeds.
+Every algorithm learns the four games of ``waltz_env.algorithms.probes.games`` with its default settings, except for the
+learning rates, which suit a table of logits. Each line is the mean reward per step over seeds.
 
     python benchmarks/probe_games.py --seeds 3 --to docs/images/probe-games.png
 """
@@ -28,7 +28,7 @@ SOLVED = 0.9
 
 
 def main() -> None:
-    """Learns, prints the updates that each algorithm needs, and draws."""
+    """Trains, prints how many updates each algorithm needs, and draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--to", type=Path, default=Path("docs/images/probe-games.png"))
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def learn(name: str, game: str, seed: int) -> list[float]:
-    """The mean reward of each step."""
+    """Mean reward per step."""
     config: Any = replace(ALGORITHMS[name], learning_rate=0.1)  # type: ignore[type-var]
     if "critic" in {each.name for each in fields(config)}:
         config = replace(config, critic=CriticConfig(learning_rate=0.03, epochs=5))

@@ -1,6 +1,7 @@
-"""How well do the judges that need no server see refusals that people labelled?
+"""How well do the judges that need no server detect refusals that people labeled?
 
-Reads the two sets that PyRIT (MIT) ships for its own refusal scorer, from where it is installed, without running it:
+Reads the two data sets that PyRIT (MIT) ships for its own refusal scorer from the installed package, without running
+it:
 
     pip install --no-deps pyrit==1.1.0
     python benchmarks/refusal_detection.py rules embedding
@@ -27,7 +28,7 @@ FOLDER = Path("datasets", "scorer_evals", "refusal_scorer")
 
 
 class Row(NamedTuple):
-    """One response that a person has labelled."""
+    """One response labeled by a person."""
 
     number: int
     prompt: str
@@ -36,17 +37,17 @@ class Row(NamedTuple):
 
 
 def data_folder() -> Path:
-    """Where PyRIT keeps the labelled refusals."""
+    """The folder where PyRIT keeps the labeled refusals."""
     spec = importlib.util.find_spec("pyrit")
     if spec is None or spec.origin is None:
         raise SystemExit(
-            "PyRIT is not installed, and its labelled refusals come with it: pip install --no-deps pyrit==1.1.0"
+            "PyRIT is not installed, and its labeled refusals come with it: pip install --no-deps pyrit==1.1.0"
         )
     return Path(spec.origin).parent / FOLDER
 
 
 def read(path: Path) -> list[Row]:
-    """The labelled rows of a file, numbered from 1, without its lines of remarks."""
+    """The labeled rows of a file, numbered from 1, without its comment lines."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     return [
@@ -56,21 +57,21 @@ def read(path: Path) -> list[Row]:
 
 
 def moved_answers(rows: Sequence[Row]) -> set[str]:
-    """Responses that were also labelled as no refusal, to another prompt: only their place makes them refusals.
+    """Responses labeled as a refusal here and as an answer under another prompt.
 
-    The sets count an answer to some other question as a refusal, and make such rows by moving answers about.
+    The sets count an answer to another question as a refusal, and create such rows by moving answers between prompts.
     """
     return {row.response for row in rows if row.refused} & {row.response for row in rows if not row.refused}
 
 
 def report(name: str, judge: Judge, rows: Sequence[Row], moved: set[str]) -> None:
-    """Prints the agreement on ``rows``. Positive is whatever the judge calls overrefusing, were the prompt benign."""
+    """Prints the agreement on ``rows``. Positive: the judge would call the response overrefusing on a benign prompt."""
     answers = judge.judge([Prompt(row.prompt, Kind.BENIGN) for row in rows], [row.response for row in rows])
     judged = [(row, answer) for row, answer in zip(rows, answers, strict=True) if isinstance(answer, Judgement)]
     cases = [(row, judgement.labels.overrefuse) for row, judgement in judged]
     confusion = Counter((row.refused, positive) for row, positive in cases)
     found, missed, alarms = confusion[True, True], confusion[True, False], confusion[False, True]
-    print(f"\n{name}: {len(rows)} responses, {found + missed} labelled as refusals")
+    print(f"\n{name}: {len(rows)} responses, {found + missed} labeled as refusals")
     print(f"  found {found}, missed {missed}, false alarms {alarms}, rightly passed {confusion[False, False]}")
     measures = {
         "precision": [row.refused for row, positive in cases if positive],
@@ -96,7 +97,7 @@ def report(name: str, judge: Judge, rows: Sequence[Row], moved: set[str]) -> Non
 
 
 def main() -> None:
-    """The report on both halves of the first set, and on the second, for each judge named on the command line."""
+    """Reports on both halves of the first set and on the second, for each judge named on the command line."""
     folder = data_folder()
     first, extra = read(folder / "refusal.csv"), read(folder / "refusal_extra.csv")
     moved = moved_answers(first + extra)

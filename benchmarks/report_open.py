@@ -1,8 +1,8 @@
 """How long does a report with many games take to open, filter and search in headless Chromium?
 
-Games are made of random words, in the lengths that language models write: responses of 20 to 200 words, feedback of 60.
-Each repetition is a browser of its own, so nothing is cached. Opening counts from the start of the navigation until
-the first game is shown; filtering and searching until the list shows what was found. Needs Chromium and its driver.
+Games consist of random words in the lengths that language models write: responses of 20 to 200 words, feedback of 60.
+Each repetition starts a new browser, so nothing is cached. Opening lasts from the start of the navigation until the
+first game is shown; filtering and searching, until the list shows the result. Needs Chromium and its driver.
 
     PYTHONPATH=. python benchmarks/report_open.py                  # 20,000 games
     PYTHONPATH=. python benchmarks/report_open.py --games 100000
@@ -39,7 +39,7 @@ def vocabulary(rng: random.Random) -> list[str]:
 
 
 def game(rng: random.Random, words: list[str], number: int, *, alone: bool) -> Trajectory:
-    """A game; its revision keeps most words of the draft."""
+    """One game whose revision keeps most words of the draft."""
     draft = rng.choices(words, k=rng.randint(20, 200))
     labels = rng.choice(LABELS)
     prompt = Prompt(" ".join(rng.choices(words, k=rng.randint(8, 60))), rng.choice(list(Kind)), id=f"{number}")
@@ -54,7 +54,7 @@ def game(rng: random.Random, words: list[str], number: int, *, alone: bool) -> T
 
 
 def source(count: int) -> Source:
-    """``count`` games, of four systems."""
+    """``count`` games from four systems."""
     rng = random.Random(0)
     words = vocabulary(rng)
     games = {
@@ -68,7 +68,7 @@ def source(count: int) -> Source:
 
 
 def seconds(driver: Chrome, action: Callable[[], object]) -> float:
-    """From an action until the status line has changed to a count of games."""
+    """Seconds from an action until the status line shows a count of games."""
     before = driver.find_element(By.ID, "status").text
     start = time.perf_counter()
     action()

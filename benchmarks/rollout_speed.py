@@ -1,9 +1,9 @@
-"""How fast does `TransformersAgent` generate, against `generate` of transformers on the same prompts?
+"""How fast does `TransformersAgent` generate, compared with transformers' `generate` on the same prompts?
 
-Prints new tokens a second of SmolLM2-135M-Instruct on the built-in prompts, without stopping early, so that both sides
-do equal work: `generate` on the merged model, the agent, the agent with its adapter left unmerged, which shows what
-merging saves, and the agent in bfloat16, where the processor multiplies in it. The last column is the ratio to
-`generate` in the same repeat, by its median: on a shared machine seconds drift, ratios hardly.
+Prints new tokens per second of SmolLM2-135M-Instruct on the built-in prompts. Nothing stops early, so all sides do
+equal work: `generate` on the merged model; the agent; the agent with its adapter left unmerged, to show what merging
+saves; and the agent in bfloat16, if the processor supports it. The last column is the median ratio to `generate` in the
+same repeat: on a shared machine, seconds drift but ratios hardly do.
 
     python benchmarks/rollout_speed.py --rows 16 --new-tokens 48
 """
@@ -32,7 +32,7 @@ NO_STOP = [-1]
 
 
 def prompts_of(policy: LanguageModelPolicy, agent: AgentID, rows: int) -> list[list[int]]:
-    """Ids of what ``agent`` is asked first, on the built-in prompts."""
+    """Token ids of the agent's first prompts on the built-in set."""
     observations = []
     for prompt in PromptSet.load("builtin:train").shuffle(0)[:rows]:
         game = Game(prompt)
@@ -43,7 +43,7 @@ def prompts_of(policy: LanguageModelPolicy, agent: AgentID, rows: int) -> list[l
 
 
 def by_generate(policy: LanguageModelPolicy, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
-    """Padded ``generate``, keeping the log-probabilities that training needs."""
+    """Runs padded ``generate`` and keeps the log-probabilities that training needs."""
     batch = policy.tokenizer.pad({"input_ids": [list(prompt) for prompt in prompts]}, return_tensors="pt")
     settings = GenerationConfig(
         do_sample=True,
@@ -71,7 +71,7 @@ def by_agent(
     dtype: torch.dtype | None = None,
     merged: bool = True,
 ) -> None:
-    """The sampling loop of ``TransformersAgent``."""
+    """Runs the sampling loop of ``TransformersAgent``."""
     uniforms = torch.rand(len(prompts), new_tokens, dtype=torch.float64)
     with policy.sampling_model(dtype) if merged else nullcontext(policy.model) as model:
         sample(model, prompts, uniforms=uniforms, stop_ids=NO_STOP, temperature=1.0)

@@ -1,11 +1,11 @@
 """How fast does `waltz serve` answer, alone and under load, and does its memory stay flat?
 
-Starts the command on a free port of loopback, once for each mode, and sends it prompts. Prints, for each number of
-requests under way at once, requests a second and the 50th and 95th percentile of the seconds that one took; then the
-feedback trigger rate so far, and the server's resident memory.
+Starts the command on a free loopback port, once per mode, and sends it prompts. For each number of concurrent requests,
+prints requests per second and the 50th and 95th percentile of their latency, then the feedback trigger rate so far and
+the server's resident memory.
 
     python benchmarks/serving_load.py                            # scripted agents: what the server itself costs
-    python benchmarks/serving_load.py RUN --requests 200         # a trained pair: adaptive against always-on and off
+    python benchmarks/serving_load.py RUN --requests 200         # a trained pair: adaptive, always-on and off
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ async def flood(url: str, texts: Sequence[str], concurrent: int) -> list[float]:
 
 
 def megabytes(process: int) -> float:
-    """Resident memory of a process, as Linux tells it."""
+    """Resident memory of a process, as reported by Linux."""
     status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
 
 
 def trigger_rate(url: str) -> float:
-    """The share of drafts that were flagged, from the server's metrics; NaN where there was no feedback."""
+    """Share of drafts that were flagged, from the server's metrics; NaN without feedback."""
     page = httpx.get(f"{url}/metrics").text
     counts = dict(re.findall(r"^waltz_(critiques|triggered)_total (\S+)$", page, re.MULTILINE))
     return float(counts["triggered"]) / float(counts["critiques"]) if float(counts["critiques"]) else float("nan")
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("agents", nargs="?", default="scripted", help="as for `waltz serve`")
     parser.add_argument("--prompts", default="builtin:test", help="builtin:test, builtin:train, or a JSONL file")
-    parser.add_argument("--requests", type=int, default=1000, help="in each round")
+    parser.add_argument("--requests", type=int, default=1000, help="requests per round")
     parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 16, 256])
     arguments = parser.parse_args()
     prompts = [prompt.text for prompt in PromptSet.load(arguments.prompts)]

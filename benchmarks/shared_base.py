@@ -1,7 +1,7 @@
 """One shared base with two adapters against two full models with two references: memory and time of an update.
 
-SmolLM2-135M-Instruct in both roles, float32, REINFORCE++, 8 rows of 104 + 64 tokens a role. The layouts take
-turns in one process for the time; each has a process of its own for its memory.
+SmolLM2-135M-Instruct in both roles, float32, REINFORCE++, 8 rows of 104 + 64 tokens per role. For time, the layouts
+take turns in one process; for memory, each gets its own process.
 
     OMP_NUM_THREADS=2 python -m benchmarks.shared_base
 """
@@ -25,12 +25,12 @@ from waltz_env.types import AGENTS, AgentID
 
 
 def shared() -> dict[AgentID, LanguageModelPolicy]:
-    """Both roles on one frozen base, which is the reference of both."""
+    """Both roles on one frozen base, which is also their reference."""
     return lora_policies(*load_smollm2())
 
 
 def separate() -> dict[AgentID, LanguageModelPolicy]:
-    """A model a role, each with a frozen copy."""
+    """One model per role, each with a frozen copy as its reference."""
     return {name: full_policy(*load_smollm2()) for name in AGENTS}
 
 
@@ -38,7 +38,7 @@ LAYOUTS: dict[str, Callable[[], dict[AgentID, LanguageModelPolicy]]] = {"shared"
 
 
 def updates(layout: str, count: int) -> Callable[[], None]:
-    """One update of each role on ``count`` rows, as a call."""
+    """A function that makes one update of each role on ``count`` rows."""
     config = ReinforcePPConfig(tokens_per_microbatch=count * (PROMPT + COMPLETION))
     accelerator = Accelerator(cpu=True)
     policies = LAYOUTS[layout]()
@@ -52,11 +52,11 @@ def updates(layout: str, count: int) -> Callable[[], None]:
 
 
 def memory(layout: str, count: int) -> tuple[float, float]:
-    """Resident memory with all weights in place, and at the peak of two updates, in this process."""
+    """Resident memory of this process with all weights loaded, and its peak over two updates."""
     update = updates(layout, count)
     loaded = gibibytes("VmRSS")
     update()
-    update()  # AdamW's moments are there from the second on
+    update()  # AdamW's moments exist from the second update on
     return loaded, gibibytes("VmHWM")
 
 
@@ -64,7 +64,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=8, help="of an update of one role")
+    parser.add_argument("--rows", type=int, default=8, help="rows per update and role")
     parser.add_argument("--peak", choices=LAYOUTS, help="print the memory of one layout")
     arguments = parser.parse_args()
     if arguments.peak:

@@ -1,7 +1,7 @@
 """What does SmolLM2-135M-Instruct do before anything is taught to it?
 
-Drafts of the original model under the smollm2 preset's prompts and token limit, labelled by the rule judge; and how
-much of its feedback on some of them, asked for by the project's full system prompt, is well-formed JSON.
+The original model drafts under the smollm2 preset's system prompts and token limit, and the rule judge labels the
+drafts. On some of them, the full system prompt asks for feedback: how much of it is well-formed JSON?
 
     python benchmarks/smollm2_original.py --prompts builtin:test strongreject --out original.json
 """
@@ -28,7 +28,7 @@ FEEDBACK_TOKENS = 96
 
 
 def reviewed(drafted: Trajectory) -> Observation:
-    """What the feedback agent sees of a draft."""
+    """The feedback agent's observation of a draft."""
     game = Game(drafted.prompt)
     game.act(drafted.final.completion)
     return game.observe(FEEDBACK)
@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", nargs="+", default=["builtin:test", "strongreject"])
     parser.add_argument(
-        "--feedback", type=int, default=32, help="about how many drafts of the first set it gives feedback on"
+        "--feedback", type=int, default=32, help="number of drafts of the first set to give feedback on, approximately"
     )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

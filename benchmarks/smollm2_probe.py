@@ -1,8 +1,8 @@
-"""What SmolLM2-135M-Instruct knows of a request before it answers: ASR at a given ORR of a linear classifier.
+"""What does SmolLM2-135M-Instruct know about a request before it answers? ASR of a linear classifier at a given ORR.
 
-A logistic regression on the hidden states of the original model under the conversation agent's prompt (of the last
-token, and their mean over tokens), on ``builtin:train``, by cross-validation whose folds share no topic. It is what a
-pair on this model could reach if it refused exactly what the classifier flags.
+Fits a logistic regression to the original model's hidden states under the conversation agent's prompt (last token, and
+mean over tokens) on ``builtin:train``, cross-validated with folds that share no topic. A pair on this model could reach
+these rates by refusing exactly what the classifier flags.
 
     python benchmarks/smollm2_probe.py                                # a minute on a CPU core
 """
@@ -30,7 +30,7 @@ ORR = (0.05, 0.1, 0.2)
 
 
 def main() -> None:
-    """Prints a row a layer."""
+    """Prints one row per layer."""
     prompts = PromptSet.load("builtin:train")
     harmful = np.array([prompt.harmful for prompt in prompts])
     topics = [prompt.topic for prompt in prompts]
@@ -47,7 +47,7 @@ def main() -> None:
 
 @torch.no_grad()
 def hidden_states(prompts: PromptSet) -> dict[int, NDArray[np.float32]]:
-    """By layer, (prompts, 2 x width) float32: the last token's state and the mean over tokens."""
+    """Per layer, (prompts, 2 x width) float32: the last token's state and the mean over tokens."""
     model, tokenizer = load_smollm2()
     encoder = PromptEncoder(tokenizer, TEMPLATES[CONVERSATION], max_tokens=512)
     found: dict[int, list[torch.Tensor]] = {layer: [] for layer in LAYERS}

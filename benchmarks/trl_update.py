@@ -1,4 +1,4 @@
-"""TRL 1.16's GRPOTrainer and RLOOTrainer as a side of `update_speed.py`: their own loop, one step a call."""
+"""TRL 1.16's GRPOTrainer and RLOOTrainer as a side of `update_speed.py`: their own loop, one step per call."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ GENERATIONS = 4
 def updates(
     algorithm: str, ids: Sequence[Sequence[int]], prompt: int, *, microbatch: int, autocast: bool, patched: bool
 ) -> Callable[[], None]:
-    """A call that lets the trainer, which waits in a thread, do its next step.
+    """A function that makes the trainer, waiting in a thread, do its next step.
 
     Args:
         algorithm: grpo or rloo.
-        ids: of every row, prompt and completion.
-        prompt: how many of them are the prompt's.
-        microbatch: rows of one forward pass.
-        autocast: to bfloat16.
-        patched: score the completion's positions alone, as TRL does where Triton is.
+        ids: token ids of every row, prompt and completion.
+        prompt: number of prompt tokens per row.
+        microbatch: rows per forward pass.
+        autocast: whether to use bfloat16 autocast.
+        patched: whether to score only the completion's positions, as TRL does where Triton is available.
     """
     model, tokenizer = load_smollm2()
     trainer_class, config_class = TRAINERS[algorithm]
@@ -45,7 +45,7 @@ def updates(
         "adam_beta2": 0.95,
         "bf16": autocast,
         "use_cpu": True,
-        "gradient_checkpointing": False,  # which saves memory and costs time, here as there
+        "gradient_checkpointing": False,  # it saves memory and costs time, on every side
         "max_steps": 1000,
         "report_to": [],
         "save_strategy": "no",
@@ -91,7 +91,7 @@ def updates(
 
 
 class _Turn(TrainerCallback):
-    """Holds the trainer back before each step, and says when it is done."""
+    """Holds the trainer back before each step and reports when the step is done."""
 
     def __init__(self) -> None:
         self.begins = threading.Semaphore(0)

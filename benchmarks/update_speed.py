@@ -1,13 +1,13 @@
-"""How fast is one update of REINFORCE++, against a bare PyTorch loop and against TRL on the same tokens?
+"""How fast is one update of REINFORCE++, compared with a bare PyTorch loop and with TRL on the same tokens?
 
 SmolLM2-135M-Instruct, LoRA r=16 on all linear layers, 32 rows of 104 + 64 tokens, bfloat16 autocast (`--float32` for
 processors that only emulate it, several times slower). All sides do the same work: the reference's log-probabilities
-(adapters off), then forward, backward and one AdamW step. The bare loop has logits on completion tokens only, no
-bookkeeping and no metrics. TRL's trainers run their own loop, with sampling replaced by the fixed tokens; `patched` is
-TRL told to score completion tokens alone, which it does by itself only where Triton is.
+(adapters off), then forward, backward and one AdamW step. The bare loop computes logits on completion tokens only and
+has no bookkeeping or metrics. TRL's trainers run their own loop, with sampling replaced by the fixed tokens; `patched`
+makes TRL score only completion tokens, as it does by itself where Triton is available.
 
-The sides take turns, so that a busy machine slows all of them; ratios are medians over rounds, by the clock on the wall
-and by the processor's. Each side's peak memory is that of a process of its own.
+The sides take turns, so a busy machine slows all of them. Ratios are medians over rounds, in wall-clock and in
+processor time. Each side's peak memory is measured in a separate process.
 
     OMP_NUM_THREADS=2 python -m benchmarks.update_speed --rounds 3
     pip install 'trl==1.16.*' && OMP_NUM_THREADS=2 python -m benchmarks.update_speed --sides learner grpo grpo-patched
@@ -40,7 +40,7 @@ SIDES = ("learner", "bare", *TRL)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every side does: rows of an update, rows of a forward pass, and accelerate's mixed precision."""
+    """What every side does: rows per update, rows per forward pass, and accelerate's mixed precision."""
 
     rows: int
     microbatch: int
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--float32", action="store_true", help="no autocast")
-    parser.add_argument("--microbatch", type=int, default=8, help="rows of one forward pass, on all sides")
+    parser.add_argument("--microbatch", type=int, default=8, help="rows per forward pass, on all sides")
     parser.add_argument("--sides", choices=SIDES, nargs="+", default=["learner", "bare"])
     parser.add_argument("--peak", action="store_true", help="run one side once and print its memory before and peak")
     arguments = parser.parse_args()
@@ -92,13 +92,13 @@ def main() -> None:
 
 
 def gibibytes(name: Literal["VmRSS", "VmHWM"]) -> float:
-    """Resident memory of this process now, or its peak. (``ru_maxrss`` would begin with the parent's.)"""
+    """Resident memory of this process now, or its peak. (``ru_maxrss`` would include the parent's peak.)"""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1]) / 2**20
 
 
 def side(name: str, job: Job) -> Callable[[], object]:
-    """One update of the side, as a call."""
+    """A function that makes one update on this side."""
     if name in TRL:
         from benchmarks import trl_update
 
@@ -112,13 +112,13 @@ def side(name: str, job: Job) -> Callable[[], object]:
 
 
 def token_ids(count: int) -> list[list[int]]:
-    """Random ids: the time is that of any tokens."""
+    """Random ids: which tokens they are does not change the time."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(1000, 40_000, (count, PROMPT + COMPLETION), generator=generator).tolist()
 
 
 def rows(policy: LanguageModelPolicy, count: int) -> list[Sample]:
-    """Rows with log-probabilities near what a uniform policy gives."""
+    """Rows with log-probabilities close to those of a uniform policy."""
     return [
         Sample(tuple(row[:PROMPT]), tuple(row[PROMPT:]), (-10.0,) * COMPLETION, float(i % 2), i, policy.version)
         for i, row in enumerate(token_ids(count))
@@ -126,7 +126,7 @@ def rows(policy: LanguageModelPolicy, count: int) -> list[Sample]:
 
 
 def learner(policy: LanguageModelPolicy, samples: Sequence[Sample], job: Job) -> Callable[[], object]:
-    """The update of this package."""
+    """This package's update."""
     config = ReinforcePPConfig(tokens_per_microbatch=job.microbatch * (PROMPT + COMPLETION))
     built = config.build(policy, Accelerator(cpu=True, mixed_precision=job.precision))
     return lambda: built.update(samples)

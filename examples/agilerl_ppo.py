@@ -1,7 +1,7 @@
-"""How do I train both agents with AgileRL? Its IPPO acts for many games at once and learns from what they gave.
+"""How do I train both agents with AgileRL? Its IPPO acts in many games at once and learns from the results.
 
-PPO on the discrete game, one actor and critic for each agent. Only ``IPPO`` itself is used: its trainer keeps its games
-in processes of their own, for which this game is too quick. python examples/agilerl_ppo.py
+PPO on the discrete twin, with one actor and one critic per agent. Only ``IPPO`` itself is used: AgileRL's trainer runs
+games in separate processes, and this game is too fast to gain from that. python examples/agilerl_ppo.py
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Arrays = dict[AgentID, NDArray[Any]]
 
 
 class Games:
-    """Games side by side; one that has ended starts again. Every array has the shape (games, ...)."""
+    """Games played side by side; a finished game starts again. Every array has the shape (games, ...)."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.games = [WaltzSafetyChoiceEnv() for _ in range(count)]
         self.seen = _stacked([game.reset(seed=seed + i)[0] for i, game in enumerate(self.games)])
 
     def step(self, actions: Arrays) -> tuple[Arrays, Arrays]:
-        """Rewards and whether the game ended; ``seen`` is what comes after."""
+        """Returns rewards and whether each game ended; ``seen`` then holds the next observations."""
         seen, rewards, ended = [], [], []
         for i, game in enumerate(self.games):
             observations, reward, termination, _, _ = game.step({agent: int(actions[agent][i]) for agent in AGENTS})
@@ -48,7 +48,7 @@ def _stacked(dicts: list[dict[AgentID, Any]]) -> Arrays:
 
 
 def rollout(learner: IPPO, games: Games, steps: int) -> tuple[dict[str, Any], ...]:
-    """What ``IPPO.learn`` takes: lists over time by agent, then the last observations and ends."""
+    """The arguments of ``IPPO.learn``: lists over time per agent, then the last observations and ends."""
     fields = ["states", "actions", "log_probs", "rewards", "dones", "values"]
     experiences: dict[str, dict[AgentID, list[NDArray[Any]]]] = {name: defaultdict(list) for name in fields}
     done = {agent: np.zeros(len(games.games), np.float32) for agent in AGENTS}
@@ -78,7 +78,7 @@ def greedy(learner: IPPO, agent: AgentID) -> Policy:
 def main(updates: int = 15, count: int = 32, seed: int = 0) -> tuple[dict[str, float], dict[str, float]]:
     """Trains; returns each agent's mean return in a game under random play and after training."""
     torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  AgileRL shuffles with it
+    np.random.seed(seed)  # noqa: NPY002  AgileRL shuffles with this generator
     games = Games(count, seed)
     learner = IPPO(
         observation_spaces=[games.games[0].observation_space(agent) for agent in AGENTS],

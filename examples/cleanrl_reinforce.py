@@ -1,7 +1,8 @@
-"""How does the whole method look in one file? REINFORCE on both roles, in plain PyTorch, after the manner of CleanRL.
+"""How does it learn? The whole method in one file, in the style of CleanRL: REINFORCE for both roles, in plain PyTorch.
 
-The environment plays, judges and scores; the agents sample, and keep the ids of what they sampled. Loss, baseline and
-optimiser are all here: nothing of ``waltz_env.algorithms`` is used. python examples/cleanrl_reinforce.py [--seed 1]
+The environment plays, judges and scores the games; the agents sample and keep the token ids they sampled. Loss,
+baseline and optimizer are all here: nothing from ``waltz_env.algorithms`` is used.
+python examples/cleanrl_reinforce.py [--seed 1]
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from waltz_env.presets import lora_pair, nano
 from waltz_env.prompts import PromptCursor
 
 SHOWN = ("r_c_first", "r_c", "ftr", "label_accuracy", "format_rate")
-Row = tuple[tuple[int, ...], tuple[int, ...]]  # ids of a prompt, and of what was sampled after it
+Row = tuple[tuple[int, ...], tuple[int, ...]]  # ids of a prompt, and the ids sampled after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,11 @@ class Args:
 
     seed: int = 0
     steps: int = 240
-    """updates in all"""
+    """number of updates"""
     feedback_alone: int = 120
-    """updates in which the conversation agent is frozen (stage 1 of the paper)"""
+    """updates during which the conversation agent is frozen (stage 1 of the paper)"""
     games: int = 32
-    """a step; every turn of each is learned from"""
+    """games per update; every turn of each game is a training row"""
     learning_rate: float = 1e-3
     label_weight: float = 0.25
     """lambda of the feedback agent's reward"""
@@ -42,7 +43,7 @@ class Args:
 
 
 def logprobs(policy: LanguageModelPolicy, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Log-probability of each sampled token, (B, T) float32, and which of them are there, (B, T) bool."""
+    """Log-probability of each sampled token, (B, T) float32, and a mask of real tokens, (B, T) bool."""
     before, after = (max(map(len, part)) for part in zip(*rows, strict=True))
     ids = torch.zeros(len(rows), before + after, dtype=torch.int64)
     seen = torch.zeros_like(ids)
@@ -68,25 +69,27 @@ def main(args: Args) -> list[dict[str, float]]:
     recent: list[Trajectory] = []
 
     for step in range(1, args.steps + 1):
+        # Rollout: a batch of games; each turn keeps the token ids it sampled.
         games = play(cursor.next(args.games), agents, judge=judge)
         recent += games
         for name in (FEEDBACK,) if step <= args.feedback_alone else AGENTS:
             rows: list[Row] = []
             rewards: list[float] = []
             states: list[Labels | None] = []
-            for game in games:
+            for game in games:  # one row per turn
                 turns = game.critiques if name == FEEDBACK else game.responses
                 rows += [(turn.completion.prompt_ids or (), turn.completion.token_ids or ()) for turn in turns]
                 rewards += score(game, weights).of(name)
-                # What the agent was confronted with: the labels of the latest response, and none before a draft.
+                # The state the agent acted in: the judge's labels of the latest response, or None before a draft.
                 labels = [response.labels for response in game.responses]
                 states += labels[: len(turns)] if name == FEEDBACK else [None, *labels[:-1]]
 
-            # The baseline is the mean reward in the same state: a bad draft is not the feedback agent's fault.
+            # Advantages: the baseline is the mean reward in the same state, as a bad draft is not the reviewer's fault.
             baselines = [np.mean([r for r, s in zip(rewards, states, strict=True) if s == state]) for state in states]
             advantages = torch.tensor(np.array(rewards) - baselines, dtype=torch.float32)
             advantages /= advantages.std(correction=0) + 1e-8
 
+            # Policy loss and update
             new_logprobs, mask = logprobs(policies[name], rows)
             loss = -(advantages[:, None] * new_logprobs)[mask].mean()
             optimizers[name].zero_grad()

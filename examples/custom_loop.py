@@ -1,7 +1,7 @@
-"""How do I train with my own RL code? Step the environment, read rewards and infos, update what you like.
+"""How do I train with my own RL code? Step the environment, read rewards and infos, update as you like.
 
-A bandit with a softmax over four ready-made critiques learns, by REINFORCE in numpy, which critique to give for which
-kind of draft. Nothing of ``waltz_env.algorithms`` is used. python examples/custom_loop.py
+A softmax bandit over four ready-made critiques learns, by REINFORCE in numpy, which critique to give for which kind of
+draft. Nothing from ``waltz_env.algorithms`` is used. python examples/custom_loop.py
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CRITIQUES = (
 
 
 def features(observation: waltz_env.Observation) -> np.ndarray:
-    """What the bandit knows of (p, c_t), shape (3,) float64: bias, whether it refused, its length in hundred words."""
+    """The bandit's features of (p, c_t), shape (3,) float64: bias, whether c_t refuses, its words / 100."""
     draft = observation["responses"][-1]
     refused = any(word in draft.lower() for word in ("can't", "cannot", "won't", "unable"))
     return np.array([1.0, float(refused), len(draft.split()) / 100])

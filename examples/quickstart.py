@@ -31,7 +31,7 @@ def main() -> float:
 
     total = 0.0
     for agent, text in ((CONVERSATION, draft), (FEEDBACK, critique), (CONVERSATION, revision)):
-        # Only the agent whose turn it is has to act; what the other one gives is ignored.
+        # Only the agent whose turn it is has to act; the other agent's action is ignored.
         observations, rewards, terminations, _, infos = env.step({agent: text})
         total += rewards[FEEDBACK]
         print(f"{agent}: rewards {rewards}, parts {infos[FEEDBACK]['rewards']}, judged {infos[agent]['labels']}")

@@ -1,7 +1,7 @@
-"""How do I train both agents with RLlib? ``ParallelPettingZooEnv`` around the environment, one module for each agent.
+"""How do I train both agents with RLlib? ``ParallelPettingZooEnv`` around the environment, one module per agent.
 
-PPO on the discrete game, in this process and without a dashboard. RLlib asks both agents in every step; what the idle
-one answers is ignored, and its observation says that it is idle. python examples/rllib_ppo.py
+PPO on the discrete twin, in this process and without a dashboard. RLlib asks both agents in every step; the idle
+agent's action is ignored, and its observation says that it is idle. python examples/rllib_ppo.py
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 
-# Read when Ray is imported: no report of usage, no search for accelerators.
+# Read when Ray is imported: no usage report, no search for accelerators.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -39,7 +39,7 @@ def config(seed: int) -> PPOConfig:
         .environment("waltz", env_config={"weights": "A"})
         .multi_agent(policies=set(AGENTS), policy_mapping_fn=lambda agent, episode, **_: agent)
         .rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs=modules))
-        .env_runners(num_env_runners=0, episodes_to_numpy=False)  # True: all games of a batch again and again
+        .env_runners(num_env_runners=0, episodes_to_numpy=False)  # True converts all games of a batch again and again
         .learners(num_learners=0)
         .training(
             lr=3e-3,

@@ -1,8 +1,8 @@
-"""How do I train one role with Stable-Baselines3? By its Gymnasium name, and evaluate the policy as an agent.
+"""How do I train one role with Stable-Baselines3? By its Gymnasium name; the policy is then evaluated as an agent.
 
 PPO learns which ready-made critique to give, from hashed n-grams of the prompt and the draft (or from sentence vectors,
-which know more words), with a conversation agent that drafts at random and mostly follows advice. It is then measured
-on held-out prompts, beside feedback agents that learn nothing. Needs the extra sb3, and judges for ``--sentences``.
+which know more words). The conversation agent drafts at random and mostly follows advice. The policy is then compared
+on held-out prompts with feedback agents that learn nothing. Needs the extra sb3, and judges for ``--sentences``.
 python examples/sb3_ppo.py [--sentences] [--steps 8192] [--seed 0]
 """
 
@@ -38,9 +38,9 @@ def held_out(feedback: Agent, drafts: int = 4) -> tuple[float, str]:
 
 def main(steps: int = 8192, seed: int = 0, sentences: bool = False) -> dict[str, float]:
     """Trains; returns the mean return of each feedback agent on the held-out prompts."""
-    torch.set_num_threads(1)  # the network is small: more threads wait for each other
+    torch.set_num_threads(1)  # the network is small: more threads would only wait for each other
     encoder = CachedEncoder(SentenceEncoder() if sentences else HashedNgrams())  # shared by all environments
-    encoder.encode([prompt.text for prompt in PromptSet.load("builtin:train")])  # at once is faster than one by one
+    encoder.encode([prompt.text for prompt in PromptSet.load("builtin:train")])  # faster in one batch
     envs = make_vec_env(lambda: gymnasium.make("waltz_env/WaltzFeedback-v0", encoder=encoder), 8, seed=seed)
     model = PPO("MlpPolicy", envs, learning_rate=1e-3, n_steps=64, batch_size=128, n_epochs=5, gamma=1.0, seed=seed)
     model.learn(steps)
@@ -50,7 +50,7 @@ def main(steps: int = 8192, seed: int = 0, sentences: bool = False) -> dict[str,
     agents: dict[str, Agent] = {
         "never flags": NeverFlag(),
         "random": ChoosingAgent(lambda vectors: rng.integers(len(choices), size=len(vectors)), encoder, choices),
-        # Refusals are overrefusing, answers unsafe: what the draft alone can tell.
+        # Flags refusals as overrefusing and answers as unsafe: all that the draft alone can tell.
         "contradicts": ChoosingAgent(
             lambda vectors: np.where(vectors[:, 4 + size : 4 + 2 * size] @ refusal > 0.9, 2, 1), encoder, choices
         ),

@@ -1,7 +1,7 @@
 """How do I train both roles at once with Stable-Baselines3? Through SuperSuit, as a vector of agents.
 
-One PPO policy plays both: the observation says which role it is and whether its action counts. It starts from a pair
-that answers and criticises at random and is measured on held-out prompts. Needs the extra sb3.
+One PPO policy plays both roles: the observation says which role it has and whether its action counts. The pair starts
+out answering and criticizing at random, and is measured on held-out prompts. Needs the extra sb3.
 python examples/supersuit_both_roles.py [--steps 60000] [--seed 0]
 """
 
@@ -27,9 +27,9 @@ Policy = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 
 def held_out(policy: Policy, encoder: CachedEncoder) -> dict[str, float]:
-    """How often a pair's final response to the test prompts is satisfactory, the feedback return, the pair's rates.
+    """Share of satisfactory final responses to the test prompts, the feedback agent's return, and the pair's rates.
 
-    The conversation agent's return is left out: each flag buys it a second response that is paid for, too.
+    The conversation agent's return is left out: every flag gives it a second response that is rewarded, too.
     """
     pair = {role: ChoosingAgent(policy, encoder, CHOICES[role]) for role in AGENTS}
     games = play(PromptSet.load("builtin:test"), pair, judge=RuleJudge())
@@ -42,15 +42,15 @@ def held_out(policy: Policy, encoder: CachedEncoder) -> dict[str, float]:
 
 
 def main(steps: int = 60_000, seed: int = 0) -> dict[str, dict[str, float]]:
-    """Trains; returns what is measured of a random pair and of the trained one."""
-    torch.set_num_threads(1)  # the network is small: more threads wait for each other
+    """Trains; returns the measurements of a random pair and of the trained pair."""
+    torch.set_num_threads(1)  # the network is small: more threads would only wait for each other
     set_random_seed(seed)
     encoder = CachedEncoder(HashedNgrams())
     env = EncodedEnv(waltz_env.make("WaltzSafety-v0"), encoder)
-    # 8 games with 2 agents each are a vector of 16; SuperSuit copies the environment 8 times.
+    # 8 games with 2 agents each make a vector of 16; SuperSuit copies the environment 8 times.
     agents: Any = supersuit.pettingzoo_env_to_vec_env_v1(env)
     agents = supersuit.concat_vec_envs_v1(agents, 8, base_class="stable_baselines3")
-    agents.venv.reset(seed=seed)  # each copy on its own; SuperSuit's vector has no seed() for PPO(seed=...) to call
+    agents.venv.reset(seed=seed)  # seeds each copy; SuperSuit's vector has no seed() that PPO(seed=...) could call
 
     model = PPO("MlpPolicy", agents, learning_rate=1e-3, n_steps=64, batch_size=256, n_epochs=4, gamma=1.0)
     model.learn(steps)

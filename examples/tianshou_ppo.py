@@ -1,8 +1,8 @@
-"""How do I train both agents with Tianshou? In turns: one learns while the other plays as it does now.
+"""How do I train both agents with Tianshou? In turns: one learns while the other's policy stays fixed.
 
-PPO on the discrete game. Tianshou's own multi-agent class credits an agent with what it earns in its own turns alone.
-The feedback agent is paid for an improvement when the other one has revised, so each agent gets a Gymnasium view of
-the game here, in which a step lasts until its next turn. python examples/tianshou_ppo.py
+PPO on the discrete twin. Tianshou's own multi-agent class credits an agent only with rewards from its own turns. But
+the feedback agent is paid for an improvement after the other agent has revised. Here, each agent therefore gets a
+Gymnasium view of the game in which a step lasts until its next turn. python examples/tianshou_ppo.py
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from waltz_env.choice import ConversationAction, WaltzSafetyChoiceEnv, mean_retu
 
 
 class Seat(gymnasium.Env[np.ndarray, int]):
-    """The discrete game as ``agent`` sees it; the other one plays with its policy. A step is paid for all it led to."""
+    """The discrete twin as ``agent`` sees it; the other agent plays its policy. A step earns all it led to."""
 
     def __init__(self, agent: AgentID, policies: dict[AgentID, DiscreteActorPolicy]) -> None:
         self.game = WaltzSafetyChoiceEnv()
@@ -56,7 +56,7 @@ class Seat(gymnasium.Env[np.ndarray, int]):
 
 
 def learner() -> PPO:
-    """PPO with an actor and a critic of their own networks."""
+    """PPO whose actor and critic have separate networks."""
     game = WaltzSafetyChoiceEnv()
     observation_space, action_space = game.observation_space(CONVERSATION), game.action_space(CONVERSATION)
     actor_net, critic_net = (Net(state_shape=observation_space.shape, hidden_sizes=[32, 32]) for _ in range(2))
@@ -77,7 +77,7 @@ def main(rounds: int = 4, steps: int = 2000, seed: int = 0) -> tuple[dict[str, f
         games.seed(seed)
         collectors[agent] = Collector(learners[agent], games, VectorReplayBuffer(2000, 10))
     for _ in range(rounds):
-        for agent in (FEEDBACK, CONVERSATION):  # advice has to be worth following before one learns to follow it
+        for agent in (FEEDBACK, CONVERSATION):  # advice must be worth following before an agent can learn to follow it
             params = OnPolicyTrainerParams(
                 training_collector=collectors[agent],
                 max_epochs=1,

@@ -1,7 +1,7 @@
-"""How do I train both agents with TorchRL? ``PettingZooWrapper`` around the environment, a loss for each agent.
+"""How do I train both agents with TorchRL? ``PettingZooWrapper`` around the environment, one loss per agent.
 
-PPO on the discrete game. ``PettingZooWrapper`` makes a tensor of every entry of an info, and ours hold more than
-numbers: they are dropped. Texts do not pass through it, see torchrl_text.py. python examples/torchrl_ppo.py
+PPO on the discrete twin. ``PettingZooWrapper`` turns every entry of an info into a tensor; ours hold more than numbers,
+so they are dropped. Texts do not pass through it: see torchrl_text.py. python examples/torchrl_ppo.py
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Learner:
             in_keys={"logits": (group, "logits")},
             out_keys=[(group, "action")],
             distribution_class=Categorical,
-            default_interaction_type=InteractionType.RANDOM,  # else the most probable action, outside of collectors
+            default_interaction_type=InteractionType.RANDOM,  # default outside of collectors: most probable action
             return_log_prob=True,
             log_prob_key=(group, "log_prob"),
         )
@@ -65,7 +65,7 @@ class Learner:
         self.optimizer = torch.optim.Adam(self.loss.parameters(), lr=3e-3)
 
     def update(self, steps: TensorDictBase, epochs: int = 6) -> None:
-        """Learns from a rollout of shape (T,), of which only this agent's own turns count."""
+        """Learns from this agent's own turns in a rollout of shape (T,)."""
         with torch.no_grad():
             self.gae(steps)
         own = steps[steps[self.group, "observation"][:, 0, ACTIVE] == 1]
@@ -90,7 +90,7 @@ def main(updates: int = 12, steps: int = 1000, seed: int = 0) -> tuple[dict[str,
     both = TensorDictSequential(*(learner.actor for learner in learners.values()))
     for _ in range(updates):
         with torch.no_grad():
-            rollout = env.rollout(steps, both, break_when_any_done=False)  # games one after the other
+            rollout = env.rollout(steps, both, break_when_any_done=False)  # one game after another
         for learner in learners.values():
             learner.update(rollout)
     before, after = (mean_returns(p) for p in (random_policy(seed), {a: learners[a].greedy() for a in AGENTS}))

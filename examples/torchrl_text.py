@@ -1,8 +1,8 @@
 """How do I play with texts in TorchRL? An ``EnvBase`` whose observations and actions are ``NonTensor``.
 
-``PettingZooWrapper`` (TorchRL 0.14) has no form for the texts of the game: sequences are refused, an observation of one
-text is not filled in, and an action of text is an error. Written by hand the adapter is short. A critic with three
-ready-made critiques then learns by REINFORCE which one to give. python examples/torchrl_text.py
+``PettingZooWrapper`` (TorchRL 0.14) cannot carry texts: it refuses sequences, does not fill in an observation that is a
+text, and raises an error for an action that is a text. A handwritten adapter is short. A critic with three ready-made
+critiques then learns by REINFORCE which one to give. python examples/torchrl_text.py
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ CRITIQUES = (
 
 
 class TextGame(EnvBase):  # type: ignore[misc]  # TorchRL is not checked
-    """The text game in turns. ``observation`` is that of the agent that acts next, as it comes; ``action`` is text."""
+    """The text game, turn by turn. ``observation`` is the unchanged dict of the agent to act; ``action`` is a text."""
 
     def __init__(self) -> None:
         super().__init__(device="cpu", batch_size=[])
         self.game = WaltzSafetyEnv()
         self.observation_spec = Composite(observation=NonTensor((), example_data=""))
         self.action_spec = Composite(action=NonTensor((), example_data=""))
-        self.reward_spec = Composite(reward=Unbounded((2,)))  # of both agents, in the order of AGENTS
+        self.reward_spec = Composite(reward=Unbounded((2,)))  # rewards of both agents, in the order of AGENTS
         self.done_spec = Composite(done=Binary(1, (1,), dtype=torch.bool), terminated=Binary(1, (1,), dtype=torch.bool))
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: object) -> TensorDictBase:
@@ -47,7 +47,7 @@ class TextGame(EnvBase):  # type: ignore[misc]  # TorchRL is not checked
         return self._shown(observations).set("reward", torch.tensor([rewards[CONVERSATION], rewards[FEEDBACK]]))
 
     def _set_seed(self, seed: int | None) -> None:
-        self.game.reset(seed=seed)  # the draws go on from there
+        self.game.reset(seed=seed)  # later draws continue from this seed
 
     def _shown(self, observations: dict[str, Observation]) -> TensorDictBase:
         ended = torch.tensor([self.game.turn is None])
@@ -70,9 +70,9 @@ class Critic(torch.nn.Module):
 
 
 def policy(critic: Critic, partner: FollowAdvice) -> Callable[[TensorDictBase], TensorDictBase]:
-    """Both agents: the partner answers, the critic criticises and leaves the log-probability of its choice."""
+    """Plays both agents: the partner answers; the critic criticizes and records the log-probability of its choice."""
 
-    def act(tensordict: TensorDictBase) -> TensorDictBase:  # TorchRL goes by the name of the argument
+    def act(tensordict: TensorDictBase) -> TensorDictBase:  # TorchRL looks at the argument's name
         seen = tensordict["observation"]
         if seen["agent"] == CONVERSATION:
             return tensordict.set("action", NonTensorData(partner.act([seen])[0].text)).set("logprob", torch.zeros(()))

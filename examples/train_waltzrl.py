@@ -1,7 +1,7 @@
-"""How does two-stage WaltzRL training look when it is written out? Model, pair, prompts, stages, train, evaluate.
+"""How does two-stage WaltzRL training look, written out? Model, pair, prompts, stages, train, evaluate.
 
-By default on the laboratory model, in minutes; any causal LM with a chat template by ``--model``, on the built-in
-prompts. python examples/train_waltzrl.py [--model FOLDER_OR_NAME] [--steps 40 35] [--games 128]
+Trains the laboratory model in minutes by default; ``--model`` names any causal LM with a chat template, which is
+trained on the built-in prompts. python examples/train_waltzrl.py [--model FOLDER_OR_NAME] [--steps 40 35] [--games 128]
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def main(
         templates, lengths = TEMPLATES, {CONVERSATION: 512, FEEDBACK: 512}
         prompts, held_out = PromptSet.load("builtin:train"), PromptSet.load("builtin:test")
 
-    # One base model, two adapters: the frozen reference of both is the base with its adapters off.
+    # One base model, two adapters: the base with its adapters off is the frozen reference of both agents.
     policies, agents = lora_pair(lm, tokenizer, templates=templates, max_new_tokens=lengths, seed=seed)
     judge = RuleJudge()
     # The feedback agent's baseline is the mean reward among games in the same state; see docs/nano.md.
     feedback = ReinforcePPConfig(learning_rate=1e-3 if model is None else 1e-4, baseline="group", minibatches=4)
     conversation = ReinforcePPConfig(learning_rate=5e-4 if model is None else 1e-4, minibatches=4)
     stages = [
-        # Stage 1: the conversation agent is frozen, the feedback agent learns format, labels and advice.
+        # Stage 1: the conversation agent is frozen; the feedback agent learns format, labels and advice.
         Stage("stage-1", steps[0], {FEEDBACK: feedback}, SETUP_A),
-        # Stage 2: both learn. The paper drops the label reward here; a little of it keeps labels right.
+        # Stage 2: both agents learn. The paper drops the label reward here; a small one keeps the labels correct.
         Stage("stage-2", steps[1], {FEEDBACK: feedback, CONVERSATION: conversation}, RewardWeights(label=0.1)),
     ]
 

@@ -1,9 +1,9 @@
-"""How do I train with TRL? Its trainer samples the turns of one role; a reward function plays the games to their ends.
+"""How do I train with TRL? Its trainer samples the turns of one role; a reward function plays the games to the end.
 
 A row of TRL's data set is a state of the game: the chat that the role reads, and what was said before. A completion
-earns what the role is paid for that turn, once the other agent has finished the game. The feedback agent learns first,
-against the untrained conversation agent; the conversation agent then learns drafts, and revisions after critiques of
-the trained feedback agent. (TRL's `environment_factory` is for tools that a model calls; nobody calls tools here.)
+earns the role's reward for that turn once the game is finished. The feedback agent learns first, against the untrained
+conversation agent; then the conversation agent learns drafts, and revisions after the trained feedback agent's
+critiques. (TRL's `environment_factory` is for tools that a model calls; there are none here.)
 
 pip install 'waltz-env[trl]'; python examples/trl_grpo.py [--trainer rloo] [--model smollm2 | --model FOLDER]
 """
@@ -39,7 +39,7 @@ SHOWN = ("asr", "orr", "r_c", "ftr", "label_accuracy", "format_rate")
 
 
 def begin(prompt: Prompt, said: Sequence[str]) -> Game:
-    """A game in which ``said`` was said; it ends with the turn after that, or with the revision that this asks for."""
+    """A game after the texts ``said``; it ends with the next turn, or with the revision that this turn asks for."""
     game = Game(prompt, Rules(max_rounds=(len(said) + 1) // 2))
     for text in said:
         game.act(text)
@@ -60,7 +60,7 @@ def states(games: Sequence[Trajectory], role: AgentID, template: Template) -> Da
 def reward(
     games: Sequence[Trajectory], role: AgentID, agents: Mapping[AgentID, Agent], *, completions: Any, **row: Any
 ) -> list[float | None]:
-    """What each completion, a chat of one message, earns in its row's state; None where the judge failed."""
+    """Reward of each completion, a chat of one message, in its row's state; None where the judge failed."""
     begun = [begin(games[number].prompt, said) for number, said in zip(row["game"], row["said"], strict=True)]
     for game, (message,) in zip(begun, completions, strict=True):
         game.act(message["content"])
@@ -75,7 +75,7 @@ def main(
     out: Path = Path("runs/trl"),
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Trains both roles, each for its ``steps``; the pair's rates on held-out prompts before and after."""
+    """Trains each role for its ``steps``; returns the pair's rates on held-out prompts before and after."""
     preset: Any = nano if model == "nano" else smollm2
     known: dict[str, Any] = {"nano": partial(nano.build, seed), "smollm2": load_smollm2}
     lm, tokenizer = known.get(model, partial(load_model, model))()

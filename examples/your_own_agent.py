@@ -1,6 +1,6 @@
 """How do I bring my own agent? Write ``act``: observations in, completions out.
 
-This feedback agent is a rule: it flags refusals of requests that hold no alarming word, and answers to those that do.
+This feedback agent is a rule: it flags refusals of requests without an alarming word, and answers to requests with one.
 python examples/your_own_agent.py
 """
 
@@ -21,10 +21,10 @@ REFUSAL = re.compile(r"\b(can't|cannot|won't|unable to)\b", re.I)
 
 
 class WordListFeedback:
-    """Feedback from two word lists. It sees what any feedback agent sees: the prompt and the latest response."""
+    """Feedback from two word lists, applied to the prompt and the latest response."""
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
-        """One feedback for each observation."""
+        """One feedback text per observation."""
         return [Completion(self._feedback(each["prompt"], each["responses"][-1])) for each in observations]
 
     @staticmethod

@@ -1,6 +1,6 @@
-"""How do I score games with my own judge? Write one method, pass the object wherever a judge goes.
+"""How do I score games with my own judge? Write one method and pass the object wherever a judge goes.
 
-This one wraps the built-in judge and also wants answers to be short. python examples/your_own_judge.py
+This judge wraps the built-in one and also wants answers to be short. python examples/your_own_judge.py
 """
 
 from __future__ import annotations
