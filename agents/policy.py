@@ -1,51 +1,47 @@
-"""The weights of an agent: what a learner trains, what an agent samples from, and the reference both started from.
+"""The weights of an agent: what a learner trains, what an agent samples from, and the reference that both started from.
 
-Two layouts. ``lora_policies``: one base model in memory, one LoRA adapter a role; the reference is the base alone, or a
-frozen copy of the adapter where training began from one. ``full_policy``: all weights of a model of its own; the
-reference is a frozen copy. Roles may share a base, or have models of different families.
+There are two layouts. ``lora_policies`` keeps one base model in memory with one LoRA adapter per role; the reference is
+the base alone, or a frozen copy of the adapter that training started from. ``full_policy`` trains all weights of a
+model; the reference is a frozen copy of it. Roles may share a base or have models of different families.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, LoraModel, PeftConfig
-from peft.tuners.lora import Linear, LoraLayer
-from safetensors.torch import load_file, save_file
+from peft import LoraConfig, PeftConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from waltz_env.agents import lora
 from waltz_env.agents.sampling import cache_argument
 from waltz_env.errors import CheckpointError, UsageError
 from waltz_env.types import AGENTS, AgentID
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
-PEFT_PREFIX = "base_model.model."
 FORWARD_ARGUMENTS = ("attention_mask", "position_ids", "logits_to_keep")
 
 
 class LanguageModelPolicy:
-    """Trainable weights over a Hugging Face causal LM, with their frozen reference.
+    """Trainable weights of a Hugging Face causal LM, with their frozen reference.
 
-    Made by ``lora_policies`` and ``full_policy``. The model stays in evaluation mode, dropout off, also while it is
-    trained: a token's probability is then the same when it is sampled and when it is learned from.
+    ``lora_policies`` and ``full_policy`` make these. The model stays in evaluation mode, with dropout off, even while
+    it is trained: a token then has the same probability when it is sampled and when it is learned from.
 
     Args:
-        model: the causal LM. With ``adapter``, LoRA layers are already in it.
-        tokenizer: its tokenizer.
-        adapter: name of the trained adapter; None: the whole model is trained.
-        reference: the frozen reference: a model of its own, the name of a frozen adapter, or None, adapters off.
-        temperature: of the distribution that is sampled and trained.
+        model: the causal LM. If ``adapter`` is given, the model already holds LoRA layers.
+        tokenizer: the model's tokenizer.
+        adapter: name of the trained adapter; None trains the whole model.
+        reference: the frozen reference: another model, the name of a frozen adapter, or None for the model without
+            adapters.
+        temperature: temperature of the distribution that is sampled and trained.
 
     Attributes:
-        version: number of updates made so far; the learner counts it up.
+        version: number of updates so far; the learner increments it.
 
     Raises:
         UsageError: the temperature is not above 0, or the model's forward lacks an argument that sampling needs.
@@ -75,7 +71,7 @@ class LanguageModelPolicy:
         self.version = 0
         self._adapter = adapter
         self._reference = reference
-        self._layers = [module for module in model.modules() if isinstance(module, Linear)]
+        self._layers = lora.lora_layers(model)
 
     @property
     def device(self) -> torch.device:
@@ -83,8 +79,11 @@ class LanguageModelPolicy:
 
     @property
     def rank(self) -> int | None:
-        """Of the trained adapter; None where the whole model is trained."""
-        return None if self._adapter is None else self.model.peft_config[self._adapter].r
+        """Highest rank of the trained adapter over its layers; None if the whole model is trained."""
+        if self._adapter is None:
+            return None
+        config = self.model.peft_config[self._adapter]
+        return max([config.r, *config.rank_pattern.values()])
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, in a fixed order."""
@@ -100,10 +99,10 @@ class LanguageModelPolicy:
             attention_mask: (B, L) int64, 0 on padding.
             position_ids: (B, L) int64.
             keep: number of positions, counted from the right, for which logits are computed.
-            reference: of the frozen reference instead, without gradient.
+            reference: whether the frozen reference computes them instead, without gradient.
         """
         model, adapter = self._reference_model() if reference else (self.model, self._adapter)
-        _switch(self._layers, adapter)
+        lora.switch(self._layers, adapter)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not reference):
             output = model(
                 input_ids=input_ids,
@@ -121,75 +120,71 @@ class LanguageModelPolicy:
 
     @torch.no_grad()
     def features(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, keep: int) -> Tensor:
-        """The frozen reference's last hidden states at the last ``keep`` positions, (B, keep, D), without gradient.
+        """Hidden states of the reference's last layer at the last ``keep`` positions, (B, keep, D), without gradient.
 
-        Arguments as of ``logits``.
+        The arguments are those of ``logits``.
         """
         model, adapter = self._reference_model()
-        _switch(self._layers, adapter)
+        lora.switch(self._layers, adapter)
         output = model.base_model(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
         )
         return output.last_hidden_state[:, -keep:]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The trainable weights by name: references, not copies. An adapter's names are those of PEFT's files."""
+        """The trainable weights by name, as references and not copies. An adapter's weights have PEFT's names."""
         return {name: parameter.detach() for name, parameter in self._trainable().items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what ``state_dict`` gave.
+        """Restores a state returned by ``state_dict``.
 
         Raises:
-            CheckpointError: names or shapes differ from this policy's.
+            CheckpointError: a name or a shape differs from this policy's.
         """
         _copy_into(self._trainable(), state)
 
     @contextmanager
     def sampling_model(self, dtype: torch.dtype | None = None, *, adapter: bool = True) -> Iterator[PreTrainedModel]:
-        """The policy as a plain model to generate with: the adapter merged, the weights in ``dtype``.
+        """The policy as a plain model to generate with: the adapter is merged and the weights are in ``dtype``.
 
-        Unmerged LoRA layers slow generation, up to twofold where matrix products are fast. The merged weights stand in
-        for the base's only inside the ``with`` block; then the very same tensors come back, so nothing drifts however
-        often this runs. They are made anew each time: that costs about as much as generating a few tokens, can never be
-        stale, and leaves no second copy in memory while training.
+        LoRA layers that are not merged make generation up to twice as slow. The merged weights replace the base's only
+        inside the ``with`` block. Afterwards the model holds its original tensors again: nothing drifts, however often
+        this runs. The weights are merged anew each time. That costs about as much as generating a few tokens, can never
+        be stale, and keeps no second copy in memory during training.
 
         Args:
-            dtype: None keeps the model's own; merged weights are rounded to it, and log-probabilities are those of the
-                rounded weights. ``fast_dtype`` of ``waltz_env.agents`` knows where bfloat16 pays.
-            adapter: False leaves it out: the base alone.
+            dtype: dtype of the merged weights; None keeps the model's own. Rounding to it also changes the
+                log-probabilities that are sampled with. ``waltz_env.agents.fast_dtype`` knows where bfloat16 is faster.
+            adapter: False gives the base without the adapter.
         """
         base = [parameter for name, parameter in self.model.named_parameters() if ".lora_" not in name]
         originals = [parameter.data for parameter in base]
         layers = [layer for layer in self._layers if adapter and self._adapter in layer.scaling]
         adapted = {id(layer.get_base_layer().weight): layer for layer in layers}
+        # Assigning to `parameter.data` swaps tensors without copying. `originals` keeps the trainer's tensors alive
+        # meanwhile, and the adapters' own parameters are never touched.
         try:
             with torch.no_grad():
                 for parameter, original in zip(base, originals, strict=True):
                     layer = adapted.get(id(parameter))
                     weight = original if layer is None else original + layer.get_delta_weight(self._adapter)
                     parameter.data = weight.to(dtype or original.dtype)
-            _switch(self._layers, None)
+            lora.switch(self._layers, None)
             yield self.model
         finally:
             for parameter, original in zip(base, originals, strict=True):
                 parameter.data = original
 
     def save(self, folder: str | Path) -> None:
-        """Writes the trained weights: an adapter in PEFT's format, a whole model in that of ``save_pretrained``."""
+        """Writes the trained weights: an adapter in PEFT's format, a whole model as ``save_pretrained`` writes it."""
         if self._adapter is None:
             self.save_merged(folder)
-            return
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = copy.copy(self.model.peft_config[self._adapter])
-        config.inference_mode = True
-        config.save_pretrained(folder)
-        state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        else:
+            lora.save_adapter(Path(folder), self.model.peft_config[self._adapter], self.state_dict())
 
     @contextmanager
     def merged_weights(self, dtype: torch.dtype | None = None, *, adapter: bool = True) -> Iterator[dict[str, Tensor]]:
-        """The weights of ``sampling_model`` under a plain model's names; like that, good only inside the block."""
+        """The weights of ``sampling_model`` under a plain model's names; they too are valid only inside the block."""
         with self.sampling_model(dtype, adapter=adapter) as model:
             yield {
                 name.replace(".base_layer.", "."): tensor
@@ -198,19 +193,19 @@ class LanguageModelPolicy:
             }
 
     def save_merged(self, folder: str | Path, *, dtype: torch.dtype | None = None, adapter: bool = True) -> None:
-        """Writes a plain model with its tokenizer that loads anywhere: the adapter merged, the weights in ``dtype``.
+        """Writes a plain model and its tokenizer, which load anywhere: the adapter is merged, the weights in ``dtype``.
 
         Args:
-            folder: where to.
-            dtype: None keeps the model's own.
-            adapter: False leaves it out: the base alone.
+            folder: folder to write to.
+            dtype: dtype of the weights; None keeps the model's own.
+            adapter: False writes the base without the adapter.
         """
         with self.merged_weights(dtype, adapter=adapter) as weights:
             self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
 
     def _reference_model(self) -> tuple[PreTrainedModel, str | None]:
-        """The model that computes the reference, and the adapter that is on meanwhile."""
+        """The model that computes the reference, and the adapter that is on while it does."""
         if isinstance(self._reference, PreTrainedModel):
             return self._reference, None
         return self.model, self._reference
@@ -218,7 +213,7 @@ class LanguageModelPolicy:
     def _trainable(self) -> dict[str, nn.Parameter]:
         if self._adapter is None:
             return dict(self.model.named_parameters())
-        return _adapter_parameters(self.model, self._adapter)
+        return lora.adapter_parameters(self.model, self._adapter)
 
 
 def lora_policies(
@@ -233,28 +228,28 @@ def lora_policies(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> dict[AgentID, LanguageModelPolicy]:
-    """One policy a name, all on one frozen base (arXiv:2106.09685): W + (alpha / rank) B A, with B = 0 at the start.
+    """One policy per name, all on one frozen base (arXiv:2106.09685): W + (alpha / rank) B A, with B = 0 at the start.
 
     Args:
-        model: the base. LoRA layers are put into it; its own weights never change.
-        tokenizer: its tokenizer.
-        names: one adapter each.
-        adapters: folders of trained adapters to start from, by name. Such a policy's reference is a frozen copy of that
-            adapter, and the folder's rank, alpha and targets hold; any other policy's reference is the base.
-        rank: of the adapters that start from zero.
-        alpha: their scale is ``alpha / rank``.
-        target_modules: ``"all-linear"`` (every linear layer but the output head) or names of modules, as PEFT has them.
-        temperature: of the distribution that is sampled and trained.
-        seed: of the random factor A.
+        model: the base. LoRA layers are added to it; its own weights never change.
+        tokenizer: the base's tokenizer.
+        names: names of the policies; each gets an adapter.
+        adapters: folders of trained adapters to start from, by name. The reference of such a policy is a frozen copy of
+            its adapter, and rank, alpha and targets are the folder's. The reference of any other policy is the base.
+        rank: rank of the adapters that start from zero.
+        alpha: scale of those adapters, times ``rank``.
+        target_modules: ``"all-linear"`` (every linear layer but the output head) or names of modules, as in PEFT.
+        temperature: temperature of the distribution that is sampled and trained.
+        seed: seeds the random factor A.
 
     Raises:
-        UsageError: an adapter is named that is not in ``names``, a folder holds anything but plain LoRA, or a target's
-            weight is shared with another module.
+        UsageError: ``adapters`` has a name that ``names`` lacks, a folder holds no adapter or one that is more than
+            plain LoRA, or a target's weight is shared with another module.
         CheckpointError: a folder's weights do not fit the model.
     """
     adapters = adapters or {}
-    strangers = set(adapters) - set(names)
-    if strangers or not names:
+    unknown = set(adapters) - set(names)
+    if unknown or not names:
         raise UsageError(f"`adapters` may hold {sorted(names)} only; got {sorted(adapters)}.")
     fresh = LoraConfig(
         r=rank,
@@ -265,17 +260,17 @@ def lora_policies(
         base_model_name_or_path=model.name_or_path or None,
     )
     configs: dict[str, PeftConfig] = {
-        name: _plain_lora(adapters[name]) if name in adapters else copy.deepcopy(fresh) for name in names
+        name: lora.read_config(adapters[name]) if name in adapters else copy.deepcopy(fresh) for name in names
     }
     references = {name: f"{name}_reference" for name in adapters}
     configs |= {references[name]: copy.deepcopy(configs[name]) for name in adapters}
-    _inject(model, configs, seed)
-    for name, folder in adapters.items():
-        state = load_file(Path(folder) / WEIGHTS_FILE)
-        _copy_into(_adapter_parameters(model, name), state)
-        _copy_into(_adapter_parameters(model, references[name]), state)
+    states = {name: lora.read_weights(folder) for name, folder in adapters.items()}
+    lora.inject(model, configs, seed=seed)
+    for name, state in states.items():
+        _copy_into(lora.adapter_parameters(model, name), state)
+        _copy_into(lora.adapter_parameters(model, references[name]), state)
     for name in names:
-        for parameter in _adapter_parameters(model, name).values():
+        for parameter in lora.adapter_parameters(model, name).values():
             parameter.requires_grad_(True)
     return {
         name: LanguageModelPolicy(
@@ -296,87 +291,27 @@ def full_policy(
 
     Args:
         model: the causal LM.
-        tokenizer: its tokenizer.
-        reference: the reference, which is frozen; several policies that start from equal weights may share one. None: a
-            copy of the model as it is now.
-        temperature: of the distribution that is sampled and trained.
+        tokenizer: the model's tokenizer.
+        reference: the reference, which is frozen; several policies that start from equal weights may share one. None
+            copies the model as it is now.
+        temperature: temperature of the distribution that is sampled and trained.
     """
     reference = (copy.deepcopy(model) if reference is None else reference).eval().requires_grad_(False)
     model.requires_grad_(True)
     return LanguageModelPolicy(model, tokenizer, adapter=None, reference=reference, temperature=temperature)
 
 
-def _inject(model: PreTrainedModel, configs: dict[str, PeftConfig], seed: int) -> None:
-    """Puts frozen adapters into the model, one a name."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        first, *others = configs
-        tuner = LoraModel(model, configs, first)
-        for name in others:
-            tuner.inject_adapter(model, name)
-    _check_targets(model)
-    model.requires_grad_(False)
-    for name in configs:
-        for parameter in _adapter_parameters(model, name).values():
-            parameter.data = parameter.data.float()  # also on a bfloat16 base, where small updates would round away
-
-
-def _switch(layers: Sequence[Linear], adapter: str | None) -> None:
-    """Turns ``adapter`` on, or all off. PEFT turns gradients of the others off along with it; here they stay."""
-    trained = [parameter for layer in layers for parameter in layer.parameters() if parameter.requires_grad]
-    for layer in layers:
-        if adapter is not None:
-            layer.set_adapter(adapter)
-        layer.enable_adapters(adapter is not None)
-    for layer in layers:
-        layer.requires_grad_(False)
-    for parameter in trained:
-        parameter.requires_grad_(True)
-
-
-def _adapter_parameters(model: PreTrainedModel, adapter: str) -> dict[str, nn.Parameter]:
-    """The weights of one adapter under the names that PEFT's files give them."""
-    return {
-        PEFT_PREFIX + name.replace(f".{adapter}.", "."): parameter
-        for name, parameter in model.named_parameters()
-        if ".lora_" in name and f".{adapter}." in name
-    }
-
-
 def _copy_into(parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:
+    """Sets the parameters to ``state``, all of them or, if a name or a shape differs, none."""
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if expected != found:
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if expected != given:
+        wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
         raise CheckpointError(
             f"The weights do not fit the policy: {len(wrong)} of {len(expected)} differ, first {wrong[0]!r} (expected "
-            f"shape {expected.get(wrong[0])}, found {found.get(wrong[0])}). Use the model, rank and targets that they "
+            f"shape {expected.get(wrong[0])}, got {given.get(wrong[0])}). Use the model, rank and targets that they "
             "were made with."
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state[name])
-
-
-def _plain_lora(folder: str | Path) -> LoraConfig:
-    if not (Path(folder) / CONFIG_FILE).is_file():
-        raise UsageError(f"{folder} holds no {CONFIG_FILE}. Give a folder that a policy's `save` or PEFT wrote.")
-    config = LoraConfig.from_pretrained(str(folder))
-    if config.use_dora or config.bias != "none" or config.modules_to_save:
-        raise UsageError(
-            f"The adapter in {folder} is more than plain LoRA (use_dora={config.use_dora}, bias={config.bias!r}, "
-            f"modules_to_save={config.modules_to_save}). Merge it into its base first and start from that."
-        )
-    return config
-
-
-def _check_targets(model: PreTrainedModel) -> None:
-    """Merging changes a weight for every module that holds it, an adapter only for one: they must not differ."""
-    holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer) and not isinstance(module, Linear):
-            raise UsageError(
-                f"{name} is no plain linear layer ({type(module).__name__}). Leave it out of `target_modules`."
-            )
-        if isinstance(module, Linear) and holders[id(module.get_base_layer().weight)] > 1:
-            raise UsageError(f"{name} shares its weight with another module. Leave it out of `target_modules`.")

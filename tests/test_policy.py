@@ -301,7 +301,7 @@ def test_a_policy_over_a_shared_weight_is_refused() -> None:
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 def test_a_target_that_is_no_linear_layer_is_refused() -> None:
-    with pytest.raises(UsageError, match="embed_tokens is no plain linear layer"):
+    with pytest.raises(UsageError, match="embed_tokens is not a plain linear layer"):
         lora_policies(tiny_model(), tiny_tokenizer(), target_modules=["embed_tokens"])
 
 
