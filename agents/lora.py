@@ -95,7 +95,7 @@ def save_adapter(folder: Path, config: PeftConfig, state: Mapping[str, Tensor]) 
     folder.mkdir(parents=True, exist_ok=True)
     config = copy.copy(config)
     config.inference_mode = True
-    config.save_pretrained(folder)
+    config.save_pretrained(str(folder))
     contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(contiguous, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 

@@ -13,15 +13,15 @@ from waltz_env.errors import UsageError
 def load_model(
     source: str | Path, *, dtype: torch.dtype = torch.float32, device_map: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal LM in evaluation mode, and its tokenizer, padding on the left.
+    """A causal LM in evaluation mode and its tokenizer, which pads on the left.
 
     Args:
-        source: a name on the hub, or a folder as ``save_pretrained`` writes it.
-        dtype: of the weights.
-        device_map: how accelerate spreads the layers over GPUs, as in ``"balanced"``; None leaves them on the CPU.
+        source: name of a model on the hub, or a folder that ``save_pretrained`` wrote.
+        dtype: dtype of the weights.
+        device_map: how accelerate spreads the layers over GPUs, such as ``"balanced"``; None leaves them on the CPU.
 
     Raises:
-        UsageError: nothing of that name can be loaded.
+        UsageError: no causal LM can be loaded from ``source``.
     """
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map)
@@ -32,10 +32,10 @@ def load_model(
 
 
 def fast_dtype(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where ``device`` multiplies in it, else None, the model's own: for ``sampling_dtype``.
+    """The dtype to pass as ``sampling_dtype``: bfloat16 if ``device`` computes in it natively, otherwise None.
 
-    That is GPUs from NVIDIA's Ampere on, and CPUs with AMX or AVX512_BF16 (``benchmarks/rollout_speed.py`` measures
-    what it gains). Other CPUs emulate it, and a matrix product takes three to four times as long as in float32.
+    NVIDIA GPUs do from Ampere on, and CPUs with AMX or AVX512_BF16; ``benchmarks/rollout_speed.py`` measures the gain.
+    Other CPUs emulate bfloat16, which is slower than float32 (docs/performance.md).
     """
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,8 +1,8 @@
 """Ancestral sampling from a causal LM, with the exact ids and log-probabilities that a learner needs.
 
-A bare loop around the model's forward. Against ``generate`` of transformers it draws from a random stream of its own,
-keeps every log-probability, drops rows that have ended, and reads what all prompts begin with only once. Top-p and
-top-k are absent on purpose: policy-gradient samples must come from the full distribution.
+A plain loop around the model's forward pass. Unlike ``generate`` of transformers it draws from a random stream of its
+own, keeps every log-probability, drops rows that have ended, and reads the common beginning of all prompts only once.
+Top-p and top-k are absent on purpose: policy-gradient samples must come from the full distribution.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from waltz_env.errors import DivergedError
+
 CACHE_ARGUMENTS = ("past_key_values", "cache")  # the second for models of transformers 5.24 and later
-COMPACT_BELOW = 0.75  # drop ended rows once fewer than this share still run: dropping copies the attention cache
-SHARE_FROM = 16  # tokens that all prompts must begin with before reading them apart pays
+COMPACT_BELOW = 0.75  # drop ended rows once fewer than this share still run: dropping them copies the attention cache
+SHARE_FROM = 16  # shortest common beginning of all prompts that is worth a forward pass of its own
 
 
 class Sampled(NamedTuple):
-    """What was sampled for one prompt: ids, their log-probabilities in nats, and whether a stop token ended it."""
+    """One sampled completion: its ids, their log-probabilities in nats, and whether a stop token ended it."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -29,7 +31,7 @@ class Sampled(NamedTuple):
 
 
 def cache_argument(model: PreTrainedModel) -> str:
-    """The name under which the model's ``forward`` takes a cache; the usual one where it takes none."""
+    """The name of the cache argument of the model's ``forward``; the usual name if it has none."""
     parameters = inspect.signature(model.forward).parameters
     return next((name for name in CACHE_ARGUMENTS if name in parameters), CACHE_ARGUMENTS[0])
 
@@ -43,18 +45,25 @@ def sample(
     stop_ids: Sequence[int],
     temperature: float,
 ) -> list[Sampled]:
-    """Continues each prompt to a stop token or the limit, in one batch.
+    """Continues each prompt until a stop token or the limit, in one batch.
 
-    Every row follows uniform numbers of its own, so its neighbours change what it says through rounding alone.
+    Every row has its own uniform numbers, so that only rounding can make its text depend on the other rows.
 
     Args:
         model: a causal LM in evaluation mode.
-        prompts: ids; of any lengths from 1.
-        uniforms: numbers in [0, 1), shape (B, T), float64; T is the most tokens that are sampled.
-        stop_ids: ids that end a row; the one sampled is kept.
-        temperature: log-probabilities are of ``logits / temperature``; 0 takes the likeliest token and gives
-            log-probabilities of temperature 1.
+        prompts: ids per row, of any length from 1.
+        uniforms: numbers in [0, 1), shape (B, T), float64; T is the largest number of tokens to sample.
+        stop_ids: ids that end a row; the stop token itself is kept.
+        temperature: log-probabilities are those of ``logits / temperature``; 0 takes the most likely token and gives
+            the log-probabilities of temperature 1.
+
+    Raises:
+        DivergedError: the model's logits are NaN or infinite.
     """
+    # How to read this loop. Results are stored under a row's number among `prompts`. Rows that have ended leave the
+    # running batch, so `rows[i]` is the number under which row i of the running batch is stored. A row that has ended
+    # but has not left yet goes on sampling; its further tokens lie beyond `lengths` and are ignored. The first forward
+    # pass reads whole prompts (B, L), every later one a single token per row (B, 1).
     count, limit = uniforms.shape
     uniforms = uniforms.to(model.device)
     stops = torch.tensor(stop_ids, device=model.device)
@@ -62,7 +71,7 @@ def sample(
     all_logprobs = torch.zeros(count, limit, device=model.device)
     lengths = torch.full((count,), limit, device=model.device)
     stopped = torch.zeros(count, dtype=torch.bool, device=model.device)
-    rows = torch.arange(count, device=model.device)  # of the results, for each row still in the batch
+    rows = torch.arange(count, device=model.device)
     cache, ids, mask = _read_shared_start(model, prompts)
     cached = {cache_argument(model): cache}
     for step in range(limit):
@@ -89,6 +98,8 @@ def sample(
             rows, tokens, mask = rows[kept], tokens[kept], mask[kept]
         ids = tokens.unsqueeze(-1)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
+    if not torch.isfinite(all_logprobs).all():
+        raise diverged(model)
     return [
         Sampled(tuple(row_tokens[:length]), tuple(row_logprobs[:length]), ended)
         for row_tokens, row_logprobs, length, ended in zip(
@@ -97,23 +108,35 @@ def sample(
     ]
 
 
+def diverged(model: PreTrainedModel) -> DivergedError:
+    """The error for a model whose logits are NaN or infinite."""
+    name = f" ({model.name_or_path})" if model.name_or_path else ""
+    return DivergedError(
+        f"{type(model).__name__}{name} computes logits that are NaN or infinite, so it cannot be sampled from. Its "
+        "weights have diverged, or overflow in this dtype: go back to an earlier checkpoint, or use float32 or bfloat16."
+    )
+
+
 def _draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """One token a row from logits (B, V) by inversion of the cumulative distribution; with its log-probability."""
+    """One token per row from logits (B, V), by inverting the cumulative distribution, with its log-probability.
+
+    Logits that are NaN or infinite give a log-probability that is not finite.
+    """
     distribution = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
     if temperature == 0:
         tokens = distribution.argmax(-1)
     else:
         cumulative = distribution.exp().cumsum(-1, dtype=torch.float64)
-        thresholds = uniforms.unsqueeze(-1) * cumulative[:, -1:]
+        thresholds = uniforms.unsqueeze(-1) * cumulative[:, -1:]  # the sum is 1 only up to rounding
         tokens = torch.searchsorted(cumulative, thresholds, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
     return tokens, distribution.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def _read_shared_start(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor, Tensor]:
-    """A cache of what all prompts begin with, the rest padded on the left (B, L), and the mask of both (B, S + L).
+    """A cache of the prompts' common beginning (S ids), the rest padded on the left (B, L), and a mask (B, S + L).
 
-    The padding stands between the two; mask and explicit positions make it invisible. With a sliding window it would
-    count as distance, so there nothing is shared.
+    The padding lies between the common beginning and the rest; the mask and explicit positions hide it. In models with
+    a sliding window it would count as distance, so nothing is shared there.
     """
     cache = DynamicCache(config=model.config)
     shared = _shared_length(prompts) if len(prompts) > 1 else 0
@@ -131,7 +154,7 @@ def _read_shared_start(model: PreTrainedModel, prompts: Sequence[Sequence[int]])
 
 
 def _shared_length(prompts: Sequence[Sequence[int]]) -> int:
-    """How many ids all prompts begin with, leaving at least one of each."""
+    """Length of the prompts' common beginning; at least one id of each prompt is left over."""
     shortest = min(len(prompt) for prompt in prompts) - 1
     columns = zip(*(prompt[:shortest] for prompt in prompts), strict=True)
     return next((index for index, column in enumerate(columns) if len(set(column)) > 1), shortest)

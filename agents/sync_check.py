@@ -1,8 +1,9 @@
-"""Whether a sampler holds the weights that it should: two readings of the same tokens, compared.
+"""Whether a sampler holds the weights that it should: two readings of the same tokens are compared.
 
-A sampler in other kernels and another precision never agrees exactly, so a stale adapter hides in the noise: after one
-update it is off by less than rounding is. What does not hide is the change. Between two syncs the trainer's
-log-probabilities of fixed tokens move in a definite direction; a sampler that got the new weights moves along it.
+A sampler that uses other kernels and another precision never agrees exactly with the trainer. A stale adapter can hide
+in that noise, because after one update it is off by less than rounding is. The change cannot hide: between two syncs
+the trainer's log-probabilities of fixed tokens move in a definite direction, and a sampler that received the new
+weights moves along it.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from torch import Tensor
 
 from waltz_env.errors import SyncError
 
-_ENOUGH = 0.5  # of the change must have arrived
-_ERRORS = 3.0  # standard errors of doubt that a sync is given
+_LEAST_ARRIVED = 0.5  # a stale sampler shows 0 of the trainer's change, a synced one 1
+_BENEFIT_OF_DOUBT = 3.0  # standard errors that are added to the measured share before it is compared
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Log-probabilities of the probe tokens, (N,) float32, nats: in the trainer and in the sampler."""
+    """Log-probabilities of the probe tokens in the trainer and in the sampler, each (N,) float32, in nats."""
 
     trainer: Tensor
     sampler: Tensor
@@ -28,14 +29,14 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """How sampler and trainer agree after a sync.
+    """How well sampler and trainer agree after a sync.
 
     Attributes:
-        gap_mean: mean absolute difference of their log-probabilities, nats.
-        gap_max: the largest.
-        change: root mean square of how far the trainer's log-probabilities moved since the reading before, nats.
-        arrived: share of that change seen in the sampler: 1 all of it, 0 none.
-        arrived_error: standard error of ``arrived``; infinite where nothing changed.
+        gap_mean: mean absolute difference of their log-probabilities, in nats.
+        gap_max: largest absolute difference, in nats.
+        change: root mean square of the change in the trainer's log-probabilities since the previous reading, in nats.
+        arrived: share of that change that the sampler shows: 1 all of it, 0 none.
+        arrived_error: standard error of ``arrived``; infinite if nothing changed.
     """
 
     gap_mean: float
@@ -46,14 +47,15 @@ class SyncReport:
 
 
 def compare(before: Reading, after: Reading, *, resolution: float) -> SyncReport:
-    """Measures a sync by the readings around it.
+    """Measures a sync by the readings before and after it.
 
-    ``arrived`` is the slope of a least-squares line through the origin, the sampler's change over the trainer's.
+    ``arrived`` is the slope of the least-squares line through the origin that predicts the sampler's change from the
+    trainer's.
 
     Args:
-        before: of the weights that the sampler held until the sync.
-        after: of the weights that it should hold now.
-        resolution: noise of one log-probability in the sampler, at the least, in nats.
+        before: reading of the weights that the sampler held until the sync.
+        after: reading of the weights that it should hold now.
+        resolution: smallest noise to assume in one of the sampler's log-probabilities, in nats.
     """
     gap = (after.sampler - after.trainer).abs()
     moved = (after.trainer - before.trainer).double()
@@ -61,6 +63,7 @@ def compare(before: Reading, after: Reading, *, resolution: float) -> SyncReport
     power = moved.square().sum()
     if power == 0:
         return SyncReport(gap.mean().item(), gap.max().item(), 0.0, 1.0, torch.inf)
+    # The slope that best explains `followed` by `moved`; what it leaves unexplained is noise of the sampler.
     slope = (followed * moved).sum() / power
     noise = (followed - slope * moved).square().mean().sqrt().clamp(min=resolution)
     return SyncReport(
@@ -75,14 +78,14 @@ def compare(before: Reading, after: Reading, *, resolution: float) -> SyncReport
 def verify(report: SyncReport, *, tolerance: float) -> None:
     """Accepts a sync or refuses it.
 
-    A change that is too small to be told from noise passes: ``arrived_error`` says how much the check could see.
+    A change that is too small to detect passes; ``arrived_error`` says how much the check could see.
 
     Args:
-        report: of the sync.
-        tolerance: mean absolute difference that is allowed, nats.
+        report: the measured sync.
+        tolerance: largest mean absolute difference that is allowed, in nats.
 
     Raises:
-        SyncError: sampler and trainer are further apart, or the sampler did not follow the trainer's change.
+        SyncError: sampler and trainer differ by more, or the sampler did not follow the trainer's change.
     """
     if not report.gap_mean <= tolerance:
         raise SyncError(
@@ -90,9 +93,9 @@ def verify(report: SyncReport, *, tolerance: float) -> None:
             f"average (at most {report.gap_max:.3g}); {tolerance:.3g} is allowed. The sampler holds other weights, or "
             "computes with another precision or implementation than the trainer: look there first, then at `tolerance`."
         )
-    if report.arrived + _ERRORS * report.arrived_error < _ENOUGH:
+    if report.arrived + _BENEFIT_OF_DOUBT * report.arrived_error < _LEAST_ARRIVED:
         raise SyncError(
             f"The new weights did not reach the sampler: the trainer's log-probabilities moved by {report.change:.3g} "
-            f"nats, and {report.arrived:.0%} (+- {report.arrived_error:.0%}) of that is seen in the sampler. It would "
-            "go on sampling from old weights or without the adapter."
+            f"nats, and the sampler shows {report.arrived:.0%} (+- {report.arrived_error:.0%}) of that. It would go on "
+            "sampling from old weights or without the adapter."
         )

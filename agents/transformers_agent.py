@@ -18,24 +18,25 @@ from waltz_env.types import Completion, Observation
 
 
 class TransformersAgent:
-    """Samples from a policy, batched, with the exact ids and log-probabilities that a learner trains on.
+    """Samples batches of completions from a policy, with the exact ids and log-probabilities that a learner trains on.
 
-    The random stream belongs to the agent: each call draws ``max_new_tokens`` numbers a row, in the order of the
-    observations. The same seed and calls therefore give the same completions, whatever ``batch_size`` is (up to
-    rounding). Texts of any kind and length are made to fit, see ``PromptEncoder``; training rows hold the ids that were
-    really used. An idle agent, ``active == 0``, says nothing.
+    The random stream belongs to the agent: each call draws ``max_new_tokens`` numbers per row, in the order of the
+    observations. The same seed and the same calls therefore give the same completions for any ``batch_size``, up to
+    rounding.
 
     Args:
         policy: the weights, their tokenizer and the temperature.
-        template: from an observation to chat messages.
-        max_new_tokens: a completion ends there at the latest, with ``finish == "length"``.
-        temperature: of acting; None: the policy's. At any other, completions carry no ids: they are not samples of the
-            policy, and nothing may be learned from them as if they were. 0 is greedy.
-        seed: of the random stream.
-        batch_size: rows generated at once; observations of like length share a batch.
-        max_prompt_tokens: None: what the model's context leaves beside ``max_new_tokens``.
-        sampling_dtype: dtype of the weights while generating; None: the model's own. ``fast_dtype`` knows where
-            bfloat16 pays. The log-probabilities kept are those of the rounded weights.
+        template: turns an observation into chat messages.
+        max_new_tokens: longest completion, in tokens; one that is cut there has ``finish == "length"``.
+        temperature: temperature of acting; None takes the policy's and 0 is greedy. At any other temperature than the
+            policy's, completions carry no ids: they are not samples of the policy, and no learner may take them for
+            such.
+        seed: seeds the random stream.
+        batch_size: rows generated at once; observations of similar length share a batch.
+        max_prompt_tokens: longest prompt, in tokens; None allows what the model's context leaves beside
+            ``max_new_tokens``.
+        sampling_dtype: dtype of the weights while generating; None keeps the model's own. ``fast_dtype`` knows where
+            bfloat16 is faster. The log-probabilities kept are those of the rounded weights.
 
     Raises:
         UsageError: the tokenizer has no chat template, nothing ends a turn, or the limits leave no room for a prompt.
@@ -67,15 +68,19 @@ class TransformersAgent:
         self._generator = torch.Generator().manual_seed(seed)
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
-        """One completion for each observation, in order."""
-        completions = [Completion("", version=self.policy.version)] * len(observations)
-        active = [index for index, observation in enumerate(observations) if observation["active"]]
-        if not active:
-            return completions
-        prompts = self._encoder.encode([observations[index] for index in active])
+        """One completion per observation, in order.
+
+        Raises:
+            UsageError: an observation cannot be encoded, see ``PromptEncoder.encode``.
+            DivergedError: the policy's logits are NaN or infinite.
+        """
+        if not observations:
+            return []
+        prompts = self._encoder.encode(observations)
         uniforms = torch.rand(len(prompts), self.max_new_tokens, dtype=torch.float64, generator=self._generator)
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         on_policy = self.temperature in (None, self.policy.temperature)
+        completions: dict[int, Completion] = {}
         with self.policy.sampling_model(self.sampling_dtype) as model:
             for start in range(0, len(order), self.batch_size):
                 rows = order[start : start + self.batch_size]
@@ -86,36 +91,36 @@ class TransformersAgent:
                     stop_ids=self._stop_ids,
                     temperature=self.policy.temperature if self.temperature is None else self.temperature,
                 )
-                for row, one in zip(rows, sampled, strict=True):
-                    completions[active[row]] = as_completion(
-                        self.policy, prompts[row], one, keep_ids=on_policy, version=self.policy.version
+                for row, result in zip(rows, sampled, strict=True):
+                    completions[row] = as_completion(
+                        self.policy, prompts[row], result, keep_ids=on_policy, version=self.policy.version
                     )
-        return completions
+        return [completions[row] for row in range(len(prompts))]
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of the random stream, uint8."""
         return {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from where ``state_dict`` was taken."""
+        """Restores a state returned by ``state_dict``."""
         self._generator.set_state(state["generator"].cpu())
 
 
 def as_completion(
     policy: LanguageModelPolicy, prompt: Sequence[int], sampled: Sampled, *, keep_ids: bool, version: int
 ) -> Completion:
-    """The action that was sampled from ``policy``.
+    """Turns sampled ids into the action of an agent.
 
     Args:
-        policy: gives the tokenizer.
-        prompt: ids that were sampled from.
-        sampled: what came.
-        keep_ids: whether it is a sample of the policy's own distribution, which a learner may have.
-        version: of the weights that sampled it.
+        policy: the policy that was sampled from; its tokenizer decodes.
+        prompt: ids that the policy was conditioned on.
+        sampled: the sampled ids and their log-probabilities.
+        keep_ids: whether the ids are a sample of the policy's own distribution, so that a learner may have them.
+        version: version of the weights that were sampled from.
     """
-    said = list(sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids)
+    ids = list(sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids)
     return Completion(
-        text=str(policy.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)),
+        text=str(policy.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)),
         finish="stop" if sampled.stopped else "length",
         prompt_ids=tuple(prompt) if keep_ids else None,
         token_ids=sampled.token_ids if keep_ids else None,
@@ -128,17 +133,17 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     """Ids that end an assistant turn: the model's, the tokenizer's, and what the chat template puts after a turn.
 
     Raises:
-        UsageError: there is none.
+        UsageError: nothing ends a turn.
     """
     configured = model.generation_config.eos_token_id if model.generation_config else None
-    found = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+    ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
     chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "PROBE"}]
     _, _, after = str(tokenizer.apply_chat_template(chat, tokenize=False)).rpartition("PROBE")
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    found |= special.intersection(tokenizer.encode(after, add_special_tokens=False)[:1])
-    if not found - {None}:
+    ids |= special.intersection(tokenizer.encode(after, add_special_tokens=False)[:1])
+    if not ids - {None}:
         raise UsageError("Nothing ends a turn: set `eos_token` on the tokenizer or `generation_config.eos_token_id`.")
-    return sorted(found - {None})
+    return sorted(ids - {None})
 
 
 def _prompt_limit(model: PreTrainedModel, max_new_tokens: int, max_prompt_tokens: int | None) -> int:

@@ -1,4 +1,4 @@
-"""An agent that generates with vLLM and can be trained: same prompts, ids and log-probabilities as a learner needs."""
+"""An agent that generates with vLLM and can be trained: it gives the ids and log-probabilities that a learner needs."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from waltz_env.types import Completion, Observation
 class VLLMAgent:
     """Samples from a policy through a ``VLLMEngine``, which several agents share.
 
-    It acts as ``TransformersAgent`` does: the same prompts, token for token, the policy's weights as they are when it
-    acts, and its version on every completion. Every row has a random stream of its own, seeded from the agent's.
+    It acts like ``TransformersAgent``: with the same prompts, token for token, with the policy's current weights, and
+    with their version on every completion. Every row has a random stream of its own, seeded from the agent's.
 
     Args:
         engine: an engine that was made for ``policy``.
         policy: the weights, their tokenizer and the temperature.
-        template: from an observation to chat messages.
-        max_new_tokens: a completion ends there at the latest, with ``finish == "length"``.
-        temperature: of acting; None: the policy's. At any other, completions carry no ids: they are not samples of the
-            policy.
-        seed: of the random stream.
-        max_prompt_tokens: None: what the engine's ``max_model_len`` leaves beside ``max_new_tokens``.
-        json_schema: completions are JSON of this schema, unless the length limit cuts them; for the feedback agent
-            ``waltz_env.feedback.JSON_SCHEMA``. It is for acting, not for learning: constrained sampling has another
-            distribution than the policy, so such completions carry no ids, and a learner refuses them.
+        template: turns an observation into chat messages.
+        max_new_tokens: longest completion, in tokens; one that is cut there has ``finish == "length"``.
+        temperature: temperature of acting; None takes the policy's. At any other temperature, completions carry no ids,
+            because they are not samples of the policy.
+        seed: seeds the random stream.
+        max_prompt_tokens: longest prompt, in tokens; None allows what the engine's ``max_model_len`` leaves beside
+            ``max_new_tokens``.
+        json_schema: JSON schema that all completions follow, unless the length limit cuts them; for the feedback agent
+            ``waltz_env.feedback.JSON_SCHEMA``. Use it for acting only: constrained sampling changes the distribution,
+            so such completions carry no ids, and a learner refuses them.
 
     Raises:
         UsageError: the tokenizer has no chat template, nothing ends a turn, or the limits leave no room for a prompt.
@@ -70,17 +71,17 @@ class VLLMAgent:
         self._pinned: Pinned | None = None
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
-        """One completion for each observation, in order.
+        """One completion per observation, in order.
 
         Raises:
-            SyncError: the policy's weights could not be brought to the engine.
+            UsageError: an observation cannot be encoded, see ``PromptEncoder.encode``.
+            SyncError: the policy's weights did not reach the engine.
+            DivergedError: the engine computed log-probabilities that are NaN or infinite.
         """
+        if not observations:
+            return []
         version = self.policy.version if self._pinned is None else self._pinned.version
-        completions = [Completion("", version=version)] * len(observations)
-        active = [index for index, observation in enumerate(observations) if observation["active"]]
-        if not active:
-            return completions
-        prompts = self._encoder.encode([observations[index] for index in active])
+        prompts = self._encoder.encode(observations)
         sampled = self.engine.generate(
             self.policy,
             prompts,
@@ -92,16 +93,17 @@ class VLLMAgent:
             pinned=self._pinned,
         )
         on_policy = self.json_schema is None and self.temperature in (None, self.policy.temperature)
-        for index, prompt, one in zip(active, prompts, sampled, strict=True):
-            completions[index] = as_completion(self.policy, prompt, one, keep_ids=on_policy, version=version)
-        return completions
+        return [
+            as_completion(self.policy, prompt, result, keep_ids=on_policy, version=version)
+            for prompt, result in zip(prompts, sampled, strict=True)
+        ]
 
     def detach(self) -> VLLMAgent:
-        """This agent, acting from the weights of this moment while the policy is updated; until it is synced again.
+        """A copy of this agent that goes on with the current weights while the policy is updated, until its next sync.
 
         Raises:
-            UsageError: the engine cannot keep them that long, see ``VLLMEngine.pin``.
-            SyncError: they could not be brought to the engine.
+            UsageError: the engine cannot keep the weights that long, see ``VLLMEngine.pin``.
+            SyncError: the weights did not reach the engine.
         """
         agent = copy.copy(self)
         agent._pinned = self.engine.pin(self.policy)
@@ -112,5 +114,5 @@ class VLLMAgent:
         return {"generator": self._generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from where ``state_dict`` was taken."""
+        """Restores a state returned by ``state_dict``."""
         self._generator.set_state(state["generator"].cpu())

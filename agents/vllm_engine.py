@@ -1,13 +1,14 @@
-"""One vLLM engine in this process, which samples for every policy on one base model and proves what it holds."""
+"""A vLLM engine in this process that samples for every policy on one base model and checks which weights it holds."""
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,54 +16,58 @@ import torch
 from torch import Tensor
 
 from waltz_env.agents.policy import LanguageModelPolicy
-from waltz_env.agents.sampling import Sampled
+from waltz_env.agents.sampling import Sampled, diverged
 from waltz_env.agents.sync_check import Reading, SyncReport, compare, verify
 from waltz_env.agents.templates import CONVERSATION_SYSTEM
 from waltz_env.errors import SyncError, UsageError
 
 Sync = Literal["adapter", "merged"]
 TOLERANCE = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.2}
-"""Mean absolute difference of a log-probability, nats, that rounding to a dtype explains."""
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has room for
+"""Mean absolute difference of log-probabilities, in nats, that rounding to a dtype explains."""
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the sizes that vLLM can reserve
 _PROBE_TOKENS = 256
-_PREFILL_TOKENS = 4096  # of one step on a CPU, at the least
+_PREFILL_TOKENS = 4096  # fewest tokens that a step on a CPU must have room for
 
 
 class VLLMEngine:
     """Continuous batching by vLLM, for policies whose weights change.
 
-    Each call of ``generate`` first makes sure that the engine holds the weights of the policy it is for, as they are at
-    that moment, whoever changed them: ``sync``. There are two ways to bring them over:
+    Each call of ``generate`` first calls ``sync``, which makes sure that the engine holds the policy's current weights,
+    whatever changed them. There are two ways to send weights to the engine:
 
-    * ``"adapter"``: the LoRA adapter alone, a few MB, as a request of vLLM's own; the base stays. Both roles live side
-      by side in the engine. Every version has a name of its own, which is part of the key of vLLM's prefix cache.
-    * ``"merged"``: all weights, the adapter merged into the base, from memory to memory; the prefix cache is emptied.
-      Two roles take turns. On a CPU, where vLLM's LoRA kernels run at a fraction of the speed, this is the faster way;
-      policies without an adapter have no other.
+    * ``"adapter"`` sends the LoRA adapter alone, a few MB, as a LoRA request of vLLM; the base stays. Both roles live
+      side by side in the engine. Every version has a name of its own, which is part of the key of vLLM's prefix cache.
+    * ``"merged"`` copies all weights, with the adapter merged into the base, from memory to memory, and empties the
+      prefix cache. Two roles take turns. It is the faster way on a CPU, where vLLM's LoRA kernels are slow, and the
+      only way for policies without an adapter.
 
-    After each sync both sides read the same tokens, and a sync that did not arrive is an error, see ``sync_check``.
+    After each sync, trainer and engine read the same tokens. If the new weights did not arrive, that is an error; see
+    ``sync_check``.
 
-    vLLM is set up to run inside this process (``VLLM_ENABLE_V1_MULTIPROCESSING=0``), on one device; for more, serve the
+    vLLM runs inside this process (``VLLM_ENABLE_V1_MULTIPROCESSING=0``), on one device; for more devices, serve the
     policy with vLLM's own server. Sampling is from the full distribution: no top-p, no top-k, no penalties.
 
     Args:
-        policies: all that the engine will sample for. They share one base, or at least its architecture and tokenizer.
-        sync: None: ``"adapter"`` on a GPU where all policies are adapters, else ``"merged"``.
-        dtype: of the weights in the engine.
-        max_model_len: tokens of prompt and completion together at most.
-        max_num_seqs: completions that are generated at the same time.
-        kv_cache_gib: memory for attention caches, GiB.
-        tolerance: of the check after a sync, nats, mean of absolute differences; None: that of ``TOLERANCE``.
-        options: further arguments of ``vllm.LLM``; they go before the engine's own.
+        policies: all policies that the engine will sample for. They share one base, or at least its architecture and
+            tokenizer.
+        sync: way to send weights; None means ``"adapter"`` on a GPU if all policies are adapters, otherwise
+            ``"merged"``.
+        dtype: dtype of the weights in the engine.
+        max_model_len: largest number of tokens in prompt and completion together.
+        max_num_seqs: number of completions that are generated at the same time.
+        kv_cache_gib: memory for attention caches, in GiB.
+        tolerance: mean absolute difference, in nats, that the check after a sync allows; None takes it from
+            ``TOLERANCE``.
+        options: extra arguments of ``vllm.LLM``; they override the engine's.
 
     Attributes:
-        sync_mode: the way that weights are brought over.
-        report: of the latest sync; None before the first.
-        syncs: how often weights were brought over.
+        sync_mode: the way in which weights are sent.
+        report: report of the latest sync; None before the first.
+        syncs: number of syncs that sent weights.
 
     Raises:
-        UsageError: no policies, policies that cannot be brought over in this way, or vLLM is not installed.
-        SyncError: the base model itself gives other log-probabilities in the engine than in the trainer.
+        UsageError: there are no policies, they cannot be sent in this way, or vLLM is not installed.
+        SyncError: even the base model has other log-probabilities in the engine than in the trainer.
     """
 
     def __init__(
@@ -98,7 +103,7 @@ class VLLMEngine:
         }
         on_cpu = {
             "enforce_eager": True,
-            # vLLM 0.32 winds a request's random stream back after a part of its prompt, which CPU generators cannot do.
+            # vLLM 0.32 rewinds a request's random stream after each part of its prompt, which CPU generators cannot do.
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(max_model_len, _PREFILL_TOKENS),
         }
@@ -133,22 +138,23 @@ class VLLMEngine:
         json_schema: Mapping[str, Any] | None = None,
         pinned: Pinned | None = None,
     ) -> list[Sampled]:
-        """Continues each prompt with the policy's weights as they are now, or as they were when they were pinned.
+        """Continues each prompt with the policy's current weights, or with the weights that were pinned.
 
         Args:
-            policy: one of the engine's.
-            prompts: ids, of any lengths from 1.
-            seeds: of each prompt's own random stream.
-            max_new_tokens: a completion ends there at the latest.
-            stop_ids: ids that end a completion; the one sampled is kept.
-            temperature: log-probabilities are of ``logits / temperature``; 0 takes the likeliest token.
-            json_schema: only texts of this JSON schema are possible. The log-probabilities are then those of the
-                constrained distribution.
-            pinned: what ``pin`` gave. The policy is then not looked at, and may be under update in another thread.
+            policy: one of the engine's policies.
+            prompts: ids per row, of any length from 1.
+            seeds: seed per row of the row's own random stream.
+            max_new_tokens: longest completion, in tokens.
+            stop_ids: ids that end a completion; the stop token itself is kept.
+            temperature: log-probabilities are those of ``logits / temperature``; 0 takes the most likely token.
+            json_schema: JSON schema that every text follows. The log-probabilities are then those of the constrained
+                distribution.
+            pinned: weights that ``pin`` returned. The policy itself is then not read, and another thread may update it.
 
         Raises:
             UsageError: the policy is not one of the engine's.
-            SyncError: its weights could not be brought over, or the pinned ones have been replaced since.
+            SyncError: the policy's weights did not reach the engine, or the pinned ones have been replaced.
+            DivergedError: the engine computed log-probabilities that are NaN or infinite.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
@@ -156,14 +162,14 @@ class VLLMEngine:
         if pinned is None:
             self.sync(policy)
         elif self._held[self._place(policy)].weights != pinned.fingerprint:
-            raise SyncError("The engine no longer holds the pinned weights: others have been brought over since.")
+            raise SyncError("The engine no longer holds the pinned weights: others have been sent to it since.")
         parameters = [
             SamplingParams(
                 temperature=temperature,
                 seed=seed,
                 max_tokens=max_new_tokens,
                 stop_token_ids=list(stop_ids),
-                logprobs=0,  # of the sampled token alone
+                logprobs=0,  # for the sampled token alone
                 flat_logprobs=True,
                 detokenize=False,
                 structured_outputs=StructuredOutputsParams(json=dict(json_schema)) if json_schema else None,
@@ -171,26 +177,28 @@ class VLLMEngine:
             for seed in seeds
         ]
         outputs = [output.outputs[0] for output in self._run(policy, prompts, parameters)]
+        if not all(map(math.isfinite, chain.from_iterable(output.logprobs.logprobs for output in outputs))):
+            raise diverged(policy.model)
         return [
             Sampled(tuple(output.token_ids), tuple(output.logprobs.logprobs), output.finish_reason == "stop")
             for output in outputs
         ]
 
     def sync(self, policy: LanguageModelPolicy) -> None:
-        """Brings the policy's weights over, unless the engine holds them already, and checks that they arrived.
+        """Sends the policy's weights to the engine, unless it already holds them, and checks that they arrived.
 
         Raises:
             UsageError: the policy is not one of the engine's.
-            SyncError: they did not arrive, or the engine computes something else with them.
+            SyncError: the weights did not arrive, or the engine computes something else with them.
         """
-        if not any(policy is each for each in self._policies):
+        if not any(policy is known for known in self._policies):
             raise UsageError("This engine was not made for that policy. Name it in `policies` when the engine is made.")
         place = self._place(policy)
         before = self._held.get(place, self._held[_BASE])
         weights = (id(policy), *_fingerprint(policy))
         if before.weights == weights:
             return
-        self._held[place] = _Held((), before.reading)  # whatever happens now, it is not known to hold anything
+        self._held[place] = _Held((), before.reading)  # until the check has passed, the engine holds nothing for sure
         self._bring_adapter(policy) if self.sync_mode == "adapter" else self._bring_merged(policy)
         reading = Reading(_probe_logprobs(policy, self._probe), self._engine_logprobs(policy))
         self.report = compare(before.reading, reading, resolution=torch.finfo(self._dtype).eps)
@@ -199,13 +207,13 @@ class VLLMEngine:
         self.syncs += 1
 
     def pin(self, policy: LanguageModelPolicy) -> Pinned:
-        """Brings the policy's weights over, to be sampled from while the policy changes.
+        """Sends the policy's weights to the engine, so that it can sample from them while the policy changes.
 
-        They stay until the policy is synced or pinned again.
+        The engine keeps them until the policy is synced or pinned again.
 
         Raises:
-            UsageError: the policy is not one of the engine's, or several take turns in it (``"merged"``).
-            SyncError: they could not be brought over.
+            UsageError: the policy is not one of the engine's, or several policies take turns in it (``"merged"``).
+            SyncError: the weights did not arrive.
         """
         if self.sync_mode == "merged" and len(self._policies) > 1:
             raise UsageError(
@@ -222,7 +230,7 @@ class VLLMEngine:
         self._folder.cleanup()
 
     def _place(self, policy: LanguageModelPolicy) -> int:
-        """Where in the engine the policy's weights are: adapters stand side by side, merged weights have one place."""
+        """Key of the policy's weights in ``_held``: adapters lie side by side, merged weights replace each other."""
         return id(policy) if self.sync_mode == "adapter" else _MERGED
 
     def _run(self, policy: LanguageModelPolicy | None, prompts: Sequence[Sequence[int]], parameters: Any) -> list[Any]:
@@ -236,24 +244,24 @@ class VLLMEngine:
         self._llm.reset_prefix_cache()
 
     def _bring_adapter(self, policy: LanguageModelPolicy) -> None:
-        """Under a new name and number: vLLM's caches, of adapters and of prefixes, can then never serve an old one."""
+        """Sends the adapter under a new name and number, so that no cache of vLLM's can serve an old one."""
         from vllm.lora.request import LoRARequest
 
         number = next(self._numbers)
         folder = Path(self._folder.name) / f"adapter-{number}"
         policy.save(folder)
         old = self._requests.pop(id(policy), None)
-        if old is not None:  # first, or the new one might push out the other role's
+        if old is not None:  # remove it first, or the new one might push out the other role's adapter
             self._llm.llm_engine.remove_lora(old.lora_int_id)
             shutil.rmtree(old.lora_path)
         request = LoRARequest(folder.name, number, str(folder))
         self._llm.llm_engine.add_lora(request)
         if number not in self._llm.llm_engine.list_loras():
-            raise SyncError(f"vLLM did not take over {folder.name}: it holds {self._llm.llm_engine.list_loras()}.")
+            raise SyncError(f"vLLM did not load {folder.name}: it holds {self._llm.llm_engine.list_loras()}.")
         self._requests[id(policy)] = request
 
     def _engine_logprobs(self, policy: LanguageModelPolicy | None) -> Tensor:
-        """Of the probe's tokens but the first, as the engine computes them now."""
+        """Log-probabilities of the probe's tokens except the first, as the engine computes them now."""
         from vllm import SamplingParams
 
         parameters = SamplingParams(max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
@@ -271,7 +279,7 @@ class VLLMEngine:
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """Weights that an engine holds: the policy's version when they were brought over, and their fingerprint."""
+    """Weights that an engine keeps: the policy's version when they were sent, and their fingerprint."""
 
     version: int
     fingerprint: tuple[float, ...]
@@ -279,18 +287,19 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What a place in the engine holds: the fingerprint of the weights, and the reading they gave."""
+    """What the engine holds under one key: a fingerprint of the weights, and the reading that they gave."""
 
     weights: tuple[float, ...]
     reading: Reading
 
 
-_BASE = -1  # the place of the base model as the engine first loaded it
+# Keys of `_held` beside the ids of policies: the base as the engine first loaded it, and merged weights.
+_BASE = -1
 _MERGED = 0
 
 
 def _fingerprint(policy: LanguageModelPolicy) -> list[float]:
-    """Sums of the trainable tensors in float64: any change shows, also one that raised no version."""
+    """Sums of the trainable tensors in float64: they show any change, even one that did not raise the version."""
     return torch.stack([p.detach().sum(dtype=torch.float64) for p in policy.parameters()]).tolist()
 
 
@@ -302,12 +311,12 @@ def _probe_logprobs(policy: LanguageModelPolicy, probe: Sequence[int]) -> Tensor
 
 
 def _logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    """Log-probabilities (L - 1,) float32 of all of ``ids`` (1, L) but the first, under raw ``logits`` (1, L, V)."""
+    """Log-probabilities (L - 1,) float32 of ``ids`` (1, L) except the first, under raw ``logits`` (1, L, V)."""
     return logits[0, :-1].float().log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1).cpu()
 
 
 def _check(policies: Sequence[LanguageModelPolicy], sync: Sync | None) -> list[int]:
-    """The ranks of the policies' adapters; empty unless every policy is one."""
+    """The ranks of the policies' adapters; empty unless every policy has one."""
     if not policies:
         raise UsageError("An engine needs the policies that it will sample for; got none.")
     ranks = [policy.rank for policy in policies if policy.rank is not None]
@@ -317,7 +326,7 @@ def _check(policies: Sequence[LanguageModelPolicy], sync: Sync | None) -> list[i
 
 
 def _import_vllm() -> Any:
-    """vLLM, told to run in this process; that is read when an engine is made."""
+    """The vLLM module, told to run in this process; vLLM reads that when an engine is made."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:

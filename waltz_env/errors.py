@@ -57,8 +57,12 @@ class AgentError(WaltzError, RuntimeError):
         self.partial = tuple(partial)
 
 
+class DivergedError(WaltzError, ArithmeticError):
+    """A model that computes NaN or infinity. Nothing it would say may be scored or learned from."""
+
+
 class SyncError(WaltzError, RuntimeError):
-    """A sampler that does not hold the weights it should: what it samples would not be the policy's."""
+    """A sampler does not hold the weights that it should: its samples would not be the policy's."""
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> UsageError:
