@@ -21,8 +21,7 @@ FULL_DISTRIBUTION = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 class OpenAIAgent:
     """An agent that asks a chat server for its completions, many at a time.
 
-    ``act`` works anywhere, also in notebooks; ``aact`` works in any event loop. An idle agent (``active == 0``) says
-    nothing and sends no request.
+    ``act`` works anywhere, also in notebooks; ``aact`` works in any event loop.
 
     Learners need token ids and log-probabilities and refuse completions without them; completions have them only with
     ``token_ids=True``. Servers report the log-probabilities of temperature 1 and of the unconstrained distribution, so
@@ -96,10 +95,8 @@ class OpenAIAgent:
     async def _act(self, observations: Sequence[Observation]) -> list[Completion]:
         first = self._sent
         self._sent += len(observations)
-        numbered = enumerate(observations, first)
-        requests = [self._request(observation, number) for number, observation in numbered if observation["active"]]
-        answers = iter(await self.server.ask("chat/completions", requests))
-        outcomes = [self._outcome(next(answers)) if o["active"] else Completion("") for o in observations]
+        requests = [self._request(observation, number) for number, observation in enumerate(observations, first)]
+        outcomes = [self._outcome(answer) for answer in await self.server.ask("chat/completions", requests)]
         failures = [outcome for outcome in outcomes if isinstance(outcome, ServerError)]
         if failures:
             _raise_together(outcomes, failures)

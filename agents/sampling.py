@@ -113,7 +113,7 @@ def diverged(model: PreTrainedModel) -> DivergedError:
     name = f" ({model.name_or_path})" if model.name_or_path else ""
     return DivergedError(
         f"{type(model).__name__}{name} computes logits that are NaN or infinite, so it cannot be sampled from. Its "
-        "weights have diverged, or overflow in this dtype: go back to an earlier checkpoint, or use float32 or bfloat16."
+        "weights have diverged or overflow in this dtype. Use an earlier checkpoint, or float32 or bfloat16."
     )
 
 

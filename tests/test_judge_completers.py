@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 from fastapi import FastAPI
-from transformers import DynamicCache
+from transformers import BloomConfig, BloomForCausalLM, DynamicCache
 
 from tests.chat_server import running
 from tests.tiny import CONTEXT, tiny_model, tiny_tokenizer
 from waltz_env.agents import load_smollm2
 from waltz_env.agents.sampling import cache_argument
-from waltz_env.errors import UsageError
+from waltz_env.errors import DivergedError, UsageError
 from waltz_env.judges import (
     LlamaGuardJudge,
     RubricJudge,
@@ -52,17 +52,78 @@ def test_a_batch_gives_what_its_texts_get_one_by_one_in_order(tiny: Transformers
     assert tiny.complete([]) == tiny.chat([]) == []
 
 
-def test_the_answer_is_the_likeliest_continuation(tiny: TransformersCompleter) -> None:
+def greedy(text: str, limit: int) -> list[int]:
+    """The likeliest ids after ``text``, one plain forward pass per token."""
     model, tokenizer = tiny_model(), tiny_tokenizer()
-    ids = tokenizer("<|user|>hello<|end|><|assistant|>")["input_ids"]
-    expected: list[int] = []
-    while len(expected) < 12:
+    ids = tokenizer(text)["input_ids"]
+    answer: list[int] = []
+    while len(answer) < limit:
         with torch.no_grad():
-            token = int(model(torch.tensor([ids + expected])).logits[0, -1].argmax())
+            token = int(model(torch.tensor([ids + answer])).logits[0, -1].argmax())
         if token == tokenizer.eos_token_id:
             break
-        expected.append(token)
-    assert tiny.chat([[{"role": "user", "content": "hello"}]]) == [tokenizer.decode(expected, skip_special_tokens=True)]
+        answer.append(token)
+    return answer
+
+
+def test_the_answer_is_the_likeliest_continuation(tiny: TransformersCompleter) -> None:
+    expected = greedy("<|user|>hello<|end|><|assistant|>", 12)
+    answers = tiny.chat([[{"role": "user", "content": "hello"}]])
+    assert answers == [tiny_tokenizer().decode(expected, skip_special_tokens=True)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 5.0},
+        {"no_repeat_ngram_size": 1},
+        {"min_new_tokens": 11, "bad_words_ids": [[97]]},
+        {"suppress_tokens": list(range(128))},
+        {"forced_bos_token_id": 97, "forced_eos_token_id": 98},
+        {"do_sample": True, "temperature": 9.0, "top_k": 3, "top_p": 0.9},
+        {"sequence_bias": {(97,): 9.0}},
+        {"num_beams": 3, "length_penalty": 9.0, "early_stopping": True},
+        {"max_length": 3},
+        {"guidance_scale": 3.0},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_the_checkpoint_s_generation_settings_do_not_reach_the_judge(
+    settings: dict[str, Any], tiny: TransformersCompleter
+) -> None:
+    model = tiny_model()
+    for name, value in settings.items():
+        setattr(model.generation_config, name, value)
+    judge = TransformersCompleter(model, tiny_tokenizer(), name="tiny", max_tokens=12, batch_size=2)
+    assert judge.chat(CHATS) == tiny.chat(CHATS)
+    assert all(getattr(model.generation_config, name) == value for name, value in settings.items())
+
+
+def test_every_end_that_the_checkpoint_names_ends_an_answer() -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    ids = greedy("a", 12)
+    end = next(index for index, token in enumerate(ids) if index > 0 and token not in ids[:index])
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, ids[end]]
+    judge = TransformersCompleter(model, tokenizer, name="tiny", max_tokens=12)
+    assert judge.complete(["a"]) == [tokenizer.decode(ids[: end + 1], skip_special_tokens=True)]
+
+
+def test_a_model_without_a_position_limit_and_a_tokenizer_without_padding_or_end_will_do() -> None:
+    tokenizer = tiny_tokenizer()
+    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=1, n_head=2, eos_token_id=None)
+    tokenizer.pad_token = tokenizer.eos_token = None
+    judge = TransformersCompleter(BloomForCausalLM(config).eval(), tokenizer, name="bare", max_tokens=3)
+    assert judge.complete(["a", "bc"]) == [judge.complete([text])[0] for text in ("a", "bc")]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_judge_whose_logits_are_not_finite_gives_no_answers(value: float) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        next(model.parameters())[0] = value
+    judge = TransformersCompleter(model, tiny_tokenizer(), name="broken", max_tokens=12)
+    with pytest.raises(DivergedError, match="'broken' computes logits that are NaN or infinite"):
+        judge.chat(CHATS)
 
 
 def test_contents_reach_a_template_that_takes_parts() -> None:

@@ -36,7 +36,6 @@ from waltz_env.rules import Rules
 from waltz_env.server_client import ServerClient
 from waltz_env.serving import AsyncAgent
 from waltz_env.testing import agent_test
-from waltz_env.types import Observation
 
 CONNECTION = ("max_concurrent", "timeout", "deadline", "retries", "parameters")
 OBSERVATIONS = [Game(prompt).observe(CONVERSATION) for prompt in PROMPTS]
@@ -102,14 +101,6 @@ def test_a_length_limit_is_marked(upstream) -> None:
 def test_an_answer_without_text_is_an_empty_completion(upstream) -> None:
     with agent(upstream(always(sends(completion(None))))) as asked:
         assert asked.act(OBSERVATIONS[:1]) == [Completion("")]
-
-
-def test_an_idle_agent_says_nothing_and_asks_nothing(upstream) -> None:
-    server = upstream(always(says("x")))
-    idle: Observation = {**OBSERVATIONS[0], "active": 0}
-    with agent(server) as asked:
-        assert asked.act([idle, OBSERVATIONS[1]]) == [Completion(""), Completion("x")]
-    assert len(server.requests) == 1
 
 
 def test_no_more_requests_are_under_way_than_allowed(upstream) -> None:

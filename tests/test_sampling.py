@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from tests.tiny import tiny_model
 from waltz_env.agents.sampling import sample
+from waltz_env.errors import DivergedError
 
 MODEL = tiny_model()
 NO_STOP = [-1]
@@ -92,3 +97,27 @@ def test_samples_have_the_frequencies_of_the_distribution() -> None:
     likely = expected * rows > 20
     deviations = (counts - expected * rows)[likely] / (expected * (1 - expected) * rows)[likely].sqrt()
     assert deviations.abs().max() < 4.5
+
+
+def test_a_token_that_the_model_rules_out_is_never_sampled_and_harms_nothing() -> None:
+    def rule_out(module: torch.nn.Module, arguments: object, output: CausalLMOutputWithPast) -> None:
+        assert output.logits is not None
+        output.logits[..., 130:] = -torch.inf
+
+    hook = MODEL.register_forward_hook(rule_out)
+    results = sample(MODEL, [[1], [2, 3]], uniforms=uniforms(2, 20), stop_ids=NO_STOP, temperature=1.0)
+    hook.remove()
+    assert all(token < 130 for result in results for token in result.token_ids)
+    assert all(logprob > -math.inf for result in results for logprob in result.logprobs)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_one_row_that_is_not_finite_is_enough_for_an_error(value: float) -> None:
+    def spoil(module: torch.nn.Module, arguments: object, output: CausalLMOutputWithPast) -> None:
+        assert output.logits is not None
+        output.logits[1, -1, 7] = value
+
+    hook = MODEL.register_forward_hook(spoil)
+    with pytest.raises(DivergedError):
+        sample(MODEL, [[1], [2, 3]], uniforms=uniforms(2, 2), stop_ids=NO_STOP, temperature=1.0)
+    hook.remove()

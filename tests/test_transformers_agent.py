@@ -14,7 +14,7 @@ from tests.test_policy import changed, fresh, from_trained_adapter, train, weigh
 from tests.tiny import CONTEXT, END, tiny_model, tiny_tokenizer
 from waltz_env.agents import TEMPLATES, AlwaysFlag, LanguageModelPolicy, TransformersAgent, full_policy, lora_policies
 from waltz_env.agents.transformers_agent import stop_ids
-from waltz_env.errors import UsageError
+from waltz_env.errors import DivergedError, UsageError
 from waltz_env.game import Game
 from waltz_env.judges import RuleJudge
 from waltz_env.protocols import Agent
@@ -153,13 +153,14 @@ def test_at_another_temperature_completions_carry_nothing_to_train_on() -> None:
     assert same == agent(policy, seed=1).act(observe())
 
 
-def test_an_idle_agent_says_nothing_and_draws_nothing() -> None:
-    idle = Game(PROMPTS[0]).observe(FEEDBACK)
-    one, other = agent(seed=5), agent(seed=5)
-    mixed = one.act([idle, *observe(), idle])
-    assert mixed[1:-1] == other.act(observe())
-    assert (mixed[0].text, mixed[0].token_ids) == ("", None)
-    assert one.act([]) == []
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_model_whose_logits_are_not_finite_does_not_act(value: float, temperature: float) -> None:
+    policy = full_policy(tiny_model(), tiny_tokenizer())
+    with torch.no_grad():
+        policy.parameters()[-1][0] = value
+    with pytest.raises(DivergedError, match="LlamaForCausalLM computes logits that are NaN or infinite"):
+        agent(policy, temperature=temperature, batch_size=2).act(observe())
 
 
 def test_a_text_cannot_end_its_own_turn() -> None:

@@ -1,7 +1,7 @@
 """The extension points that live in the game, and the loop they live in.
 
 observations = [game.observe(agent_id) for game in games]      # whose turn it is
-completions = agents[agent_id].act(observations)               # one batched call a role and phase
+completions = agents[agent_id].act(observations)               # one batched call per role and phase
 for game, completion in zip(games, completions): game.act(completion)
 ...                                                            # until no game has a turn left
 judgements = judge.judge(prompts, responses)                   # one batched call
@@ -24,7 +24,10 @@ class Agent(Protocol):
     """Anything that acts."""
 
     def act(self, observations: Sequence[Observation]) -> Sequence[Completion]:
-        """One completion for each observation, in order. Any text is legal."""
+        """One completion per observation, in order. Any text is legal.
+
+        Agents are only asked when it is their turn: every observation has ``active == 1``.
+        """
         ...
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from waltz_env.errors import UsageError
+from waltz_env.errors import DivergedError, UsageError
 from waltz_env.types import Message, NoVerdict
 
 _PROBE = "waltz"
@@ -15,12 +17,14 @@ _PROBE = "waltz"
 class TransformersCompleter:
     """A causal LM of transformers, decoded greedily in batches of similar length.
 
+    The checkpoint's own generation settings, such as a repetition penalty, do not apply.
+
     Args:
-        model: a causal LM in evaluation mode; it stays where it is.
-        tokenizer: its tokenizer.
-        name: of the model.
-        max_tokens: of one answer.
-        batch_size: texts in one call of the model.
+        model: a causal LM in evaluation mode; it stays on its device.
+        tokenizer: the model's tokenizer.
+        name: name of the model.
+        max_tokens: longest answer, in tokens.
+        batch_size: number of texts in one call of the model.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, max_tokens: int = 128, batch_size: int = 16) -> None:
@@ -62,7 +66,8 @@ class TransformersCompleter:
         return _PROBE not in self._tokenizer.apply_chat_template(probe, tokenize=False)
 
     def _continue(self, prompts: Sequence[Sequence[int]]) -> list[str | NoVerdict]:
-        limit = self._model.config.get_text_config().max_position_embeddings - self._max_tokens
+        context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+        limit = context - self._max_tokens
         answers: list[str | NoVerdict] = [
             NoVerdict(f"The judge's prompt has {len(ids):,} tokens; its model reads at most {limit:,}.")
             for ids in prompts
@@ -79,21 +84,50 @@ class TransformersCompleter:
         import torch
 
         width = max(map(len, prompts))
-        pad = self._tokenizer.eos_token_id if self._tokenizer.pad_token_id is None else self._tokenizer.pad_token_id
+        pad = next((id_ for id_ in (self._tokenizer.pad_token_id, *self._end_ids()) if id_ is not None), 0)
         ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts])  # (B, P)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-        with torch.inference_mode():
+        with torch.inference_mode(), _own_generation_config(self._model, self._end_ids()):
             output = self._model.generate(
                 input_ids=ids.to(self._model.device),
                 attention_mask=mask.to(self._model.device),
                 max_new_tokens=self._max_tokens,
                 do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
                 pad_token_id=pad,
+                logits_processor=[self._checked],
             )
         return self._tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+
+    def _end_ids(self) -> list[int]:
+        """Ids that end an answer, by the checkpoint and by the tokenizer."""
+        configured = self._model.generation_config.eos_token_id if self._model.generation_config else None
+        ids = {self._tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
+        return sorted(ids - {None})
+
+    def _checked(self, ids: Any, logits: Any) -> Any:
+        """The logits (B, V) of the next token, unless some answer has none that is finite."""
+        if not logits.max(dim=-1).values.isfinite().all():  # the largest of a row with a NaN is NaN
+            raise DivergedError(
+                f"The judge model {self.name!r} computes logits that are NaN or infinite. Its weights are damaged or "
+                "overflow in this dtype."
+            )
+        return logits
+
+
+@contextmanager
+def _own_generation_config(model: Any, end_ids: list[int]) -> Iterator[None]:
+    """Hides the checkpoint's own generation settings: ``generate`` takes what it is not told from them.
+
+    A repetition penalty, a minimum length or banned words would change what the model answers even when it is greedy.
+    """
+    from transformers import GenerationConfig
+
+    theirs = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=end_ids or None)
+    try:
+        yield
+    finally:
+        model.generation_config = theirs
 
 
 def load_completer(source: str | Path, *, max_tokens: int = 128) -> TransformersCompleter:
