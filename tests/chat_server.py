@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
 
+from tests.waiting import wait_until
 from waltz_env.serving import Duet, create_app
 from waltz_env.serving.http.server import configuration
 
@@ -24,9 +24,8 @@ def running(app: FastAPI) -> Iterator[str]:
         listening.listen(1024)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
+        wait_until(lambda: server.started or not thread.is_alive())
+        assert server.started
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -13,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.games import BOTH, FINE, REFUSING, SAFE, UNSAFE, RandomSpeaker, Speaker, critique
+from tests.games import BOTH, REFUSING, SAFE, UNSAFE, RandomSpeaker, Speaker, critique
 from tests.tiny import tiny_model, tiny_tokenizer
+from tests.waiting import Slow
 from waltz_env import CONVERSATION, FEEDBACK, Completion, UsageError, play
 from waltz_env.agents.templates import CONVERSATION_SYSTEM, conversation_messages
 from waltz_env.errors import AgentError
@@ -44,17 +44,6 @@ class Raises:
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
         raise self.error
-
-
-class Sleeps:
-    """An agent that takes its time."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def act(self, observations: Sequence[Observation]) -> list[Completion]:
-        time.sleep(self.seconds)
-        return [Completion(FINE)] * len(observations)
 
 
 class NeverAnswers:
@@ -134,7 +123,7 @@ FAILURES: list[tuple[object, str]] = [
     (Speaker("It is all fine, I think."), "malformed"),
     (Speaker('{"unsafe": false}'), "malformed"),
     (Speaker(""), "malformed"),
-    (Sleeps(1.0), "timeout"),
+    (Slow(1.0), "timeout"),
     (NeverAnswers(), "timeout"),
 ]
 
@@ -359,7 +348,7 @@ def test_agents_in_one_process_never_run_at_once() -> None:
         def act(self, observations: Sequence[Observation]) -> list[Completion]:
             if not lock.acquire(blocking=False):
                 overlaps.append(1)
-            time.sleep(0.002)
+            Slow(0.002).act(observations)  # gives another thread the time to overlap
             lock.release()
             return super().act(observations)
 
@@ -374,16 +363,20 @@ def test_agents_in_one_process_never_run_at_once() -> None:
 
 
 def test_closing_cancels_what_waits() -> None:
-    batcher = Batcher({CONVERSATION: Sleeps(0.3)}, max_batch=1)
+    gate = Gate()
+    batcher = Batcher({CONVERSATION: gate}, max_batch=1)
 
     async def close_under_way() -> list:
-        tasks = [asyncio.create_task(batcher.ask(CONVERSATION, observe("x"))) for _ in range(3)]
-        await asyncio.sleep(0.1)
-        await asyncio.to_thread(batcher.close)
-        return await asyncio.gather(*tasks, return_exceptions=True)
+        first, *rest = [asyncio.create_task(batcher.ask(CONVERSATION, observe("x"))) for _ in range(3)]
+        await asyncio.to_thread(gate.begun.wait, 20)
+        closed = asyncio.create_task(asyncio.to_thread(batcher.close))
+        others = await asyncio.gather(*rest, return_exceptions=True)  # cancelled while the first still runs
+        gate.open.set()
+        await closed
+        return [await first, *others]
 
     first, *others = asyncio.run(close_under_way())
-    assert first == Completion(FINE)
+    assert first == Completion("x")
     assert all(isinstance(outcome, asyncio.CancelledError) for outcome in others)
 
 

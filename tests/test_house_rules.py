@@ -63,3 +63,7 @@ def test_every_picture_of_the_docs_is_in_the_table_of_what_to_rerun() -> None:
     patterns = [Path(name).name for name in re.findall(r"[\w/*-]+\.png", table)]
     pictures = [path.name for path in (ROOT / "docs" / "images").glob("*.png")]
     assert [name for name in pictures if not any(Path(name).match(pattern) for pattern in patterns)] == []
+
+
+def test_tests_wait_for_conditions_not_for_a_clock() -> None:
+    assert [path.name for path in TESTS if "time" + ".sleep(" in path.read_text("utf-8")] == ["waiting.py"]

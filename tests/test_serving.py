@@ -10,8 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +24,7 @@ from tests.chat_server import serving
 from tests.games import REFUSING, SAFE, UNSAFE, Speaker, critique
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.upstream import Upstream, always, drops, fails, hangs, says
+from tests.waiting import wait_until
 from waltz_env import CONVERSATION, FEEDBACK, Completion, UsageError
 from waltz_env.agents.openai_agent import OpenAIAgent
 from waltz_env.agents.templates import TEMPLATES, conversation_messages
@@ -60,14 +60,6 @@ def metric(url: str, line: str) -> float:
     """The value of a sample, named with its labels; 0 where there is none."""
     found = re.search(rf"^{re.escape(line)} (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
     return float(found[1]) if found else 0.0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("It never came to pass.")
 
 
 def behind(conversation: Upstream, feedback: Upstream | None = None, **options) -> Duet:

@@ -10,7 +10,6 @@ import gc
 import random
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -20,11 +19,11 @@ import pytest
 from tests.chat_server import serving
 from tests.games import SAFE, UNSAFE, Speaker, critique
 from tests.upstream import Answer, Script, Upstream, breaks_off, drops, fails, hangs, says, sends
-from waltz_env import CONVERSATION, FEEDBACK, Completion
+from tests.waiting import Slow
+from waltz_env import CONVERSATION, FEEDBACK
 from waltz_env.agents.openai_agent import OpenAIAgent
 from waltz_env.agents.templates import TEMPLATES
 from waltz_env.serving import Duet, Limits
-from waltz_env.types import Observation
 
 PROPER = {200, 429, 502, 503, 504}
 TROUBLE: tuple[Answer, ...] = (hangs, drops, breaks_off, fails(500), fails(503), fails(429), sends("garbage"))
@@ -93,7 +92,7 @@ def test_no_request_is_lost_whatever_the_servers_behind_do() -> None:
         while not over.wait(3.0):
             for server in (feedback, conversation):
                 server.stop()
-                time.sleep(0.2)
+                over.wait(0.2)  # the outage
                 server.start()
 
     restarting = threading.Thread(target=restart_now_and_then)
@@ -117,12 +116,7 @@ def test_no_request_is_lost_whatever_the_servers_behind_do() -> None:
 
 
 def test_more_than_it_can_take_is_turned_away_at_once_and_the_rest_answered() -> None:
-    class Slow:
-        def act(self, observations: Sequence[Observation]) -> list[Completion]:
-            time.sleep(0.05)
-            return [Completion("slow")] * len(observations)
-
-    with serving(Duet({CONVERSATION: Slow()}, mode="off"), limits=Limits(concurrent=64)) as url:
+    with serving(Duet({CONVERSATION: Slow(0.05)}, mode="off"), limits=Limits(concurrent=64)) as url:
         statuses = check(flood(url, 600, concurrent=600))
         assert check(flood(url, 64, concurrent=64)) == {200: 64}
     assert statuses.keys() == {200, 429}

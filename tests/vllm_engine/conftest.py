@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
+from tests.waiting import wait_until
 from waltz_env import CONVERSATION, FEEDBACK
 from waltz_env.agents import LanguageModelPolicy, VLLMAgent, VLLMEngine, load_smollm2, lora_policies
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
@@ -81,10 +81,10 @@ def server(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
             command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
         )
     try:
-        while not answers(f"http://127.0.0.1:{port}/health"):
-            assert process.poll() is None, (folder / "log").read_text()[-4000:]
-            time.sleep(1)
-        yield f"http://127.0.0.1:{port}/v1"
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers(f"{url}/health") or process.poll() is not None, every=1, seconds=600)
+        assert process.poll() is None, (folder / "log").read_text()[-4000:]
+        yield f"{url}/v1"
     finally:
         process.terminate()
         process.wait(60)
