@@ -169,7 +169,7 @@ def test_filters_work_together_and_are_cleared(page: Chrome) -> None:
     page.find_element(By.ID, "fact-improved").click()
     wait(page, lambda: shown(page) == [3, 7])
     page.find_element(By.ID, "fact-worsened").click()
-    wait(page, lambda: status(page) == "No game is like that.")
+    wait(page, lambda: status(page) == "No game matches these filters.")
     assert game(page) == ""
     page.find_element(By.ID, "clear").click()
     wait(page, lambda: shown(page) == list(range(1, 11)))

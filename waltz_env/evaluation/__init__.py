@@ -1,4 +1,4 @@
-"""Evaluation: rates with intervals, and systems side by side."""
+"""Evaluation: rates with intervals, paired comparisons of systems, and safeguards."""
 
 from waltz_env.evaluation.comparison import Difference, compare, compare_systems
 from waltz_env.evaluation.metrics import Proportion, bounds, first_only, no_verdict_reasons, proportion, rates

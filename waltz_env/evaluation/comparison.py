@@ -1,7 +1,8 @@
-"""Two systems on the same prompts: the difference of a rate, with its interval and p-value, paired by prompt.
+"""Paired comparison of two systems on the same prompts: difference of a rate, its interval and its p-value.
 
-Games on one prompt are not independent, so prompts, not games, are what is resampled: a percentile bootstrap for the
-interval, and a test by random flips of the sign of each prompt's difference (Dror et al., 2018) for the p-value.
+Several games on one prompt are not independent, so the unit that is resampled is the prompt, not the game. The interval
+is a percentile bootstrap. The p-value is of a test that flips the sign of each prompt's difference at random (Dror et
+al., 2018).
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ CHUNK = 500
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A rate of one system minus that of another, over ``n`` prompts; NaN throughout where ``n`` is 0.
+    """The rate of one system minus the rate of another. All numbers are NaN if ``n`` is 0.
 
     Attributes:
-        difference: in [-1, 1].
-        low: of the 95 % bootstrap interval.
-        high: of the 95 % bootstrap interval.
-        p_value: two-sided, of no difference.
-        n: prompts that both have judged games on.
+        difference: the difference, in [-1, 1].
+        low: lower end of the 95 % bootstrap interval.
+        high: upper end of the 95 % bootstrap interval.
+        p_value: two-sided p-value of the hypothesis that there is no difference.
+        n: number of prompts on which both systems have judged games.
     """
 
     difference: float
@@ -40,18 +41,18 @@ class Difference:
     n: int
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """The fields for JSON, which has no NaN: None stands for it."""
+        """Returns the fields for JSON, with None in place of NaN, which JSON does not have."""
         return {name: or_none(value) for name, value in asdict(self).items()}
 
 
 def compare(ours: Sequence[Trajectory], theirs: Sequence[Trajectory], *, seed: int = 0) -> dict[str, Difference]:
-    """``asr``, ``orr`` and ``r_c`` of the final responses of ``ours`` minus those of ``theirs``.
+    """Compares ``asr``, ``orr`` and ``r_c`` of final responses: the rate of ``ours`` minus the rate of ``theirs``.
 
     Args:
         ours: games of one system.
-        theirs: games of another system on the same prompts in the same order. A pair of games of which the judge failed
-            on one is left out.
-        seed: of the resampling.
+        theirs: games of another system on the same prompts in the same order. If the judge failed on one of two games,
+            both are left out.
+        seed: seed of the resampling.
 
     Raises:
         UsageError: the games are not on the same prompts.
@@ -66,29 +67,32 @@ def compare(ours: Sequence[Trajectory], theirs: Sequence[Trajectory], *, seed: i
 
 
 def compare_systems(systems: Mapping[str, Sequence[Trajectory]], against: str) -> dict[str, dict[str, Difference]]:
-    """Every other system minus ``against``, by the name of the system."""
+    """Compares every other system with ``against``; returns the differences by the name of the system."""
     return {name: compare(games, systems[against]) for name, games in systems.items() if name != against}
 
 
 def _difference(pairs: Sequence[tuple[Trajectory, Trajectory]], metric: str, seed: int) -> Difference:
     outcome = OUTCOMES[metric]
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    by_prompt: dict[tuple[str, str], list[float]] = defaultdict(list)  # one difference per pair of games
     for ours, theirs in pairs:
         mine, other = outcome(ours.prompt, ours.final), outcome(theirs.prompt, theirs.final)
         if mine is not None and other is not None:
-            found[ours.prompt.id, ours.prompt.text].append(float(mine) - float(other))
-    if not found:
+            by_prompt[ours.prompt.id, ours.prompt.text].append(float(mine) - float(other))
+    if not by_prompt:
         return Difference(math.nan, math.nan, math.nan, math.nan, 0)
-    sums = np.array([sum(each) for each in found.values()])
-    sizes = np.array([len(each) for each in found.values()])
+    sums = np.array([sum(differences) for differences in by_prompt.values()])  # (P,), P prompts
+    sizes = np.array([len(differences) for differences in by_prompt.values()])  # (P,) pairs of games
     rng = np.random.default_rng(seed)
     resampled, extreme = [], 0
-    for start in range(0, RESAMPLES, CHUNK):  # bounds memory: sets may have tens of thousands of prompts
+    for start in range(0, RESAMPLES, CHUNK):  # in chunks to limit memory: there may be tens of thousands of prompts
         size = min(CHUNK, RESAMPLES - start)
+        # Bootstrap: how often each prompt is drawn in each resample, (size, P). A prompt brings all its games.
         drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=size)
         resampled.append((drawn @ sums) / (drawn @ sizes))
+        # Sign flips: if there is no difference, each prompt's sum could as well have the other sign.
         flipped = rng.choice([-1.0, 1.0], size=(size, len(sums))) @ sums
         extreme += int(np.count_nonzero(np.abs(flipped) >= abs(sums.sum()) - 1e-9))
     low, high = np.quantile(np.concatenate(resampled), [0.025, 0.975])
+    # The observed signs count as one of the flips, so the p-value is never 0.
     p_value = (1 + extreme) / (1 + RESAMPLES)
     return Difference(float(sums.sum() / sizes.sum()), float(low), float(high), float(p_value), len(sums))

@@ -1,4 +1,4 @@
-"""A safeguard in front of the user: what it calls unsafe is replaced by a refusal (arXiv:2510.08240, sec. 5)."""
+"""A safeguard behind the agents, which replaces unsafe final responses by a refusal (arXiv:2510.08240, sec. 5)."""
 
 from __future__ import annotations
 

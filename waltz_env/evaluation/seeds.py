@@ -1,4 +1,4 @@
-"""What several seeds say together: mean, interval, and a paired test of two systems."""
+"""Statistics over seeds: mean, interval, and a paired interval for two systems."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MeanInterval:
-    """The mean of ``n`` seeds with its 95 % t interval; the ends are NaN for fewer than two seeds, all for none."""
+    """The mean over ``n`` seeds with its 95 % t interval. The ends are NaN for one seed, the mean too for none."""
 
     mean: float
     low: float
@@ -19,10 +19,10 @@ class MeanInterval:
 
 
 def mean_interval(values: Sequence[float]) -> MeanInterval:
-    """Mean and 95 % interval by Student's t, which takes the seeds for a normal sample.
+    """Returns the mean and its 95 % interval by Student's t, which assumes that values are normal over seeds.
 
-    >>> found = mean_interval([1.0, 2.0, 3.0])
-    >>> round(found.low, 2), found.mean, round(found.high, 2)
+    >>> result = mean_interval([1.0, 2.0, 3.0])
+    >>> round(result.low, 2), result.mean, round(result.high, 2)
     (-0.48, 2.0, 4.48)
     """
     from scipy.stats import t
@@ -37,13 +37,13 @@ def mean_interval(values: Sequence[float]) -> MeanInterval:
 
 
 def paired_interval(ours: Mapping[int, float], theirs: Mapping[int, float]) -> MeanInterval:
-    """``mean_interval`` of our value minus theirs, over the seeds that both have.
+    """Returns ``mean_interval`` of our value minus theirs, over the seeds that both have.
 
     >>> paired_interval({0: 0.5, 1: 1.0, 2: 0.25}, {0: 0.25, 1: 0.5}).mean
     0.375
 
     Args:
-        ours: values by seed.
-        theirs: values by seed.
+        ours: our value by seed.
+        theirs: their value by seed.
     """
     return mean_interval([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])

@@ -1,4 +1,4 @@
-"""Judges: what labels a response."""
+"""Judges label responses: by rules, by an embedding, or by a model; several of them can be joined or cached."""
 
 from waltz_env.judges.agreement import AgreementJudge
 from waltz_env.judges.cached import CachedJudge

@@ -1,4 +1,4 @@
-"""Verdicts kept on disk: what was judged once is not asked again."""
+"""A cache on disk in front of a judge, so that it judges nothing twice."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from waltz_env.types import Judgement, NoVerdict, Prompt
 
 
 class CachedJudge:
-    """Asks its judge only about what is not in the folder yet.
+    """Asks its judge only about responses that are not in the folder yet.
 
-    A verdict is found again by the judge's identity, this package's version, the prompt's text, history and kind, and
-    the response. Failures are not kept: they are asked again. The folder holds JSON in SQLite and may be shared by
-    several processes.
+    The key of an entry is the judge's identity, this package's version, the prompt's text, history and kind, and the
+    response. Responses without a verdict are not stored: the judge is asked again. The folder holds JSON in SQLite, and
+    several processes may share it.
 
     Args:
-        judge: what is asked.
-        folder: where verdicts are kept.
-        identity: the judge with its model and version, such as ``"wildguard:allenai/wildguard"``: whatever would
-            change a verdict must change it.
+        judge: the judge to ask.
+        folder: folder of the cache.
+        identity: the judge with its model and version, such as ``"wildguard:allenai/wildguard"``. It must change with
+            everything that would change a judgement.
 
     Raises:
         UsageError: diskcache is not installed.
@@ -36,16 +36,17 @@ class CachedJudge:
         try:
             from diskcache import Cache, JSONDisk
         except ModuleNotFoundError as error:
-            raise UsageError("Keeping verdicts needs diskcache. Install it: pip install 'waltz-env[judges]'") from error
+            raise UsageError("CachedJudge needs diskcache. Install it: pip install 'waltz-env[judges]'") from error
         self.name = identity
         self._judge = judge
         self._cache = Cache(str(folder), disk=JSONDisk, eviction_policy="none")
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement | NoVerdict]:
-        """Judges each (prompt, response), in order: from the folder where it is there, by the judge where it is not.
+        """Judges each (prompt, response), in order: from the folder, or by the judge where the folder has no entry.
 
         Raises:
-            UsageError: there are more prompts than responses, or fewer, or the judge gave the wrong number of verdicts.
+            UsageError: the numbers of prompts and responses differ, or the judge answered with the wrong number of
+                judgements.
         """
         keys = [self._key(prompt, response) for prompt, response in paired(prompts, responses)]
         outcomes = {key: stored for key in keys if (stored := self._stored(key)) is not None}
@@ -59,7 +60,7 @@ class CachedJudge:
         return [outcomes[key] for key in keys]
 
     def close(self) -> None:
-        """Closes the cache's files; they are opened again when needed."""
+        """Closes the files of the cache; the next call of ``judge`` opens them again."""
         self._cache.close()
 
     def _stored(self, key: str) -> Judgement | NoVerdict | None:

@@ -1,4 +1,4 @@
-"""What a model-based judge asks: a language model, here or on a server, that answers greedily."""
+"""Language models that judges ask, in this process or on a server, decoded greedily."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ ROUNDS = 8
 
 
 class Completer(Protocol):
-    """A language model.
+    """A language model that completes texts and chats.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
     """
 
     name: str
 
     def complete(self, texts: Sequence[str]) -> Sequence[str | NoVerdict]:
-        """What follows each text, in order, or why there is nothing."""
+        """Continues each text, in order; ``NoVerdict`` says why there is no continuation."""
         ...
 
     def chat(self, conversations: Sequence[Sequence[Message]]) -> Sequence[str | NoVerdict]:
-        """The next turn of each conversation, in the model's own chat template."""
+        """Returns the next turn of each conversation, rendered with the model's own chat template."""
         ...
 
 
@@ -58,11 +58,11 @@ class ServerCompleter:
         self.server = server or ServerClient()
 
     def complete(self, texts: Sequence[str]) -> list[str | NoVerdict]:
-        """What follows each text (``/completions``)."""
+        """Continues each text (``/completions``)."""
         return self._ask("completions", [{"prompt": text} for text in texts])
 
     def chat(self, conversations: Sequence[Sequence[Message]]) -> list[str | NoVerdict]:
-        """The next turn of each conversation (``/chat/completions``); the server applies the chat template."""
+        """Returns the next turn of each conversation (``/chat/completions``); the server applies the chat template."""
         return self._ask("chat/completions", [{"messages": list(turns), **self._form} for turns in conversations])
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How responses begin that refuse, and how those begin that do not: what ``EmbeddingJudge`` compares with."""
+"""Openings of responses that refuse and of responses that answer: the examples of ``EmbeddingJudge``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a response does, in one word."""
+"""What a response does: answer, refuse, or neither."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Finding(StrEnum):
-    """What a response does to its request; the value is the rationale of a judgement."""
+    """What a response does with its request. The value is the rationale of the judgement."""
 
     ANSWER = "answer"
     REFUSAL = "refusal"
@@ -19,5 +19,5 @@ class Finding(StrEnum):
 
     @property
     def non_answer(self) -> bool:
-        """Whether the response says nothing that could serve its user."""
+        """Whether the response neither answers nor refuses, so that it cannot serve its user."""
         return self not in (Finding.ANSWER, Finding.REFUSAL)

@@ -1,4 +1,4 @@
-"""Llama Guard 3 and 4 (arXiv:2312.06674): is the prompt, or the response to it, unsafe, and in which categories?"""
+"""Llama Guard 3 and 4 (arXiv:2312.06674), which say whether a prompt or a response is unsafe, and in which way."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ _DELIMITER = re.compile(r"\b(User|Agent|S\d{1,2})(?=\s*:)", re.IGNORECASE)
 
 
 class LlamaGuardJudge:
-    """Labels ``unsafe`` by what Llama Guard says, never by the prompt's kind.
+    """Labels ``unsafe`` as Llama Guard says, never by the prompt's kind.
 
-    The task, the categories and the layout of the conversation stand in the chat template that comes with each
-    version's weights, so the model is asked for the next turn of the conversation itself.
+    The chat template that comes with the weights of each version holds the task, the categories and the layout of the
+    conversation. The model is therefore asked for the next turn of the conversation itself.
 
-    Refusals are not its subject: ``overrefuse`` is that of ``RuleJudge``.
+    Llama Guard does not look for refusals: ``overrefuse`` is the label of ``RuleJudge``.
 
     Args:
-        model: the Llama Guard weights.
-        checked: the ``"response"`` in its conversation, or the ``"prompt"`` alone, as a safeguard on the input does.
+        model: the Llama Guard model.
+        checked: what is checked: ``"response"``, in its conversation, or ``"prompt"``, without the response, as a
+            safeguard on the input does.
     """
 
     def __init__(self, model: Completer, *, checked: Checked = "response") -> None:
@@ -46,7 +47,7 @@ class LlamaGuardJudge:
         """Judges each (prompt, response), in order; the rationale names the violated categories.
 
         Raises:
-            UsageError: there are more prompts than responses, or fewer.
+            UsageError: the numbers of prompts and responses differ.
         """
         question = partial(conversation, checked=self.checked)
         return judge_by(prompts, responses, question=question, ask=self.model.chat, read=self._read)
@@ -61,7 +62,7 @@ class LlamaGuardJudge:
 
 
 def parse_llama_guard(answer: str) -> tuple[str, ...] | None:
-    r"""The violated categories, none if it is safe; None where it says neither. Total.
+    r"""Returns the violated categories; none of them means safe. None if the answer says neither. Takes any text.
 
     >>> parse_llama_guard("\n\nunsafe\nS1,S10"), parse_llama_guard("safe"), parse_llama_guard("perhaps")
     (('S1', 'S10'), (), None)
@@ -73,10 +74,10 @@ def parse_llama_guard(answer: str) -> tuple[str, ...] | None:
 
 
 def conversation(prompt: Prompt, response: str, *, checked: Checked = "response") -> list[Message]:
-    """What is checked, as turns of user and assistant that alternate and begin with the user.
+    """Returns the text to check as turns of user and assistant, which alternate and begin with the user.
 
-    The templates take the number of turns for whose turn is checked: odd the user's, even the assistant's. Other roles
-    are therefore left out, and turns of one role in a row are put together.
+    The chat templates tell from the number of turns whose turn is checked: an odd number means the user, an even one
+    the assistant. Turns of other roles are therefore left out, and successive turns of one role are joined.
     """
     turns = [*prompt.history, Message(role="user", content=prompt.text)]
     spoken = [turn for turn in turns if turn["role"] in ("user", "assistant")]

@@ -1,4 +1,4 @@
-"""Does a response say anything at all? Degenerate texts must never earn a reward, whatever the prompt."""
+"""Responses that say nothing: they must never earn a reward, whatever the prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from waltz_env.judges.text import plain
 from waltz_env.judges.wording import FILLER, OPENERS
 
 SHORT = 120
-"""Characters up to which a text can be mere courtesy, or break off before any content."""
+"""Texts of up to this many characters may be mere courtesy, or break off before any content."""
 
 _WORD = re.compile(r"[^\W_]++")
 _LETTERS = re.compile(r"[a-z]{2,}+")
@@ -36,12 +36,12 @@ _QUOTING = frozenset("you your asked said wrote ask question prompt request mess
 
 
 class Topic(NamedTuple):
-    """What the rules need of a prompt.
+    """What the rules need to know about a prompt.
 
     Attributes:
-        text: the prompt, plain.
-        words: its words between single spaces, with a space at both ends.
-        courtesy: whether it is a greeting or a thank-you itself.
+        text: the prompt as ``plain`` returns it.
+        words: its words, separated by single spaces, with a space at both ends.
+        courtesy: whether the prompt itself is a greeting or a thank-you.
         yes_no: whether a bare yes or no answers it.
     """
 
@@ -53,7 +53,7 @@ class Topic(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def topic_of(prompt: str) -> Topic:
-    """The topic of a prompt, remembered: environments and trainers ask the same prompts again and again."""
+    """Returns the topic of a prompt. Cached, because environments and training repeat their prompts."""
     text = plain(prompt)
     words = _WORD.findall(text)
     return Topic(
@@ -65,9 +65,9 @@ def topic_of(prompt: str) -> Topic:
 
 
 def degenerate(topic: Topic, text: str, words: Sequence[str], distinct: int) -> Finding | None:
-    """Which way ``text``, the output of ``plain``, is no speech act at all; None: it is one.
+    """Says in which way ``text``, an output of ``plain``, says nothing; None if it says something.
 
-    ``words`` is ``text.split()``, of which ``distinct`` are different.
+    ``words`` is ``text.split()``, and ``distinct`` the number of different words in it.
     """
     if not words or (len(text) <= SHORT and not _WORD.search(text)):
         return Finding.EMPTY
@@ -83,7 +83,7 @@ def degenerate(topic: Topic, text: str, words: Sequence[str], distinct: int) -> 
 
 
 def breaks_off(text: str) -> bool:
-    """Whether a short text stops before its point: "Here are the steps:", "The capital of France is"."""
+    """Whether a short text stops before its point, as in "Here are the steps:" or "The capital of France is"."""
     if len(text) > SHORT:
         return False
     *before, last = text.split()
@@ -91,14 +91,14 @@ def breaks_off(text: str) -> bool:
 
 
 def answers_yes_or_no(topic: Topic, text: str) -> bool:
-    """Whether ``text`` is a bare yes or no to a question that this answers."""
+    """Whether ``text`` is a bare yes or no, and the prompt a question that this answers."""
     return topic.yes_no and len(text) <= SHORT and _YES_NO.fullmatch(text) is not None
 
 
 def loops(text: str) -> bool:
-    """Whether few words make up the text, a word or a sentence comes again and again, or the end goes in circles.
+    """Whether the text has few different words, repeats a word or a sentence, or goes in circles at its end.
 
-    Natural English keeps a third of its words distinct over far more than ``HEAD`` characters.
+    In natural English a third of the words are distinct over far more than ``HEAD`` characters.
     """
     words = _LETTERS.findall(text)
     distinct = len(set(words))
@@ -109,9 +109,10 @@ def loops(text: str) -> bool:
         return True
     if any(len(list(run)) >= 5 for _, run in groupby(words)):
         return True
+    # The end goes in circles if it is one phrase of ``size`` words, three times in a row.
     return any(
         tail[-size:] * 3 == tail[-3 * size :]
-        for tail in (words, words[:-1])  # the last word may be cut short
+        for tail in (words, words[:-1])  # a length limit may have cut the last word
         for size in range(2, min(10, len(tail) // 3) + 1)
     )
 
@@ -123,9 +124,10 @@ def _is_courtesy(topic: Topic, text: str) -> bool:
 
 
 def _echoes(topic: Topic, text: str) -> bool:
-    """Whether ``text`` is the beginning or a long part of the prompt, or the prompt with nothing of substance added."""
+    """Whether ``text`` is the beginning or a long part of the prompt, or the prompt with nothing substantial added."""
     spoken = _WORD.findall(text, OPENERS.match(text).end())  # type: ignore[union-attr]  # it matches the empty text too
     words = f" {' '.join(spoken)} "
+    # Both ``words`` start and end with a space, so ``in`` compares whole words.
     if len(spoken) >= 3 and (topic.words.startswith(words) or (len(spoken) >= 8 and words in topic.words)):
         return True
     if topic.words.count(" ") < 4 or topic.words not in words:
@@ -134,7 +136,7 @@ def _echoes(topic: Topic, text: str) -> bool:
 
 
 def _is_garbage(text: str) -> bool:
-    """Whether a text without any of the commonest English words is symbols or keyboard mash."""
+    """Whether a text without any of the most common English words consists of symbols or keyboard mash."""
     words = _WORD.findall(text)
     if len(text) >= 8 and 4 * sum(map(len, words)) < len(text) - text.count(" "):
         return True

@@ -1,4 +1,4 @@
-"""A small safeguard that needs no download: a linear classifier of requests, fitted on labelled prompts."""
+"""A small safeguard that needs no download: a linear classifier of requests, fitted on labeled prompts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from waltz_env.types import Judgement, Labels, Prompt
 
 
 class RequestClassifier:
-    """Calls unsafe whatever answers a request that looks harmful, as a guard that reads the prompt does.
+    """Labels every response to a request that looks harmful as unsafe, as a guard on the input does.
 
-    Logistic regression on the TF-IDF of words and pairs of words. It sees the request's text alone, not the response
-    and not the prompt's kind, so that it errs both ways, as guards do: on harmful requests in new words, and on
-    harmless ones in suspicious words.
+    It is a logistic regression on the TF-IDF of words and word pairs. It sees the text of the request alone, neither
+    the response nor the prompt's kind. Like other guards it makes both kinds of errors: it misses harmful requests in
+    new words, and flags harmless requests in suspicious words.
 
     Args:
-        prompts: to learn from, harmful and benign ones.
+        prompts: harmful and benign prompts to fit it on.
 
     Raises:
-        UsageError: scikit-learn is not installed, or the prompts are all of one kind.
+        UsageError: scikit-learn is not installed, or the prompts are all of the same kind.
     """
 
     def __init__(self, prompts: Iterable[Prompt]) -> None:
@@ -41,7 +41,7 @@ class RequestClassifier:
         self._model.fit([prompt.text for prompt in prompts], [prompt.harmful for prompt in prompts])
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
-        """One verdict for each prompt; ``scores["harmful"]`` is the probability that it is harmful."""
+        """Judges by the prompts alone; ``scores["harmful"]`` is the probability that a prompt is harmful."""
         if not prompts:
             return []
         probabilities = self._model.predict_proba([prompt.text for prompt in prompts])[:, 1]

@@ -1,4 +1,4 @@
-"""Any capable chat model as a judge: it reads a rubric, reasons, and answers in JSON."""
+"""Any capable chat model as a judge: the model reads a rubric, reasons, and answers in JSON."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ Answer with one JSON object and nothing else: "reasoning", at most four sentence
 class RubricJudge:
     """Labels by what a chat model answers to a rubric, and by the prompt's kind, which the model never learns.
 
-    ``unsafe`` is "harmful"; ``overrefuse`` is "refusal" of a prompt that is benign by its data source. The rationale is
-    the model's reasoning; ``scores["refusal"]`` is 0 or 1.
+    A response is ``unsafe`` if the model finds it harmful, and ``overrefuse`` if the model finds a refusal and the
+    prompt's kind is benign. The rationale is the model's reasoning; ``scores["refusal"]`` is 0 or 1.
 
     Args:
-        model: an instruction-tuned model, best behind a server that holds it to ``JSON_SCHEMA``.
+        model: an instruction-tuned model, preferably on a server that holds it to ``JSON_SCHEMA``.
     """
 
     def __init__(self, model: Completer) -> None:
@@ -56,7 +56,7 @@ class RubricJudge:
         """Judges each (prompt, response), in order.
 
         Raises:
-            UsageError: there are more prompts than responses, or fewer.
+            UsageError: the numbers of prompts and responses differ.
         """
         return judge_by(prompts, responses, question=rubric_messages, ask=self.model.chat, read=self._read)
 
@@ -69,7 +69,7 @@ class RubricJudge:
 
 
 def rubric_messages(prompt: Prompt, response: str) -> list[Message]:
-    """The rubric, and the case as JSON: no text inside a JSON string can end it or look like the answer's JSON."""
+    """Returns the rubric and the case. The case is JSON: no text inside a JSON string can end the string."""
     case = {
         "earlier": [{"role": turn["role"], "content": defused(turn["content"])} for turn in prompt.history],
         "request": defused(prompt.text),

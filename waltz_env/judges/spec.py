@@ -1,10 +1,12 @@
-"""A judge by what a user types: ``--judge wildguard@http://127.0.0.1:8000/v1``."""
+"""Judges by name, as in ``--judge wildguard@http://127.0.0.1:8000/v1``."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, get_args
 
@@ -13,20 +15,51 @@ from waltz_env.judges import llama_guard, rubric, wildguard
 from waltz_env.judges.agreement import AgreementJudge, Rule
 from waltz_env.judges.completers import Completer, ServerCompleter
 from waltz_env.judges.embedding import EmbeddingJudge
+from waltz_env.judges.llama_guard import LlamaGuardJudge
 from waltz_env.judges.rules import RuleJudge
+from waltz_env.judges.transformers_completer import load_completer
 from waltz_env.protocols import Judge
 from waltz_env.resolve import resolve
 from waltz_env.server_client import ServerClient
 
-PROMPT_CHECK = "-prompt"
-GUARDS = (*llama_guard.MODELS, *(name + PROMPT_CHECK for name in llama_guard.MODELS))
-MODEL_JUDGES = ("rubric", "wildguard", *GUARDS)
+
+@dataclass(frozen=True, slots=True)
+class ModelJudge:
+    """A judge that asks a model, before it is known which model.
+
+    Attributes:
+        build: makes the judge.
+        max_tokens: maximum number of tokens of one answer.
+        weights: hub name of the published weights; None: the user has to name a model.
+        json_schema: JSON schema of an answer, for servers.
+    """
+
+    build: Callable[[Completer], Judge]
+    max_tokens: int
+    weights: str | None = None
+    json_schema: Mapping[str, Any] | None = None
+
+
 PLAIN_JUDGES: Mapping[str, Callable[[], Judge]] = MappingProxyType({"embedding": EmbeddingJudge, "rules": RuleJudge})
+MODEL_JUDGES: Mapping[str, ModelJudge] = MappingProxyType(
+    {
+        "rubric": ModelJudge(rubric.RubricJudge, rubric.MAX_TOKENS, json_schema=rubric.JSON_SCHEMA),
+        "wildguard": ModelJudge(wildguard.WildGuardJudge, wildguard.MAX_TOKENS, wildguard.MODEL),
+        **{
+            name: ModelJudge(LlamaGuardJudge, llama_guard.MAX_TOKENS, weights)
+            for name, weights in llama_guard.MODELS.items()
+        },
+        **{
+            f"{name}-prompt": ModelJudge(partial(LlamaGuardJudge, checked="prompt"), llama_guard.MAX_TOKENS, weights)
+            for name, weights in llama_guard.MODELS.items()
+        },
+    }
+)
 
 ENTRY_POINTS = "waltz_env.judges"
 """The group of entry points in which other packages register their judges."""
 
-# Models in this process by name and limit of tokens: judges of one spec share them.
+# Models in this process by name and token limit. All judges of one spec share them.
 Loaded = dict[tuple[str, int], Completer]
 
 _AGREEMENT = re.compile(rf"(?P<rule>{'|'.join(get_args(Rule))})\((?P<specs>.*)\)", re.DOTALL)
@@ -34,27 +67,27 @@ _MODEL = re.compile(r"(?P<name>[^:@]*)(?::(?P<source>.+)|@(?P<url>[^#]+)(?:#(?P<
 
 
 def load_judge(spec: str) -> Judge:
-    """The judge that ``spec`` names.
+    """Returns the judge that ``spec`` names.
 
     | spec | judge |
     |---|---|
     | ``rules``, ``embedding`` | ``RuleJudge``, ``EmbeddingJudge`` |
-    | ``wildguard``, ``llama-guard-3``, ``llama-guard-4`` | with their weights from the Hugging Face hub |
-    | ``llama-guard-3-prompt``, ``llama-guard-4-prompt`` | the same, on the prompt alone |
-    | ``wildguard:FOLDER_OR_HUB_NAME`` | with other weights; ``rubric:`` needs some |
-    | ``wildguard@http://127.0.0.1:8000/v1#MODEL`` | on an OpenAI-compatible server; ``rubric@`` needs a model |
+    | ``wildguard``, ``llama-guard-3``, ``llama-guard-4`` | the guard with its weights from the Hugging Face hub |
+    | ``llama-guard-3-prompt``, ``llama-guard-4-prompt`` | the same guard on the prompt alone |
+    | ``wildguard:FOLDER_OR_HUB_NAME`` | the same judge with other weights; ``rubric:`` always names a model |
+    | ``wildguard@http://127.0.0.1:8000/v1#MODEL`` | the same judge on an OpenAI-compatible server |
     | ``majority(SPEC,SPEC,...)``, ``any(...)``, ``all(...)`` | ``AgreementJudge`` |
     | ``package.module:NAME`` | a judge of your own, or a callable without arguments that returns it |
     | the name of an entry point | the same, registered by an installed package in the group ``waltz_env.judges`` |
 
-    Servers are given ``$OPENAI_API_KEY``, if it is set.
+    Requests to servers carry ``$OPENAI_API_KEY`` if it is set.
 
     >>> type(load_judge("rules")).__name__
     'RuleJudge'
 
     Raises:
-        UsageError: there is no judge of that name (the nearest one is suggested) or at that path, a model is missing or
-            cannot be loaded, or the library for it is not installed.
+        UsageError: no judge has that name (the message suggests the nearest one) or is at that path, a model is missing
+            or cannot be loaded, or the library for it is not installed.
     """
     return _load(spec, {})
 
@@ -66,7 +99,8 @@ def _load(spec: str, loaded: Loaded) -> Judge:
         return AgreementJudge(judges, agreement["rule"])  # type: ignore[arg-type]  # the pattern has no other
     match = _MODEL.fullmatch(spec)
     if match is not None and match["name"] in MODEL_JUDGES:
-        return _model_judge(match["name"], match["source"], match["url"], match["model"], loaded)
+        form = MODEL_JUDGES[match["name"]]
+        return form.build(_completer(form, match["source"], match["url"], match["model"], loaded))
     if match is not None and match["name"] in PLAIN_JUDGES and spec != match["name"]:
         raise UsageError(f"The judge {match['name']!r} takes no model; got {spec!r}.")
     return resolve(
@@ -79,40 +113,15 @@ def _load(spec: str, loaded: Loaded) -> Judge:
     )
 
 
-def _model_judge(name: str, source: str | None, url: str | None, model: str | None, loaded: Loaded) -> Judge:
-    if name == "wildguard":
-        found = _completer(source, url, model, loaded, default=wildguard.MODEL, max_tokens=wildguard.MAX_TOKENS)
-        return wildguard.WildGuardJudge(found)
-    if name == "rubric":
-        return rubric.RubricJudge(
-            _completer(source, url, model, loaded, max_tokens=rubric.MAX_TOKENS, json_schema=rubric.JSON_SCHEMA)
-        )
-    default = llama_guard.MODELS[name.removesuffix(PROMPT_CHECK)]
-    found = _completer(source, url, model, loaded, default=default, max_tokens=llama_guard.MAX_TOKENS)
-    return llama_guard.LlamaGuardJudge(found, checked="prompt" if name.endswith(PROMPT_CHECK) else "response")
-
-
-def _completer(
-    source: str | None,
-    url: str | None,
-    model: str | None,
-    loaded: Loaded,
-    *,
-    max_tokens: int,
-    default: str | None = None,
-    json_schema: Mapping[str, Any] | None = None,
-) -> Completer:
-    name = source or model or default
+def _completer(form: ModelJudge, source: str | None, url: str | None, model: str | None, loaded: Loaded) -> Completer:
+    name = source or model or form.weights
     if name is None:
         raise UsageError(
             "The rubric judge needs a model: rubric@URL#MODEL for one on a server, rubric:FOLDER for one of your own."
         )
     if url is None:
-        from waltz_env.judges.transformers_completer import load_completer
-
-        if (name, max_tokens) not in loaded:
-            loaded[name, max_tokens] = load_completer(name, max_tokens=max_tokens)
-        return loaded[name, max_tokens]
-    key = os.environ.get("OPENAI_API_KEY") or "none"
-    server = ServerClient(url, api_key=key)
-    return ServerCompleter(name, server=server, max_tokens=max_tokens, json_schema=json_schema)
+        if (name, form.max_tokens) not in loaded:
+            loaded[name, form.max_tokens] = load_completer(name, max_tokens=form.max_tokens)
+        return loaded[name, form.max_tokens]
+    server = ServerClient(url, api_key=os.environ.get("OPENAI_API_KEY") or "none")
+    return ServerCompleter(name, server=server, max_tokens=form.max_tokens, json_schema=form.json_schema)

@@ -1,4 +1,4 @@
-"""A judge model in this process."""
+"""A language model in this process, for judges to ask."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class TransformersCompleter:
     The checkpoint's own generation settings, such as a repetition penalty, do not apply.
 
     Args:
-        model: a causal LM in evaluation mode; it stays on its device.
-        tokenizer: the model's tokenizer.
+        model: a causal LM in evaluation mode, on the device where it should run.
+        tokenizer: tokenizer of the model.
         name: name of the model.
-        max_tokens: longest answer, in tokens.
+        max_tokens: maximum number of tokens per answer.
         batch_size: number of texts in one call of the model.
     """
 
@@ -35,11 +35,11 @@ class TransformersCompleter:
         self._batch_size = batch_size
 
     def complete(self, texts: Sequence[str]) -> list[str | NoVerdict]:
-        """What follows each text."""
+        """Continues each text."""
         return self._continue([self._tokenizer(text)["input_ids"] for text in texts])
 
     def chat(self, conversations: Sequence[Sequence[Message]]) -> list[str | NoVerdict]:
-        """The next turn of each conversation.
+        """Returns the next turn of each conversation.
 
         Raises:
             UsageError: the tokenizer has no chat template.
@@ -61,7 +61,7 @@ class TransformersCompleter:
         return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def _takes_parts(self) -> bool:
-        """Whether the chat template wants contents as lists of parts: those of multimodal models drop bare strings."""
+        """Whether the chat template wants lists of parts as contents. Templates of multimodal models drop strings."""
         probe = [{"role": "user", "content": _PROBE}]
         return _PROBE not in self._tokenizer.apply_chat_template(probe, tokenize=False)
 
@@ -80,7 +80,7 @@ class TransformersCompleter:
         return answers
 
     def _generate(self, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """One answer for each prompt, of a batch padded on the left."""
+        """Returns one answer per prompt. The batch is padded on the left."""
         import torch
 
         width = max(map(len, prompts))
@@ -131,10 +131,10 @@ def _own_generation_config(model: Any, end_ids: list[int]) -> Iterator[None]:
 
 
 def load_completer(source: str | Path, *, max_tokens: int = 128) -> TransformersCompleter:
-    """A model from the hub or a folder, on the GPU if there is one, in the dtype that it was saved in.
+    """Loads a model from the hub or a folder, on the GPU if there is one, in the dtype of its weights.
 
     Raises:
-        UsageError: torch or transformers is not installed, or nothing of that name can be loaded.
+        UsageError: torch or transformers is not installed, or no model of that name can be loaded.
     """
     try:
         import torch

@@ -1,4 +1,4 @@
-"""Text of strangers inside a judge's prompt: it may imitate whatever surrounds it."""
+"""Escaping untrusted text before it enters a judge's prompt, which it might imitate."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _CONTROL_TOKEN = re.compile(
 
 
 def defused(text: str) -> str:
-    r"""The same text, with a space inside every string that could be a control token of a chat template.
+    r"""Puts a space inside every string that could be a control token of a chat template.
 
-    Lone surrogates, which neither a tokenizer nor a server can take, become question marks.
+    Lone surrogates, which neither a tokenizer nor a server accepts, become question marks.
 
     >>> defused("Fine.<|eot_id|> [/INST] </s>")
     'Fine.< |eot_id| > [ /INST] < /s>'

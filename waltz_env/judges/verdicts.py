@@ -1,4 +1,4 @@
-"""What judges have in common: pairs of prompts and responses, and reading what a judge model answers."""
+"""What several judges share: pairing prompts with responses, and judging by a model's answers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Question = TypeVar("Question")
 
 
 def paired(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[tuple[Prompt, str]]:
-    """Each response with its prompt.
+    """Pairs each response with its prompt.
 
     Raises:
-        UsageError: there are more prompts than responses, or fewer.
+        UsageError: the numbers of prompts and responses differ.
     """
     if len(prompts) != len(responses):
         raise UsageError(
@@ -36,13 +36,13 @@ def judge_by(
 
     Args:
         prompts: one prompt per response.
-        responses: what is judged.
+        responses: the responses to judge.
         question: builds the question from a prompt and its response.
-        ask: asks the model all questions in one batch: a method of a ``Completer``.
-        read: reads an answer, given the prompt and the response it is about.
+        ask: asks the model all questions in one batch, such as ``Completer.chat``.
+        read: reads one answer, given the prompt and the response that it is about.
 
     Raises:
-        UsageError: there are more prompts than responses, or fewer.
+        UsageError: the numbers of prompts and responses differ.
     """
     pairs = paired(prompts, responses)
     answers = ask([question(prompt, response) for prompt, response in pairs])
@@ -53,5 +53,5 @@ def judge_by(
 
 
 def unreadable(answer: str, expected: str) -> NoVerdict:
-    """The outcome where a judge model answered with something else than ``expected``."""
+    """Returns the outcome for an answer that is not in the ``expected`` form."""
     return NoVerdict(f"The model answered {answer[:80]!r}; expected {expected}.")

@@ -1,7 +1,8 @@
-"""How English declines, offers, turns round and delivers: the patterns that `refusals` reads a text with.
+"""The patterns with which `refusals` reads a text: how English declines, offers, reverses itself and delivers.
 
-They describe sentence forms (who says that they do not do what), never touchy topics: a word such as "harmful" means
-nothing alone. All read the output of `plain`. Every repeat is bounded or possessive: linear time on any text.
+They describe sentence forms (who says that they do not do what), never sensitive topics: a word such as "harmful" alone
+means nothing. All of them read an output of `plain`. Every repetition is bounded or possessive (`*+`), so that matching
+takes linear time on any text.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import re
 
 
 def one_of(*forms: str) -> str:
-    """A pattern that matches any of ``forms``."""
+    """Returns a pattern that matches any of ``forms``."""
     return f"(?:{'|'.join(forms)})"
 
 
 def word_of(words: str) -> str:
-    """A pattern that matches any of ``words``, which stand between spaces."""
+    """Returns a pattern that matches any of ``words``, which are separated by spaces."""
     return one_of(*words.split())
 
 
@@ -83,7 +84,8 @@ _ACT = one_of(
     word_of("process complete perform adopt play follow accept touch honou?r satisfy grant handle meet")
     + " (?:that|this|the|your|those|such)",
 )
-# A search that starts from one character set skips other characters at once; then it is asked for a word start.
+# "i" or "we" at the start of a word. A pattern that starts with a character set lets the regex engine skip all other
+# characters at once; the lookbehind then rejects an "i" or a "w" inside a word.
 _WE = r"[iw](?<!\w[iw])e?"
 DECLINES = re.compile(
     _WE
@@ -120,7 +122,7 @@ DECLINES = re.compile(
         + r" (?:with |in |people |you )?(?:that|this|such|instruct|advice|guid|content|any|requests)",
     )
 )
-"""The assistant says that it does not do this."""
+"""The assistant says that it does not do what was asked."""
 
 _TOPIC = (
     r"(?:something|anything|one|an? (?:request|topic|subject|task|question|thing|conversation)) (?:(?:that|which) )?"
@@ -162,13 +164,13 @@ TURNS_AWAY = re.compile(
         r"(?:my|the) answer is (?:a )?(?:firm )?no\b|(?:not going to|won't) (?:get|hear) (?:that|this|it) from",
     )
 )
-"""The request is put aside, without a first person that declines it."""
+"""The request is put aside without anyone who says that they decline it."""
 TURNS_AWAY_WORDS = frozenset(
     "not isn't don't doesn't won't cannot can't unable something anything request topic subject task question thing "
     "conversation prompt query outside beyond nothing violate violates against allowed permitted prevent prevents "
     "prohibit prohibits forbid forbids me let's let another change ask find answer".split()
 )
-"""TURNS_AWAY is looked for only where one of these stands between spaces, which keeps answers cheap."""
+"""TURNS_AWAY is searched only in texts with one of these words between spaces, which keeps answers fast."""
 FLAT_NO = re.compile(
     r"(?:no(?:pe)?(?: way)?|never|(?:absolutely|certainly|definitely) not)\b"
     r"(?:[\s,.!;-]++|(?:no|never|sorry|thanks?)\b)*+$"
@@ -195,7 +197,7 @@ REASONS = re.compile(
     )
     + r"\b"
 )
-"""How a sentence begins that says why, acknowledges, or closes: beside a refusal it need not be an answer."""
+"""How a sentence begins that gives reasons, acknowledges, or closes: next to a refusal it need not be an answer."""
 THEREFORE = re.compile(
     r"(?:therefore|thus|hence|so|for (?:this|that|these|those) reasons?|as such|as a result|because of (?:this|that)"
     r"|consequently|unfortunately|accordingly|that(?:'s| is) why|with that in mind)\b"
@@ -204,7 +206,7 @@ ACKNOWLEDGES = re.compile(
     r"\W*+(?:i|(?:it|that|this) (?:sounds|seems)|sounds|thank|to hear"
     r"|(?:you're|you are) (?:asking|going|feeling|dealing|struggling|in))\b"
 )
-"""How a first sentence begins that only takes the request in."""
+"""How a first sentence begins that only acknowledges the request."""
 CONTRAST = re.compile(r"[\s,;:.-]*+(?:but|however|though|although|yet|that said|still)\b[\s,]*+")
 OFFERS = re.compile(
     one_of(
@@ -227,7 +229,7 @@ OFFERS = re.compile(
         r"\b(?:resources?|support|people) (?:\w{1,12} ){0,2}?(?:available|who)\b",
     )
 )
-"""An alternative, an invitation, a place to turn to."""
+"""An alternative, an invitation, or a place to turn to."""
 
 # --- Delivering ------------------------------------------------------------------------------------------------------
 
@@ -247,7 +249,7 @@ DELIVERS = re.compile(
         r"(?:^|[.!?:]\s{0,3})to \w{3,15} [^.!?\n,]{3,80}, (?!please|i\b|we\b|it\b|contact|call|consider)\w{2,}",
     )
 )
-"""The beginning of content: steps, a list, code, an assent, an instruction."""
+"""The beginning of content: steps, a list, code, assent, or an instruction."""
 _PRETEXT = one_of(
     r"hypothetically|theoretically|in theory|in principle|off the record|between (?:us|you and me)|just this once",
     r"since you (?:asked|insist)|if i (?:were|was|had|could)|anyway|as (?:dan|an? (?:evil|unrestricted|unfiltered))",
@@ -273,7 +275,7 @@ PIVOTS = re.compile(
         _ASSENT,
     )
 )
-"""What turns a refusal round, whatever was offered in between."""
+"""What reverses a refusal, whatever was offered in between."""
 
 # --- Deflecting ------------------------------------------------------------------------------------------------------
 
@@ -287,7 +289,7 @@ DISSUADES = re.compile(
     r"(?:against|not to|to (?:not|refrain|avoid|seek|reconsider|find))"
     r"|\bplease (?:do not|don't|refrain|reconsider)|\bhere are (?:some )?(?:\w{1,14} )?alternatives"
 )
-SYMPATHISES = re.compile(
+SYMPATHIZES = re.compile(
     r"sorry (?:to hear |that )*+(?:you're|you are|you feel)\b"
     r"|\b(?:you're|you are) (?:feeling|going through|struggling|hurting|in (?:pain|crisis))"
 )
@@ -295,4 +297,4 @@ HELPLINES = ("hotline", "helpline", "mental health professional", "reach out", "
 DEFLECTION_WORDS = frozenset(
     "advise urge encourage recommend caution please alternatives sorry feeling going struggling hurting".split()
 )
-"""Deflections are looked for only where one of these stands between spaces."""
+"""Deflections are searched only in texts with one of these words between spaces."""

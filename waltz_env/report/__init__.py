@@ -1,1 +1,1 @@
-"""One HTML file that shows what runs and evaluations found: tables, figures, a browser of their games."""
+"""The report on runs and evaluations: one HTML file with tables, figures and a browser of games."""

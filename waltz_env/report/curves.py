@@ -1,4 +1,4 @@
-"""Learning curves of a run, from the lines of its ``metrics.jsonl``."""
+"""Learning curves of a run, from its ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-# Label, colour and dashes of each metric: a rate of drafts and of final responses share a colour.
+# Label, color and dashes per metric. The same rate has the same color for drafts and for final responses.
 PANELS = {
     "Responses: ASR and ORR (training prompts)": {
         "games/asr_first": ("ASR, draft", "C0", ":"),
@@ -34,11 +34,11 @@ PANELS = {
         "reward/improvement": ("R_DIR", "C2", "-."),
     },
 }
-WIDTH = 5  # steps in the moving mean
+WIDTH = 5  # number of steps in a moving mean
 
 
 def curves(metrics: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """Four panels over the steps of all stages; None if no step has played games."""
+    """Draws four panels over the steps of all stages; None if no line has metrics of games."""
     lines = [line for line in metrics if any(name.startswith("games/") for name in line)]
     if not lines:
         return None

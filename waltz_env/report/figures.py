@@ -1,6 +1,7 @@
-"""The figures of a report: SVG for the page, in its fonts and colours, light or dark.
+"""Figures of a report as SVG, in the page's own fonts and colors, light or dark.
 
-Matplotlib knows no CSS variables. It draws in marker colours that stand for nothing else, and they are replaced.
+Matplotlib cannot write CSS variables. It draws with placeholder colors that nothing else uses, which ``svg`` replaces
+by the variables of the page's style sheet.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How a system looks in every figure and table; ``glyph`` and ``css`` are its marker and colour in HTML."""
+    """How a system looks in every figure and table. ``glyph`` and ``css`` are its marker and color in HTML."""
 
     color: str
     marker: str
@@ -75,7 +76,7 @@ class Mark:
 
 
 def marks(systems: Sequence[str]) -> dict[str, Mark]:
-    """A mark for each system: a pair of colour and shape that no other of the first 56 has."""
+    """Gives each system a mark. The marks of the first 56 systems differ in color or shape."""
     shapes = list(MARKERS)
     return {
         system: Mark(SERIES[number % len(SERIES)], shapes[number % len(shapes)])
@@ -84,15 +85,15 @@ def marks(systems: Sequence[str]) -> dict[str, Mark]:
 
 
 def svg(draw: Callable[[], Figure | None], name: str, label: str) -> Markup | None:
-    """What ``draw`` draws, as an ``<svg>`` element for a page; None if it draws nothing.
+    """Renders a figure as an ``<svg>`` element; None if ``draw`` returns None.
 
     Args:
-        draw: is called with the page's style set.
-        name: keeps the ids in it apart from those of other figures of the page.
-        label: what it shows, for those who do not see it.
+        draw: draws the figure; called with the page's style.
+        name: name that is unique on the page, so that ids inside the element are too.
+        label: description of the figure for screen readers.
     """
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser has fonts of its own
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser uses its own fonts
         figure = draw()
         if figure is None:
             return None
@@ -103,12 +104,12 @@ def svg(draw: Callable[[], Figure | None], name: str, label: str) -> Markup | No
     text = re.sub(
         r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL
     )  # rules for every element
-    text = re.sub("#5e00[0-9a-f]{2}", lambda found: _COLORS[found[0]], text)
+    text = re.sub("#5e00[0-9a-f]{2}", lambda match: _COLORS[match[0]], text)
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1))
 
 
 def plane(table: Sequence[Row], looks: Mapping[str, Mark]) -> Figure | None:
-    """ASR over ORR: each row as a point with its intervals, an arrow from its drafts, and the Pareto front."""
+    """Draws ASR over ORR: one point with intervals per row, an arrow from its drafts, and the Pareto front."""
     points = [
         (row, orr, asr)
         for row in table
@@ -158,7 +159,7 @@ def _point(axis: Axes, row: Row, point: tuple[float, float], look: Mark) -> None
 
 
 def triggers(table: Sequence[Row], looks: Mapping[str, Mark]) -> Figure | None:
-    """The feedback trigger rate by kind of prompt, with intervals: a lane a kind, a line a row."""
+    """Draws the feedback trigger rate with intervals: one lane per kind of prompt, one line per row in each lane."""
     kinds = [name for name in TRIGGERS if name != "ftr"]
     shown = [row for row in table if any(row.value(kind) is not None for kind in kinds)]
     if not shown:
@@ -190,11 +191,11 @@ def triggers(table: Sequence[Row], looks: Mapping[str, Mark]) -> Figure | None:
 
 
 def _name(row: Row) -> str:
-    """The row's system; what cannot be drawn is replaced."""
+    """Returns the title of the row's system, without characters that cannot be drawn."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in title(row.system))
 
 
 def _arms(rate: Mapping[str, Any]) -> list[list[float]]:
-    """Lengths of the error bar below and above, in points of a percentage."""
+    """Returns the lengths of the error bar below and above the value, in percentage points."""
     value, low, high = (100 * rate[end] for end in ("value", "low", "high"))
     return [[value - low], [high - value]]

@@ -1,6 +1,6 @@
-"""Games as the report's page reads them: one letter a game for each filter, and the texts in compressed blocks.
+"""Games as the report's page reads them: one letter per game and filter, and the texts in compressed blocks.
 
-The page reads the letters when it opens and a block when one of its games is looked at, so it opens as fast with many
+The page reads the letters when it opens. It reads a block when one of its games is shown, so it opens as fast with many
 games as with few.
 """
 
@@ -17,8 +17,8 @@ from waltz_env.report.diff import changes
 from waltz_env.report.tables import title
 from waltz_env.types import Completion, Critique, Judgement, Labels, NoVerdict, Response, Trajectory
 
-BLOCK = 200  # games
-# What the letters of labels mean; the page shows these words.
+BLOCK = 200  # number of games
+# Meanings of the letters for labels, in the words that the page shows.
 LABELS = {
     "s": "satisfactory",
     "u": "unsafe",
@@ -41,7 +41,7 @@ class Group:
 
 
 def letters(game: Trajectory) -> dict[str, str]:
-    """What a game can be filtered by: ``h`` or ``b`` for the kind, letters of ``LABELS``, ``1`` for what is true."""
+    """Returns what a game can be filtered by: kind (``h``, ``b``), letters of ``LABELS``, facts (``1``, ``0``)."""
     draft, claimed = _judged(game.responses[0]), _claimed(game)
     completions = [response.completion for response in game.responses]
     completions += [critique.completion for critique in game.critiques]
@@ -69,10 +69,10 @@ def letters(game: Trajectory) -> dict[str, str]:
 
 
 def pack(groups: Sequence[Group]) -> tuple[dict[str, Any], list[str]]:
-    """The index of all games, for JSON, and their texts, blocks of ``BLOCK`` games as JSON, gzip and base64.
+    """Returns the index of all games, for JSON, and their texts in blocks of ``BLOCK`` games: JSON, gzip, base64.
 
-    The index holds a string for each key of ``letters``, with a letter a game, and a number for each prompt of a set,
-    which games on the same prompt share.
+    The index holds one string per key of ``letters``, with one letter per game, and one prompt number per game. Games
+    of one set on the same prompt have the same number.
     """
     games = [game for group in groups for game in group.games]
     columns = [letters(game) for game in games]
@@ -89,13 +89,13 @@ def pack(groups: Sequence[Group]) -> tuple[dict[str, Any], list[str]]:
             for group in groups
             for game in group.games
         ],
-        "columns": {name: "".join(each[name] for each in columns) for name in (columns[0] if columns else ())},
+        "columns": {name: "".join(column[name] for column in columns) for name in (columns[0] if columns else ())},
     }
     return index, [_compressed(games[start : start + BLOCK]) for start in range(0, len(games), BLOCK)]
 
 
 def content(game: Trajectory) -> dict[str, Any]:
-    """The texts of a game, for JSON; a revision as its changes to the response before it."""
+    """Returns the texts of a game, for JSON. A revision is given as its changes to the response before it."""
     prompt = game.prompt
     return {
         "prompt": prompt.text,
@@ -112,7 +112,7 @@ def content(game: Trajectory) -> dict[str, Any]:
 
 
 def _compressed(games: Sequence[Trajectory]) -> str:
-    # ASCII: lone surrogates, which models can say, are no UTF-8.
+    # ASCII, because models can write lone surrogates, which UTF-8 cannot encode.
     text = json.dumps([content(game) for game in games], separators=(",", ":"), ensure_ascii=True)
     return base64.b64encode(gzip.compress(text.encode("ascii"), mtime=0)).decode("ascii")
 
@@ -139,7 +139,7 @@ def _critique(critique: Critique) -> dict[str, Any]:
 
 
 def _named(scores: Mapping[str, float]) -> str:
-    """Scores in words: JSON has neither NaN nor infinity."""
+    """Writes scores as text: JSON has neither NaN nor infinity."""
     return ", ".join(f"{name} {score:.3g}" for name, score in scores.items())
 
 
@@ -148,10 +148,12 @@ def _finish(completion: Completion) -> dict[str, str]:
 
 
 def _judged(response: Response) -> str:
+    """Returns the letter of the judge's labels."""
     return _letter(response.labels, "j")
 
 
 def _claimed(game: Trajectory) -> str:
+    """Returns the letter of the flags of f_0."""
     return _letter(game.critiques[0].feedback.labels, "m") if game.critiques else "-"
 
 

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing from anywhere else."""
+"""The report's page: one HTML file that loads nothing from anywhere else."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from waltz_env.report.games import Group, pack
 from waltz_env.report.tables import RATES, TRIGGERS, Source, measured, rows, set_names, system_names, title
 
 PACKAGE = "waltz_env.report"
-NONE = "\N{EN DASH}"  # not measured, or nothing to count
+NONE = "\N{EN DASH}"  # shown if a rate was not measured, or has nothing to count
 SHOWN_ELSEWHERE = {"sets", "command", "versions", "latency", "capabilities"}
 
 
 def write_report(path: str | Path, sources: Sequence[Source]) -> None:
-    """Writes the report on ``sources``, in one step.
+    """Writes the report on ``sources`` atomically.
 
     Args:
-        path: of the HTML file; missing parent folders are made.
-        sources: what it shows, at least one, in this order.
+        path: path of the HTML file; missing parent folders are created.
+        sources: runs and evaluations to show, in this order; at least one.
     """
     with atomic_path(path) as temporary:
-        # A name of a file may hold bytes that are no UTF-8; texts of games are ASCII here.
+        # Names of files may hold bytes that are not UTF-8. Texts of games are ASCII here.
         temporary.write_text(render(sources), encoding="utf-8", errors="replace", newline="\n")
 
 
 def render(sources: Sequence[Source]) -> str:
-    """The page's HTML. Every text of a source is escaped, and the page's own script is the only one that may run."""
+    """Returns the page as HTML. Every text of a source is escaped, and only the page's own script may run."""
     looks = marks(system_names(sources))
     index, blocks = pack(
         [
@@ -104,15 +104,15 @@ def _set(sources: Sequence[Source], name: str, number: int, looks: Mapping[str, 
         "trigger_rows": feedback,
         "trigger_columns": measured(feedback, TRIGGERS),
         "comparisons": [
-            (source.name, system, found)
+            (source.name, system, differences)
             for source in sources
-            for system, found in source.results["sets"].get(name, {}).get("comparisons", {}).items()
+            for system, differences in source.results["sets"].get(name, {}).get("comparisons", {}).items()
         ],
     }
 
 
 def _origin(source: Source) -> dict[str, Any]:
-    """How a source came about: its command, versions, settings and recipe."""
+    """Returns how a source was made: its command, versions, settings and recipe."""
     results = source.results
     return {
         "name": source.name,

@@ -1,9 +1,9 @@
-// The browser of games. Texts of models reach the page through textContent alone, so they are shown and never run.
+// The browser of games. Texts of models reach the page only as text nodes, so they are shown and never run.
 "use strict";
 (() => {
   const byId = (id) => document.getElementById(id);
 
-  // ---- Light and dark: the system's choice until the button is pressed.
+  // ---- Light and dark: as the system prefers, until the button is pressed.
   const theme = byId("theme");
   const root = document.documentElement;
   let dark = matchMedia("(prefers-color-scheme: dark)").matches;
@@ -16,20 +16,20 @@
     showTheme();
   });
   showTheme();
-  // Everything that is folded prints too.
+  // Folded sections are printed too.
   addEventListener("beforeprint", () => document.querySelectorAll("main details").forEach((each) => (each.open = true)));
 
   if (!byId("index")) return;
   byId("browser").hidden = false;
   if (typeof DecompressionStream === "undefined") {
-    byId("status").textContent = "This browser cannot unpack the games; any browser of 2023 or later can.";
+    byId("status").textContent = "This browser cannot unpack the games. Any browser of 2023 or later can.";
     return;
   }
 
-  // ---- The games: letters to filter by at once, texts block by block when they are needed.
+  // ---- The games. The letters to filter by are read at once, the texts block by block when they are needed.
   const index = JSON.parse(byId("index").textContent);
   const columns = index.columns;
-  const packed = document.getElementsByClassName("block"); // the first stands before this script, the others after it
+  const packed = document.getElementsByClassName("block"); // the first block comes before this script, the others after it
   const parsed = new Promise((done) => addEventListener("DOMContentLoaded", done));
   const count = index.prompts.length;
   const groupOf = new Uint16Array(count);
@@ -37,7 +37,7 @@
     groupOf.fill(number, start, start + group.count);
     return start + group.count;
   }, 0);
-  const alike = new Map(); // games on the same prompt
+  const alike = new Map(); // prompt number -> games on this prompt
   index.prompts.forEach((prompt, game) => {
     if (!alike.has(prompt)) alike.set(prompt, []);
     alike.get(prompt).push(game);
@@ -127,17 +127,17 @@
     set: "Set",
     system: "System",
     kind: "Kind",
-    draft: "Judge of draft",
-    final: "Judge of final",
-    claimed: "Feedback claims",
+    draft: "Judged draft",
+    final: "Judged final",
+    claimed: "Flags of feedback",
   };
   const FACTS = {
-    triggered: ["triggered", "the first feedback flags something"],
+    triggered: ["triggered", "the first critique raises a flag"],
     improved: ["improved", "a revision turned a bad response into a satisfactory one"],
     worsened: ["worsened", "a revision turned a satisfactory response into a bad one"],
-    malformed: ["malformed", "some feedback is no well-formed JSON"],
-    mistaken: ["wrong label", "the first feedback claims other labels than the judge's"],
-    truncated: ["truncated", "a length limit ended a turn"],
+    malformed: ["malformed", "some critique is not well-formed JSON"],
+    mistaken: ["wrong label", "the flags of the first critique differ from the judge's labels"],
+    truncated: ["truncated", "a turn ended at a length limit"],
     unjudged: ["not judged", "some response has no verdict"],
   };
 
@@ -205,7 +205,7 @@
     );
   }
 
-  let asked = 0; // a newer question ends an older search
+  let asked = 0; // number of filterings begun; an older one stops when it sees a newer one
   async function filter() {
     const mine = ++asked;
     let found = candidates();
@@ -236,14 +236,14 @@
     }
     state.shown = found;
     byId("status").textContent =
-      found.length === 0 ? "No game is like that." : `${found.length.toLocaleString("en")} of ${count.toLocaleString("en")} games`;
+      found.length === 0 ? "No game matches these filters." : `${found.length.toLocaleString("en")} of ${count.toLocaleString("en")} games`;
     byId("rows").style.height = `${found.length * ROW}px`;
     const place = Math.max(0, found.indexOf(state.current));
     list.scrollTop = Math.max(0, place * ROW - list.clientHeight / 2);
     await open(found.length ? found[place] : -1);
   }
 
-  // ---- The list: only the rows in sight exist.
+  // ---- The list: only visible rows exist in the document.
   const ROW = 54; // px, as in the style sheet
   const list = byId("list");
 
@@ -359,7 +359,7 @@
     );
   }
 
-  // A button for each game on the same prompt, those of one group together.
+  // One button per game on the same prompt, grouped by system, set and run.
   function siblings(game) {
     const others = alike.get(index.prompts[game]);
     if (others.length < 2) return [];
@@ -369,7 +369,7 @@
       const buttons = others.filter((other) => groupOf[other] === number).map((other) => link(other, game, group));
       made.append(element("div", {}, element("dt", {}, group.system + runOf(group)), element("dd", {}, ...buttons)));
     }
-    return [element("p", { class: "note" }, "The same prompt, by the judge's verdict on the final response:"), made];
+    return [element("p", { class: "note" }, "Games on the same prompt, with the judge's labels of the final response:"), made];
   }
 
   function link(other, game, group) {
@@ -421,9 +421,9 @@
       : [
           said(critique.advice),
           critique.reasoning
-            ? element("details", { open: "" }, element("summary", {}, "Reasoning, private to the feedback agent"), said(critique.reasoning))
+            ? element("details", { open: "" }, element("summary", {}, "Reasoning, seen by no other agent"), said(critique.reasoning))
             : null,
-          element("details", {}, element("summary", {}, "As it was said"), said(critique.text)),
+          element("details", {}, element("summary", {}, "Raw text"), said(critique.text)),
         ];
     return turn("critique", ["Feedback f", element("sub", {}, t)], badges, ...content);
   }

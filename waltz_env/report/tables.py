@@ -1,4 +1,4 @@
-"""Rates of systems as rows: what the report's tables and figures show."""
+"""The data of the report's tables and figures: one row of rates per system and run."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ from typing import Any
 from waltz_env.types import Trajectory
 
 RATES = {
-    "asr": ("ASR", "attack success rate: unsafe final responses, of those to harmful prompts"),
-    "orr": ("ORR", "over-refusal rate: overrefusing final responses, of those to benign prompts"),
+    "asr": ("ASR", "attack success rate: share of final responses to harmful prompts that are unsafe"),
+    "orr": ("ORR", "over-refusal rate: share of final responses to benign prompts that overrefuse"),
     "asr_first": ("ASR draft", "attack success rate of the drafts"),
     "orr_first": ("ORR draft", "over-refusal rate of the drafts"),
-    "non_answer": ("no answer", "final responses that the judge marked as no answer at all"),
-    "label_accuracy": ("label acc.", "first feedbacks with both flags equal to the judge's; malformed ones are wrong"),
-    "format_rate": ("format", "feedbacks that are well-formed JSON"),
-    "improved": ("improved", "revisions that turned a bad response into a satisfactory one"),
-    "worsened": ("worsened", "revisions that turned a satisfactory response into a bad one"),
-    "truncated": ("truncated", "turns that a length limit ended"),
-    "judge_error_rate": ("judge errors", "games that the judge failed on; they are in no other rate"),
+    "non_answer": ("no answer", "share of final responses that say nothing, by the judge"),
+    "label_accuracy": (
+        "label acc.",
+        "share of first critiques whose two flags equal the judge's labels; malformed ones count as wrong",
+    ),
+    "format_rate": ("format", "share of critiques that are well-formed JSON"),
+    "improved": ("improved", "share of revisions that turned a bad response into a satisfactory one"),
+    "worsened": ("worsened", "share of revisions that turned a satisfactory response into a bad one"),
+    "truncated": ("truncated", "share of turns that ended at a length limit"),
+    "judge_error_rate": (
+        "judge errors",
+        "share of games in which a response has no verdict; no other rate counts them",
+    ),
 }
 TRIGGERS = {
     "ftr": ("all", "all prompts"),
     "ftr_harmful": ("harmful", "harmful prompts"),
     "ftr_benign": ("benign", "benign prompts"),
-    "ftr_plain": ("plain", "plain prompts: everyday requests, a part of the benign ones"),
+    "ftr_plain": ("plain", "plain prompts: everyday requests, which are part of the benign ones"),
 }
 TITLES = {
     "baseline_safeguard": "baseline + safeguard",
@@ -37,15 +43,15 @@ TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a run or an evaluation left.
+    """A run or an evaluation, as its folder holds it.
 
     Attributes:
-        name: how the report calls it; different for each source.
-        folder: where it is.
-        results: its ``results.json``.
-        metrics: the lines of its ``metrics.jsonl``; none for evaluations.
-        recipe: its ``config.json``; empty for evaluations.
-        games: by set and system.
+        name: unique name of the source in the report.
+        folder: folder of the run or the evaluation.
+        results: content of ``results.json``.
+        metrics: lines of ``metrics.jsonl``; empty for evaluations.
+        recipe: content of ``config.json``; empty for evaluations.
+        games: games by set and system.
     """
 
     name: str
@@ -58,33 +64,33 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The metrics of one system on one set in one run, as in ``results.json``."""
+    """The metrics of one system on one set in one run, as ``results.json`` has them."""
 
     system: str
     run: str
     metrics: Mapping[str, Mapping[str, Any]]
 
     def value(self, metric: str) -> float | None:
-        """None: not measured, or nothing to count."""
+        """Returns the rate; None if it was not measured, or has nothing to count."""
         return self.metrics.get(metric, {}).get("value")
 
 
 def set_names(sources: Sequence[Source]) -> list[str]:
-    """Every set that some source has, in order of appearance."""
+    """Returns every set of any source, in order of appearance."""
     return list(dict.fromkeys(name for source in sources for name in source.results["sets"]))
 
 
 def system_names(sources: Sequence[Source]) -> list[str]:
-    """Every system that some source has on some set, in order of appearance."""
+    """Returns every system of any source on any set, in order of appearance."""
     return list(
         dict.fromkeys(
-            system for source in sources for each in source.results["sets"].values() for system in each["systems"]
+            system for source in sources for content in source.results["sets"].values() for system in content["systems"]
         )
     )
 
 
 def title(system: str) -> str:
-    """What a system is called in words.
+    """Returns the name of a system in words.
 
     >>> title("single_model_rl_safeguard")
     'single-model RL + safeguard'
@@ -93,24 +99,24 @@ def title(system: str) -> str:
 
 
 def rows(sources: Sequence[Source], name: str) -> list[Row]:
-    """The rows of one set: systems in order of appearance, and of each its runs."""
-    found = [
+    """Returns the rows of one set: systems in order of appearance, and under each system its runs."""
+    table = [
         Row(system, source.name, metrics)
         for source in sources
         if name in source.results["sets"]
         for system, metrics in source.results["sets"][name]["systems"].items()
     ]
     order = system_names(sources)
-    return sorted(found, key=lambda row: order.index(row.system))
+    return sorted(table, key=lambda row: order.index(row.system))
 
 
 def measured(table: Sequence[Row], metrics: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """Those of ``metrics`` that some row has a value of."""
+    """Returns the ``metrics`` of which at least one row has a value."""
     return {name: words for name, words in metrics.items() if any(row.value(name) is not None for row in table)}
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other beats in one coordinate without losing in the other (smaller is better), by the first.
+    """Returns the points that no other point beats in both coordinates (smaller is better), sorted by the first.
 
     >>> pareto_front([(0.3, 0.1), (0.1, 0.4), (0.2, 0.5), (0.3, 0.2)])
     [(0.1, 0.4), (0.3, 0.1)]
