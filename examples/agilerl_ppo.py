@@ -19,7 +19,7 @@ from agilerl.algorithms import IPPO
 from numpy.typing import NDArray
 
 from waltz_env import AGENTS, AgentID
-from waltz_env.choice import Policy, WaltzSafetyChoiceEnv, mean_returns, random_policy
+from waltz_env.choice import Strategy, WaltzSafetyChoiceEnv, mean_returns, random_strategy
 
 Arrays = dict[AgentID, NDArray[Any]]
 
@@ -63,7 +63,7 @@ def rollout(learner: IPPO, games: Games, steps: int) -> tuple[dict[str, Any], ..
     return *(dict(experiences[name]) for name in fields), games.seen, done
 
 
-def greedy(learner: IPPO, agent: AgentID) -> Policy:
+def greedy(learner: IPPO, agent: AgentID) -> Strategy:
     """The most probable action."""
 
     def act(observation: NDArray[np.float32]) -> int:
@@ -92,7 +92,7 @@ def main(updates: int = 15, count: int = 32, seed: int = 0) -> tuple[dict[str, f
     )
     for _ in range(updates):
         learner.learn(rollout(learner, games, steps=1600 // count))
-    before, after = (mean_returns(p) for p in (random_policy(seed), {a: greedy(learner, a) for a in AGENTS}))
+    before, after = (mean_returns(p) for p in (random_strategy(seed), {a: greedy(learner, a) for a in AGENTS}))
     for agent in AGENTS:
         print(f"{agent:15} mean return: random {before[agent]:.3f}, trained {after[agent]:.3f}")
     return before, after

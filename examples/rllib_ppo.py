@@ -27,7 +27,7 @@ from ray.tune.registry import register_env
 
 import waltz_env
 from waltz_env import AGENTS
-from waltz_env.choice import Policy, mean_returns, random_policy
+from waltz_env.choice import Strategy, mean_returns, random_strategy
 
 
 def config(seed: int) -> PPOConfig:
@@ -54,7 +54,7 @@ def config(seed: int) -> PPOConfig:
     )
 
 
-def greedy(module: RLModule) -> Policy:
+def greedy(module: RLModule) -> Strategy:
     """The most probable action."""
 
     def act(observation: np.ndarray) -> int:
@@ -70,7 +70,7 @@ def main(iterations: int = 12, seed: int = 0) -> tuple[dict[str, float], dict[st
     algorithm = config(seed).build_algo()
     for _ in range(iterations):
         algorithm.train()
-    before = mean_returns(random_policy(seed))
+    before = mean_returns(random_strategy(seed))
     after = mean_returns({agent: greedy(algorithm.get_module(agent)) for agent in AGENTS})
     algorithm.stop()
     ray.shutdown()

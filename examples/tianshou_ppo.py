@@ -23,7 +23,7 @@ from tianshou.utils.net.common import Net
 from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
 
 from waltz_env import AGENTS, CONVERSATION, FEEDBACK, AgentID
-from waltz_env.choice import ConversationAction, WaltzSafetyChoiceEnv, mean_returns, random_policy
+from waltz_env.choice import ConversationAction, WaltzSafetyChoiceEnv, mean_returns, random_strategy
 
 
 class Seat(gymnasium.Env[np.ndarray, int]):
@@ -90,7 +90,7 @@ def main(rounds: int = 4, steps: int = 2000, seed: int = 0) -> tuple[dict[str, f
             learners[agent].run_training(params)
     for policy in policies.values():
         policy.deterministic_eval = True
-    before, after = (mean_returns(p) for p in (random_policy(seed), {a: policies[a].compute_action for a in AGENTS}))
+    before, after = (mean_returns(p) for p in (random_strategy(seed), {a: policies[a].compute_action for a in AGENTS}))
     for agent in AGENTS:
         print(f"{agent:15} mean return: random {before[agent]:.3f}, trained {after[agent]:.3f}")
     return before, after

@@ -22,7 +22,7 @@ from torchrl.objectives.value import GAE
 
 import waltz_env
 from waltz_env import AGENTS
-from waltz_env.choice import FEATURES, Policy, mean_returns, random_policy
+from waltz_env.choice import FEATURES, Strategy, mean_returns, random_strategy
 
 warnings.filterwarnings("ignore", message="PettingZoo in TorchRL is tested")
 GROUPS = {agent: agent.rsplit("_", 1)[0] for agent in AGENTS}  # PettingZooWrapper calls conversation_0 conversation
@@ -77,7 +77,7 @@ class Learner:
                 loss.backward()
                 self.optimizer.step()
 
-    def greedy(self) -> Policy:
+    def greedy(self) -> Strategy:
         """The most probable action."""
         return lambda observation: int(self.actor[0].module(torch.from_numpy(observation)).argmax())
 
@@ -93,7 +93,7 @@ def main(updates: int = 12, steps: int = 1000, seed: int = 0) -> tuple[dict[str,
             rollout = env.rollout(steps, both, break_when_any_done=False)  # one game after another
         for learner in learners.values():
             learner.update(rollout)
-    before, after = (mean_returns(p) for p in (random_policy(seed), {a: learners[a].greedy() for a in AGENTS}))
+    before, after = (mean_returns(p) for p in (random_strategy(seed), {a: learners[a].greedy() for a in AGENTS}))
     for agent in AGENTS:
         print(f"{agent:15} mean return: random {before[agent]:.3f}, trained {after[agent]:.3f}")
     return before, after

@@ -20,12 +20,12 @@ from waltz_env.choice import (
     ConversationAction,
     Dynamics,
     FeedbackAction,
-    Policy,
+    Strategy,
     WaltzSafetyChoiceAECEnv,
     WaltzSafetyChoiceEnv,
     mean_returns,
     never_flag,
-    random_policy,
+    random_strategy,
     solution,
 )
 from waltz_env.choice.dynamics import ANSWER, ANSWER_ADVICE, DECLINE_ADVICE, REFUSAL
@@ -462,7 +462,7 @@ def exact_returns(policy: Act, weights: str = "A") -> dict[AgentID, float]:
     return {agent: sum(chance * earned[agent] for chance, earned in courses) for agent in AGENTS}
 
 
-def played(policy: Policy) -> Act:
+def played(policy: Strategy) -> Act:
     return lambda agent, observation: policy(np.array(observation))
 
 
@@ -470,7 +470,7 @@ def played(policy: Policy) -> Act:
     ("policy", "conversation", "feedback"), [(solution, 0.9765, 0.4900225), (never_flag, 0.74, 0.285)]
 )
 def test_returns_worked_out_by_hand_are_those_of_enumeration_and_of_play(
-    policy: Policy, conversation: float, feedback: float
+    policy: Strategy, conversation: float, feedback: float
 ) -> None:
     by_hand = {CONVERSATION: conversation, FEEDBACK: feedback}
     assert exact_returns(played(policy)) == pytest.approx(by_hand)
@@ -503,7 +503,7 @@ def solution_but(changes: dict[tuple[float, ...], int]) -> Act:
 
 
 def test_play_finds_the_order_random_never_flag_solution_for_the_feedback_agent() -> None:
-    returns = [mean_returns(policy, games=1500)[FEEDBACK] for policy in (random_policy(), never_flag, solution)]
+    returns = [mean_returns(policy, games=1500)[FEEDBACK] for policy in (random_strategy(), never_flag, solution)]
     assert returns[0] + 0.05 < returns[1] < returns[2] - 0.15
 
 

@@ -352,7 +352,7 @@ def test_a_prompt_can_be_chosen() -> None:
     [
         (3, UsageError, "an index from 0 to 2; got 3"),
         (-1, UsageError, "an index from 0 to 2; got -1"),
-        ("bomb", UsageTypeError, r"must be a Prompt or an index into the prompts; got 'bomb' \(str\)"),
+        ("bomb", UsageTypeError, r"if not a Prompt, must be an index from 0 to 2; got 'bomb' \(str\)"),
         (Prompt("a" * 1_048_577, Kind.BENIGN, id="long"), UsageError, "'long' has a text of 1048577 characters"),
     ],
 )

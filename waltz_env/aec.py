@@ -14,14 +14,15 @@ from waltz_env.views import FixedSpaces
 
 
 class WaltzSafetyAECEnv(FixedSpaces, AECEnv[AgentID, Any, Any]):
-    """The same game in turns: only the agent whose turn it is is selected (``WaltzSafetyEnv`` is its documentation).
+    """The game of ``WaltzSafetyEnv``, which documents it, with one agent selected at a time: the one whose turn it is.
 
-    An agent's rewards add up, as in every AEC environment, until it is selected again: the feedback agent's part for
-    an improvement arrives with the revision. When the game has ended both agents are selected once more, to step with
-    None.
+    As in every AEC environment, an agent's rewards add up until it is selected again, so the feedback agent receives
+    its reward for an improvement after the revision. When the game has ended, both agents are selected once more and
+    step with None.
 
     Args:
-        **settings: as of ``WaltzSafetyEnv``.
+        *args: positional arguments of ``WaltzSafetyEnv``.
+        **settings: its keyword arguments.
     """
 
     metadata: ClassVar[dict[str, Any]] = {**WaltzSafetyEnv.metadata, "is_parallelizable": False}  # type: ignore[misc]
@@ -38,7 +39,7 @@ class WaltzSafetyAECEnv(FixedSpaces, AECEnv[AgentID, Any, Any]):
         self.render_mode = self._env.render_mode
 
     def reset(self, seed: int | None = None, options: Mapping[str, Any] | None = None) -> None:
-        """Starts a game; the arguments are those of ``WaltzSafetyEnv.reset``."""
+        """Starts a game; arguments as for ``WaltzSafetyEnv.reset``."""
         self._observations, self.infos = self._env.reset(seed, options)
         self.agents = list(AGENTS)
         self.rewards = dict.fromkeys(AGENTS, 0.0)
@@ -48,12 +49,15 @@ class WaltzSafetyAECEnv(FixedSpaces, AECEnv[AgentID, Any, Any]):
         self.agent_selection = CONVERSATION
 
     def step(self, action: str | int | None) -> None:
-        """The selected agent's turn: text, a number in the discrete twin, None once the game has ended.
+        """Plays the selected agent's turn.
+
+        Args:
+            action: text; a number in the discrete twin; None once the game has ended.
 
         Raises:
-            UsageError: no game is running, or text came from an agent whose game has ended.
+            UsageError: no game is running, or the game has ended and the action is not None.
             UsageTypeError: the action is not a string.
-            JudgeError: the judge gave no verdict. The game is lost: reset before the next step.
+            JudgeError: the judge gave no verdict. The game is lost: call ``reset`` before the next step.
         """
         if not self.agents:
             raise UsageError("step() needs a running game: call reset() first.")
@@ -66,6 +70,7 @@ class WaltzSafetyAECEnv(FixedSpaces, AECEnv[AgentID, Any, Any]):
         self._observations, self.rewards, self.terminations, self.truncations, self.infos = self._env.step(
             {acting: action}
         )
+        # In this order: the acting agent has just been shown its rewards; those of this step count from here on.
         self._cumulative_rewards[acting] = 0.0
         self._accumulate_rewards()
         self.agent_selection = self._env.turn or self.agents[0]
@@ -75,11 +80,11 @@ class WaltzSafetyAECEnv(FixedSpaces, AECEnv[AgentID, Any, Any]):
         return self._observations[agent]
 
     def state(self) -> dict[str, Any]:  # type: ignore[override]  # as in WaltzSafetyEnv
-        """The global state, as of ``WaltzSafetyEnv``."""
+        """The global state, as in ``WaltzSafetyEnv.state``."""
         return self._env.state()
 
     def render(self) -> str | None:
-        """As of ``WaltzSafetyEnv``."""
+        """Renders the game, as ``WaltzSafetyEnv.render`` does."""
         return self._env.render()
 
     def close(self) -> None:

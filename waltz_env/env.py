@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -11,6 +10,7 @@ import numpy as np
 from gymnasium.utils import seeding
 from pettingzoo import ParallelEnv
 
+from waltz_env.checks import check_index
 from waltz_env.errors import JudgeError, UsageError, UsageTypeError, unknown_name
 from waltz_env.game import Game
 from waltz_env.judges import RuleJudge
@@ -40,7 +40,7 @@ RenderMode = Literal["ansi", "human"]
 
 
 class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
-    """Two agents, one user prompt: the conversation agent answers, the feedback agent criticises, the first revises.
+    """Two agents and one user prompt: the conversation agent answers, the feedback agent criticizes, the first revises.
 
     | Import             | `waltz_env.make("WaltzSafety-v0")`     |
     |--------------------|----------------------------------------|
@@ -50,54 +50,55 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
     | Observation space  | `Dict` of texts, see below             |
     | Parallel, AEC      | both (`waltz_env.make_aec`)            |
 
-    The game is that of "The Alignment Waltz" (arXiv:2510.08240, sec. 3): p, c_0, f_0, c_1, f_1, ... It is positive-sum:
-    both agents are paid for a final response that is safe and not overrefusing.
+    The game comes from "The Alignment Waltz" (arXiv:2510.08240, sec. 3): p, c_0, f_0, c_1, f_1, ... It is positive-sum:
+    both agents are paid for a final response that is safe and does not overrefuse.
 
     ### Turns
-    Both agents live for the whole game, and one of them is active in each step: the conversation agent first. The idle
-    agent's action is ignored and may be left out. The game ends (both agents terminate) when the feedback agent flags
-    nothing or writes malformed feedback, or after `max_rounds` rounds of feedback and revision.
+    Both agents live for the whole game. One of them is active in each step, the conversation agent first. The idle
+    agent's action is ignored and may be left out. Under the default rules the game ends (both agents terminate) when
+    the feedback agent flags nothing or writes malformed feedback, or after `max_rounds` rounds of feedback and
+    revision.
 
     ### Actions
-    Any string. One longer than `max_chars` is cut there. The feedback agent is meant to write one JSON object
-    (`waltz_env.feedback.JSON_SCHEMA`): `reasoning`, `unsafe`, `overrefuse`, `feedback`. Only its `feedback` string is
-    shown to anyone.
+    Any string; one longer than `max_chars` is cut there. The feedback agent should write one JSON object
+    (`waltz_env.feedback.JSON_SCHEMA`): `reasoning`, `unsafe`, `overrefuse`, `feedback`. The agents see only its
+    `feedback` string.
 
     ### Observations
-    The same dict that agents take (`waltz_env.types.Observation`):
+    The dict that agents take (`waltz_env.types.Observation`):
 
     | Key         | Space                    | Meaning                                                   |
     |-------------|--------------------------|-----------------------------------------------------------|
-    | `agent`     | text                     | whose observation it is                                   |
+    | `agent`     | text                     | the agent whose observation this is                       |
     | `active`    | `Discrete(2)`            | 1: this agent's action counts in the next step            |
-    | `prompt`    | text                     | what the user asks; never its kind                        |
+    | `prompt`    | text                     | what the user asks, without the prompt's kind             |
     | `history`   | sequence of role/content | earlier chat messages, oldest first                       |
     | `responses` | sequence of texts        | c_0 ... so far                                            |
     | `feedback`  | sequence of texts        | the `feedback` strings of f_0 ... so far                  |
 
     ### Rewards
-    The conversation agent gets R_c(c_t), 1 for a satisfactory response, in the step in which c_t is judged, which is
-    its own. The feedback agent gets lambda R_label + gamma R_format in its own step, and alpha R_DIR R_label in that
-    of the judged revision. Over a game they add up to `waltz_env.rewards.score(trajectory, weights)`.
+    The conversation agent gets R_c(c_t), 1 for a satisfactory response, in its own step: c_t is judged there. The
+    feedback agent gets lambda R_label + gamma R_format in its own step and alpha R_DIR R_label in the step of the
+    revision. Over a game the rewards add up to `waltz_env.rewards.score(trajectory, weights)`.
 
     ### Infos
     | Key          | Meaning                                                                                      |
     |--------------|----------------------------------------------------------------------------------------------|
     | `active`     | as in the observation, as a bool                                                             |
-    | `rewards`    | this agent's reward parts that the step decided: name to raw, unweighted value               |
-    | `labels`     | `{"unsafe", "overrefuse"}` of the response that was judged in the step; None if none was     |
+    | `rewards`    | the parts of this agent's reward that the step decided: name to raw, unweighted value        |
+    | `labels`     | the judge's `{"unsafe", "overrefuse"}` if a response was judged in the step, otherwise None  |
     | `truncated`  | whether this agent's action was cut at `max_chars`                                           |
     | `trajectory` | the whole judged game, in the last step only                                                 |
 
     ### Global state
-    `state()`, within `state_space`, is a dict for centralised critics: `prompt`, `history`, `responses`, `critiques`
-    (the raw texts, reasoning and flags included) and `turn` (`""` once the game has ended).
+    `state()`, within `state_space`, is a dict for centralized critics: `prompt`, `history`, `responses`, `critiques`
+    (the raw texts with reasoning and flags) and `turn` (`""` once the game has ended).
 
     Args:
-        prompts: what users ask: a `PromptSet` or other sequence of prompts, `"builtin:train"`, `"builtin:test"`, or the
-            path of a JSONL file. Each game draws one.
+        prompts: a `PromptSet` or another sequence of prompts, `"builtin:train"`, `"builtin:test"`, or the path of a
+            JSONL file. Each game draws one.
         judge: labels each response; `RuleJudge()` by default.
-        weights: of the feedback agent's reward, or the name of a set-up of `waltz_env.rewards.SETUPS`.
+        weights: weights of the feedback agent's reward, or the name of a set-up in `waltz_env.rewards.SETUPS`.
         rules: decide when the game ends and how long an action may be; the paper's game by default.
         max_rounds: short for `rules=Rules(max_rounds=...)`: the largest number of rounds of feedback and revision.
         max_chars: short for `rules=Rules(max_chars=...)`: length at which an action is cut, in characters.
@@ -159,7 +160,7 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
 
     @property
     def turn(self) -> AgentID | None:
-        """Whose action counts in the next step; None where no game is running."""
+        """Whose action counts in the next step; None if no game is running."""
         return self._game.turn if self._game is not None and self.agents else None
 
     def reset(
@@ -168,12 +169,12 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
         """Starts a game.
 
         Args:
-            seed: fixes which prompts are drawn, from this game on. None: the draws go on where they were.
-            options: ``"prompt"``, a ``Prompt`` or an index into ``prompts``, chooses instead of drawing. Other keys are
-                left to wrappers.
+            seed: seeds the draws of prompts from this game on. With None the draws continue.
+            options: ``"prompt"``, a ``Prompt`` or an index into ``prompts``, chooses the prompt instead of drawing it.
+                Other keys are left to wrappers.
 
         Raises:
-            UsageError: ``options["prompt"]`` is no index of ``prompts``, or the prompt is too long for its space.
+            UsageError: ``options["prompt"]`` is out of range, or the prompt is too long for its space.
             UsageTypeError: ``options["prompt"]`` is neither a ``Prompt`` nor an integer.
         """
         if seed is not None or self._np_random is None:
@@ -198,18 +199,18 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
         dict[AgentID, bool],
         dict[AgentID, Info],
     ]:
-        """One turn of the active agent.
+        """Plays one turn of the active agent.
 
         Args:
-            actions: text by agent. That of the active agent must be there; that of the other is ignored.
+            actions: text per agent. The active agent's text is required; the idle agent's is ignored.
 
         Returns:
-            Observations, rewards, terminations, truncations and infos, each by agent.
+            Observations, rewards, terminations, truncations and infos, each a dict by agent.
 
         Raises:
             UsageError: no game is running, the active agent's action is missing, or an agent is unknown.
             UsageTypeError: the active agent's action is not a string.
-            JudgeError: the judge gave no verdict. The game is lost: reset before the next step.
+            JudgeError: the judge gave no verdict. The game is lost: call ``reset`` before the next step.
         """
         game, acting = self._game, self.turn
         if game is None or acting is None:
@@ -220,7 +221,7 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
         game.act(_action(actions, acting))
         observations = _observations(game)
         if acting == CONVERSATION:
-            self.agents = []  # a judge that raises leaves no game to go on with
+            self.agents = []  # if the judge raises, no game is running
             (outcome,) = consult(self.judge, [game.prompt], observations[acting]["responses"][-1:])
             if isinstance(outcome, NoVerdict):
                 raise JudgeError(outcome.reason)
@@ -229,7 +230,7 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
         self.agents = [] if ended else list(AGENTS)
         trajectory = game.trajectory()
         rewards, infos = (_after_response if acting == CONVERSATION else _after_critique)(trajectory, self.weights)
-        if ended and acting == FEEDBACK:  # no revision follows: that there is no improvement is decided, too
+        if ended and acting == FEEDBACK:  # no revision follows, which settles the improvement
             infos[FEEDBACK]["rewards"]["improvement"] = 0.0
         for agent, info in infos.items():
             info["active"] = agent == game.turn
@@ -240,10 +241,10 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
         return observations, rewards, dict.fromkeys(AGENTS, ended), dict.fromkeys(AGENTS, False), infos
 
     def state(self) -> dict[str, Any]:  # type: ignore[override]  # PettingZoo declares an array; ours is in state_space
-        """The whole game as everyone together sees it, for centralised critics; never the prompt's kind.
+        """The whole game as all agents together see it, without the prompt's kind, for centralized critics.
 
         Raises:
-            UsageError: before the first reset.
+            UsageError: ``reset`` was never called.
         """
         game = self._started("state()")
         trajectory = game.trajectory()
@@ -256,12 +257,12 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
         }
 
     def render(self) -> str | None:
-        """The game so far, with labels and rewards: returned in mode ``"ansi"``, printed in mode ``"human"``.
+        """Returns the game so far with labels and rewards in mode ``"ansi"``, prints it in mode ``"human"``.
 
-        In mode ``"human"`` reset and step print by themselves, each turn once.
+        In mode ``"human"`` ``reset`` and ``step`` print each turn once, without this call.
 
         Raises:
-            UsageError: the environment has no render mode, or before the first reset.
+            UsageError: the environment has no render mode, or ``reset`` was never called.
         """
         if self.render_mode is None:
             raise UsageError('render() needs a render mode: make the environment with render_mode="ansi" or "human".')
@@ -281,16 +282,7 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
         if isinstance(choice, Prompt):
             _check_length(choice)
             return choice
-        try:
-            index = operator.index(choice)
-        except TypeError:
-            raise UsageTypeError(
-                f'options["prompt"] must be a Prompt or an index into the prompts; got {choice!r} '
-                f"({type(choice).__name__})."
-            ) from None
-        if not 0 <= index < len(self.prompts):
-            raise UsageError(f'options["prompt"] must be an index from 0 to {len(self.prompts) - 1}; got {index}.')
-        return self.prompts[index]
+        return self.prompts[check_index('options["prompt"], if not a Prompt,', choice, len(self.prompts))]
 
     def _started(self, call: str) -> Game:
         if self._game is None:
@@ -306,8 +298,12 @@ def _info(active: bool = False) -> Info:
     return {"active": active, "rewards": {}, "labels": None, "truncated": False}
 
 
+# A step pays what it settles: a response its own R_c and the improvement part of the critique before it, a critique its
+# label and format parts. Over a game this adds up to ``score``.
+
+
 def _after_response(trajectory: Trajectory, weights: RewardWeights) -> tuple[dict[AgentID, float], dict[AgentID, Info]]:
-    """Rewards and infos of the step in which c_t was given and judged."""
+    """Rewards and infos of a step in which c_t was given and judged."""
     labels = _labels(trajectory.final)
     reward = conversation_reward(labels)
     rewards = {CONVERSATION: reward, FEEDBACK: 0.0}
@@ -326,7 +322,7 @@ def _after_response(trajectory: Trajectory, weights: RewardWeights) -> tuple[dic
 
 
 def _after_critique(trajectory: Trajectory, weights: RewardWeights) -> tuple[dict[AgentID, float], dict[AgentID, Info]]:
-    """Rewards and infos of the step in which f_t was given."""
+    """Rewards and infos of a step in which f_t was given."""
     critique = trajectory.critiques[-1]
     label = float(critique.feedback.labels == _labels(trajectory.final))
     form = float(critique.feedback.well_formed)
@@ -347,7 +343,7 @@ def _action(actions: Mapping[AgentID, str | None], acting: AgentID) -> str:
             raise unknown_name("agent", str(agent), AGENTS)
     if acting not in actions:
         raise UsageError(
-            f"It is the turn of {acting!r}, and `actions` holds no action of it; got actions of "
+            f"It is the turn of {acting!r}, but `actions` has no action for it; got actions for "
             f"{', '.join(map(repr, actions)) or 'nobody'}."
         )
     action = actions[acting]

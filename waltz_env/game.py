@@ -60,7 +60,7 @@ class Game:
         }
 
     def act(self, action: Completion | str) -> None:
-        """Make the move of the agent whose turn it is. Any string is legal.
+        """Makes the move of the agent whose turn it is. Any string is legal.
 
         Raises:
             UsageError: the game has ended.
@@ -90,7 +90,7 @@ class Game:
             self.turn = CONVERSATION if rules.asks_revision(self._unjudged()) else None
 
     def judge(self, judgement: Judgement) -> None:
-        """Attach a judgement to the latest response."""
+        """Attaches a judgement to the latest response."""
         self._judged = (*self._judged[:-1], Response(self._judged[-1].completion, judgement))
 
     def trajectory(self) -> Trajectory:

@@ -1,4 +1,4 @@
-"""Environments by name, on PettingZoo's own registry; the single-agent views on Gymnasium's."""
+"""Environments by name: PettingZoo's registry has the two-agent ones, Gymnasium's the single-agent views."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SINGLE_AGENT_IDS = {"waltz_env/WaltzConversation-v0": CONVERSATION, "waltz_env/W
 
 
 def make(id: str = DEFAULT_ID, **kwargs: Any) -> ParallelEnv[AgentID, Any, Any]:
-    """The parallel environment of that name, the same as ``pettingzoo.make("parallel", "waltz_env/...")``.
+    """Makes the parallel environment of that name, as ``pettingzoo.make("parallel", "waltz_env/...")`` does.
 
     >>> make("WaltzSafety-v0", max_rounds=2).possible_agents
     ['conversation_0', 'feedback_0']
 
     Args:
-        id: with or without ``waltz_env/``; without a version, the newest.
-        **kwargs: arguments of the environment (``WaltzSafetyEnv``), over those it was registered with.
+        id: the name, with or without ``waltz_env/``; a name without a version means the newest one.
+        **kwargs: arguments of the environment (``WaltzSafetyEnv``); they override those it was registered with.
 
     Raises:
         UsageError: no environment has that name, or a setting cannot work.
@@ -38,7 +38,7 @@ def make(id: str = DEFAULT_ID, **kwargs: Any) -> ParallelEnv[AgentID, Any, Any]:
 
 
 def make_aec(id: str = DEFAULT_ID, **kwargs: Any) -> AECEnv[AgentID, Any, Any]:
-    """The AEC twin, in which only the agent whose turn it is is selected. Arguments and errors as of ``make``."""
+    """Makes the AEC twin, which selects one agent at a time. Arguments and errors are the same as for ``make``."""
     return pettingzoo.make("aec", _find("aec", id), **kwargs)
 
 
@@ -49,12 +49,12 @@ def register(
     parallel: Callable[..., Any] | str = WaltzSafetyEnv,
     aec: Callable[..., Any] | str = WaltzSafetyAECEnv,
 ) -> None:
-    """Gives settings, or environments of one's own, a name.
+    """Registers settings, or your own environments, under a name.
 
     Args:
-        id: ``[namespace/]Name-vN``; without a namespace it goes into ``waltz_env/``.
-        kwargs: the arguments that ``make`` passes on.
-        parallel: what makes the parallel environment, a callable or ``"module:name"``.
+        id: ``[namespace/]Name-vN``; the default namespace is ``waltz_env/``.
+        kwargs: arguments that ``make`` passes on.
+        parallel: the parallel environment's class or another callable that makes it, or its ``"module:name"``.
         aec: the same for the AEC environment.
     """
     pettingzoo.register("parallel", _full(id), parallel, kwargs=dict(kwargs or {}))
@@ -62,22 +62,22 @@ def register(
 
 
 def register_single_agent() -> None:
-    """Gives Gymnasium the views of one role each, ``SINGLE_AGENT_IDS``: ``gymnasium.make("waltz_env/...")``."""
+    """Registers the single-agent views, ``SINGLE_AGENT_IDS``, for ``gymnasium.make("waltz_env/...")``."""
     for id, role in SINGLE_AGENT_IDS.items():
         gymnasium.register(id, entry_point="waltz_env.wrappers:SingleAgentEnv", kwargs={"role": role})
 
 
 def spec(id: str = DEFAULT_ID) -> pettingzoo.EnvSpec:
-    """What is registered under that name.
+    """Returns what is registered under that name.
 
     Raises:
-        UsageError: nothing is; the nearest name is suggested.
+        UsageError: the name is unknown; the nearest one is suggested.
     """
     return _find("parallel", id)
 
 
 def pprint_registry() -> None:
-    """Prints the names in ``waltz_env/``. ``pettingzoo.pprint_registry()`` prints those of all packages."""
+    """Prints the names in ``waltz_env/``; ``pettingzoo.pprint_registry()`` prints the names of all packages."""
     for id in sorted(_known()):
         print(id)  # noqa: T201  what the call is for
 

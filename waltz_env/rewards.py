@@ -1,12 +1,12 @@
-"""Rewards as a pure function of a finished, judged game: a stored game can be scored again with other weights.
+"""Rewards as a pure function of a finished, judged game, so stored games can be scored again with other weights.
 
 1. As arXiv:2510.08240: R_c judges each response by itself; eq. 2 and 3 for the feedback agent; R_label compares both
    flags; weights alpha 0.65, lambda 0.25 or 0, gamma 0.1; set-ups A, B and C of its ablation.
-2. The same: R_DIR of a critique that led to no revision is 0, and malformed feedback earns 0 (it has no label, no
-   format, and asks for no revision).
-3. Left open by the paper, chosen here: the label part of f_t is against the judge's labels of c_t, the response that
-   f_t was shown, also for t > 0.
-4. Beyond the paper: any other weights, among them ``DIR_OFF`` (label and format alone).
+2. The same: R_DIR of a critique that led to no revision is 0, and malformed feedback earns 0: it has neither labels
+   nor the right format, and it asks for no revision.
+3. Left open by the paper, chosen here: R_label of f_t compares its flags with the judge's labels of c_t, the response
+   that f_t was shown, also for t > 0.
+4. Beyond the paper: any other weights, among them ``DIR_OFF`` (only label and format).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class RewardWeights:
     """Weights of the feedback agent's reward, eq. 2: R_f = alpha R_DIR R_label + lambda R_label + gamma R_format.
 
     Attributes:
-        improvement: alpha, on the Dynamic Improvement Reward.
-        label: lambda, on right labels.
-        format: gamma, on well-formed JSON.
-        gated: whether improvement is paid only with right labels (the product R_DIR R_label).
+        improvement: alpha, the weight of the Dynamic Improvement Reward.
+        label: lambda, the weight of correct flags.
+        format: gamma, the weight of well-formed JSON.
+        gated: whether improvement is paid only if the flags are correct (the product R_DIR R_label).
     """
 
     improvement: float = 0.65
@@ -42,7 +42,7 @@ SETUPS: dict[str, RewardWeights] = {"A": SETUP_A, "B": SETUP_B, "C": SETUP_C, "d
 
 
 def setup(weights: RewardWeights | str) -> RewardWeights:
-    """Weights by the name of a set-up, or from three numbers; weights themselves pass through.
+    """Returns the weights of a named set-up, or of three numbers; ``RewardWeights`` are returned as they are.
 
     >>> setup("0.65,0.1,0.1")
     RewardWeights(improvement=0.65, label=0.1, format=0.1, gated=True)
@@ -51,7 +51,7 @@ def setup(weights: RewardWeights | str) -> RewardWeights:
         weights: A, B, C, dir-off, or ``alpha,lambda,gamma``.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: ``weights`` is neither a name nor three numbers.
     """
     if isinstance(weights, RewardWeights):
         return weights
@@ -72,14 +72,14 @@ def setup(weights: RewardWeights | str) -> RewardWeights:
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
-    """Rewards of one game, by name, turn by turn. Raw parts are unweighted.
+    """Rewards of one game, turn by turn. All but ``feedback`` are unweighted.
 
     Attributes:
-        conversation: R_c(c_t), one for each response.
-        improvement: R_DIR(f_t) in {-1, 0, 1}, one for each critique.
-        label: R_label(f_t) in {0, 1}.
-        format: R_format(f_t) in {0, 1}.
-        feedback: R_f(f_t), the weighted sum.
+        conversation: R_c(c_t), one per response.
+        improvement: R_DIR(f_t) in {-1, 0, 1}, one per critique.
+        label: R_label(f_t) in {0, 1}, one per critique.
+        format: R_format(f_t) in {0, 1}, one per critique.
+        feedback: R_f(f_t), the weighted sum, one per critique.
     """
 
     conversation: tuple[float, ...]
@@ -94,17 +94,17 @@ class Rewards:
 
 
 def conversation_reward(labels: Labels) -> float:
-    """R_c: 1 for a satisfactory response, else 0."""
+    """R_c: 1 for a satisfactory response, otherwise 0."""
     return float(labels.ok)
 
 
 def early_reward(label: float, format: float, weights: RewardWeights) -> float:
-    """What f_t earns before its revision exists: lambda R_label + gamma R_format."""
+    """The part of R_f that is settled before the revision exists: lambda R_label + gamma R_format."""
     return weights.label * label + weights.format * format
 
 
 def late_reward(improvement: float, label: float, weights: RewardWeights) -> float:
-    """What f_t earns once its revision is judged: alpha R_DIR R_label, or alpha R_DIR where not gated."""
+    """The part of R_f that the judged revision settles: alpha R_DIR R_label, or alpha R_DIR if not gated."""
     return weights.improvement * improvement * (label if weights.gated else 1.0)
 
 

@@ -21,7 +21,7 @@ def play(
     rules: Rules = Rules(),
     overlap_judge: bool = False,
 ) -> list[Trajectory]:
-    """Play one game per prompt, all of them together; the same games as the environment's.
+    """Plays one game per prompt, all of them together; the same games as the environment's.
 
     Args:
         prompts: one game each.
@@ -49,7 +49,7 @@ def play(
 
 
 def finish(games: Sequence[Game], agents: Mapping[AgentID, Agent], *, judge: Judge | None = None) -> list[Trajectory]:
-    """Finish games already in progress, e.g. games whose first moves came from other software.
+    """Finishes games already in progress, e.g. games whose first moves came from other software.
 
     Args:
         games: games at any turn, or ended ones; they are played on in place, each by its own rules.

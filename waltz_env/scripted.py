@@ -1,6 +1,6 @@
 """Agents without a model, for tests, documentation and fast demonstrations.
 
-All are deterministic: what they say depends on the observation and the seed alone, not on the batch or earlier calls.
+All are deterministic: what they say depends only on the observation and the seed, not on the batch or earlier calls.
 """
 
 from __future__ import annotations
@@ -39,12 +39,13 @@ _SAYS_ANSWER = re.compile(r"\b(?:answer|comply|help)\b", re.IGNORECASE)
 
 
 class OracleFeedback:
-    """A feedback agent that knows the truth: the judge's labels of the latest response, and advice that fits them.
+    """A feedback agent that knows the truth: it flags what the judge's labels say and gives advice that fits them.
 
-    An observation does not say whether its prompt is harmful, so the prompt is looked up by its text and history.
+    An observation does not tell the prompt's kind, which the judge needs, so the agent looks the prompt up by its text
+    and history.
 
     Args:
-        prompts: every prompt that may come up.
+        prompts: all prompts that may be played.
         judge: gives the true labels.
     """
 
@@ -56,7 +57,7 @@ class OracleFeedback:
         """One well-formed feedback for each observation; an empty text, which ends the game, where the judge failed.
 
         Raises:
-            UsageError: an observation shows a prompt that the oracle was not given.
+            UsageError: the prompt of an observation is not among ``prompts``.
         """
         prompts = [self._prompt(observation) for observation in observations]
         outcomes = ask(self.judge, prompts, [observation["responses"][-1] for observation in observations])
@@ -74,42 +75,42 @@ class OracleFeedback:
 
 @dataclass(frozen=True, slots=True)
 class NeverFlag:
-    """A feedback agent that finds every response satisfactory: the game ends at once."""
+    """A feedback agent that flags nothing, which ends the game after the draft."""
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
-        """The same feedback for each observation."""
+        """Returns the same feedback for each observation."""
         return [Completion(format_feedback(_SATISFACTORY, NO_ADVICE))] * len(observations)
 
 
 @dataclass(frozen=True, slots=True)
 class AlwaysFlag:
-    """A feedback agent that flags every response: the game goes through all its rounds.
+    """A feedback agent that flags every response, so the game goes through all its rounds.
 
     Attributes:
-        labels: what it claims.
-        advice: what it says; None: advice that fits the labels.
+        labels: the flags.
+        advice: the advice; None means advice that fits the flags.
     """
 
     labels: Labels = _UNSAFE
     advice: str | None = None
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
-        """The same feedback for each observation."""
+        """Returns the same feedback for each observation."""
         advice = advise(self.labels) if self.advice is None else self.advice
         return [Completion(format_feedback(self.labels, advice))] * len(observations)
 
 
 @dataclass(frozen=True, slots=True)
 class FollowAdvice:
-    """A conversation agent that answers or refuses blindly at first, and then follows advice, or does not.
+    """A conversation agent whose draft is a blind answer or refusal, and which then follows advice, or does not.
 
-    It reads advice by its words: "decline" or "refuse" leads to a refusal, otherwise "answer", "comply" or "help" to an
-    answer. Other advice, and advice it does not follow, leaves its response as it was.
+    It looks for words in the advice: "decline" or "refuse" leads to a refusal, otherwise "answer", "comply" or "help"
+    to an answer. With any other advice, and with advice that it does not follow, it repeats its response.
 
     Attributes:
-        probability: of following a piece of advice.
-        seed: of its choices; each is a function of the seed and what the agent has seen.
-        answers: probability that the first response is an answer.
+        probability: probability that it follows a piece of advice.
+        seed: seeds its choices; each choice is a function of the seed and the observation.
+        answers: probability that the draft is an answer.
     """
 
     probability: float = 1.0
@@ -117,7 +118,7 @@ class FollowAdvice:
     answers: float = 0.5
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
-        """One response for each observation."""
+        """Returns one response per observation."""
         return [Completion(self._respond(observation)) for observation in observations]
 
     def _respond(self, observation: Observation) -> str:
@@ -133,7 +134,7 @@ class FollowAdvice:
 
 
 def advise(labels: Labels) -> str:
-    """Advice that fits the labels of a response."""
+    """Returns advice that fits the labels of a response."""
     parts = [text for flag, text in ((labels.unsafe, UNSAFE_ADVICE), (labels.overrefuse, OVERREFUSE_ADVICE)) if flag]
     return " ".join(parts) or NO_ADVICE
 

@@ -1,4 +1,4 @@
-"""The spaces of the game: text of any characters, and what is built of it."""
+"""The spaces of the game: text of any characters, and spaces built from it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SAMPLE_LENGTH = 64
 
 
 class UnicodeText(spaces.Text):
-    r"""Every string of a length between two bounds, whatever its characters: control characters, lone surrogates, all.
+    r"""All strings whose length lies within the bounds, including control characters and lone surrogates.
 
-    ``gymnasium.spaces.Text`` lists the characters it holds, letters and digits by default, so that not even
-    ``"hello world"`` is in it. What a language model may write has no such list.
+    ``gymnasium.spaces.Text`` needs a list of allowed characters, letters and digits by default: even ``"hello world"``
+    is not in it. For what a language model may write there is no such list.
 
-    Samples are short and of a few printable characters: at most 64 more than ``min_length``.
+    Samples are printable and short: at most 64 characters longer than ``min_length``.
 
     >>> "hello world \ud800" in UnicodeText(20)
     True
@@ -30,9 +30,9 @@ class UnicodeText(spaces.Text):
     False
 
     Args:
-        max_length: in characters (Unicode code points), inclusive.
-        min_length: the same, inclusive.
-        seed: of the samples.
+        max_length: longest length in characters (Unicode code points), inclusive.
+        min_length: shortest length, inclusive.
+        seed: seeds the samples.
 
     Raises:
         UsageError: the bounds are not ``0 <= min_length <= max_length``.
@@ -47,11 +47,11 @@ class UnicodeText(spaces.Text):
         super().__init__(max_length, min_length=min_length, charset=_SAMPLE_CHARS, seed=seed)
 
     def contains(self, x: Any) -> bool:
-        """Whether ``x`` is a string of a length within the bounds."""
+        """Whether ``x`` is a string whose length lies within the bounds."""
         return isinstance(x, str) and self.min_length <= len(x) <= self.max_length
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
-        """A short printable string. A mask for the length and the characters works as in ``Text``."""
+        """Returns a short printable string. A mask for the length and the characters works as in ``Text``."""
         if mask is None and probability is None:
             longest = min(self.max_length, self.min_length + _SAMPLE_LENGTH)
             mask = (int(self.np_random.integers(self.min_length, longest + 1)), None)
@@ -59,7 +59,7 @@ class UnicodeText(spaces.Text):
 
     @property
     def is_np_flattenable(self) -> bool:
-        """False: no array of fixed width can hold characters without a list of them."""
+        """False: without a list of characters, text cannot be put into an array of fixed width."""
         return False
 
     def __repr__(self) -> str:
@@ -74,7 +74,7 @@ class UnicodeText(spaces.Text):
 
 
 def observation_space(max_chars: int) -> spaces.Dict:
-    """What an ``Observation`` lies in. It does not depend on the prompts: train and test environments share it."""
+    """The space of an ``Observation``. It does not depend on the prompts, so train and test environments share it."""
     return spaces.Dict(
         {
             "agent": UnicodeText(_MAX_NAME_CHARS),
@@ -86,7 +86,7 @@ def observation_space(max_chars: int) -> spaces.Dict:
 
 
 def state_space(max_chars: int) -> spaces.Dict:
-    """What the global state lies in: the conversation, the raw critiques, whose turn it is (``""``: nobody's)."""
+    """The space of the global state: the conversation, the raw critiques, whose turn it is (``""`` for nobody)."""
     return spaces.Dict(
         {
             **_conversation(max_chars),

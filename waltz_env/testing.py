@@ -1,4 +1,4 @@
-"""Conformance checks for agents, judges and learners from outside: call one in a test of your own.
+"""Conformance checks for your own agents, judges and learners: call them in your tests.
 
     from waltz_env.testing import judge_test
 
@@ -59,17 +59,17 @@ HOSTILE_TEXTS = (
 def agent_test(agent: Agent, *, roles: Sequence[AgentID] = AGENTS, deterministic: bool = False) -> None:
     """Checks that ``agent`` keeps the ``Agent`` protocol.
 
-    Batches of none, one and many observations, in the first turn and in a later one, of ordinary and of hostile texts
-    (empty, control characters, lone surrogates, as long as the game allows ...), must each give as many completions of
-    the right types, and leave the observations as they were.
+    For batches of zero, one and many observations, ``act`` must return one completion of the right types per
+    observation and leave the observations unchanged. The observations come from first and later turns, with ordinary
+    and with hostile texts: empty, control characters, lone surrogates, as long as the game allows, and more.
 
     Args:
-        agent: what is checked.
-        roles: whose observations it is meant for.
-        deterministic: also check that a batch gives what its observations give one by one.
+        agent: the agent to check.
+        roles: the roles that it can play.
+        deterministic: also check that a batch gives the same texts as its observations one by one.
 
     Raises:
-        AssertionError: it does not keep the protocol.
+        AssertionError: the agent violates the protocol.
     """
     assert len(agent.act([])) == 0, "act([]) must give no completions."
     for role in roles:
@@ -87,16 +87,16 @@ def agent_test(agent: Agent, *, roles: Sequence[AgentID] = AGENTS, deterministic
 def judge_test(judge: Judge, *, deterministic: bool = True) -> None:
     """Checks that ``judge`` keeps the ``Judge`` protocol.
 
-    Batches of none, one and many responses, of ordinary and of hostile texts, to prompts of both kinds, must each give
-    as many judgements of the right types.
+    For batches of zero, one and many responses, ``judge`` must return one judgement of the right types per response.
+    The prompts are of both kinds, and the texts ordinary and hostile, as in ``agent_test``.
 
     Args:
-        judge: what is checked.
-        deterministic: also check that a batch gives the labels that its responses get one by one.
+        judge: the judge to check.
+        deterministic: also check that a batch gives the same labels as its responses one by one.
 
     Raises:
-        AssertionError: it does not keep the protocol.
-        JudgeError: it has no verdict on one of these responses, so there is nothing to check.
+        AssertionError: the judge violates the protocol.
+        JudgeError: the judge has no verdict on one of these responses, so there is nothing to check.
     """
     assert len(judge.judge([], [])) == 0, "judge([], []) must give no judgements."
     for texts in (ORDINARY_TEXTS, HOSTILE_TEXTS):
@@ -114,27 +114,27 @@ def judge_test(judge: Judge, *, deterministic: bool = True) -> None:
 
 
 def learner_test(config: LearnerConfig) -> None:
-    """Checks that the learners which ``config`` builds keep the ``Learner`` protocol, and that they learn.
+    """Checks that the learners that ``config`` builds keep the ``Learner`` protocol and learn.
 
-    On policies of a few tokens, in some seconds:
+    The checks use policies of a few tokens and take seconds:
 
-    * An update without rows changes nothing.
-    * The first update counts ``policy.version`` up and reports finite numbers; where it reports them by these names,
-      ``ratio_mean`` and ``ratio_max`` are 1, ``kl``, ``kl_k3`` and ``clip_fraction`` 0.
-    * Every forward pass masks its padding and counts positions from each row's first token.
-    * ``tokens_per_microbatch``, where the settings have it, changes nothing.
+    * An update without samples changes nothing.
+    * The first update increments ``policy.version`` and reports finite numbers. If it reports metrics by these names,
+      ``ratio_mean`` and ``ratio_max`` are 1, and ``kl``, ``kl_k3`` and ``clip_fraction`` are 0.
+    * Every forward pass masks its padding and counts positions from each sample's first token.
+    * ``tokens_per_microbatch``, if the settings have it, changes nothing.
     * An update on all sequences raises the expected reward.
-    * Four updates equal two, a save, a load and two more, bit for bit.
-    * The probe games are solved: a constant target, one that depends on the prompt, one of two tokens that is paid at
-      the end, and the game itself between agents of one token a turn.
+    * Four updates equal two updates, a save, a load and two more, bit for bit.
+    * The learner solves the probe games: a constant target, a target that depends on the prompt, a target of two tokens
+      that is paid at the end, and the game itself between agents that say one token per turn.
 
-    Rows come in groups of several, for learners with a baseline of the group. Needs torch.
+    Samples come in groups of several, for learners whose baseline is the group's. Needs torch.
 
     Args:
-        config: settings with a learning rate for a table of logits, about 0.1 with AdamW.
+        config: settings with a learning rate that suits a table of logits, about 0.1 with AdamW.
 
     Raises:
-        AssertionError: it does not keep the protocol, or does not learn.
+        AssertionError: the learner violates the protocol or does not learn.
     """
     from waltz_env.algorithms.probes.conformance import check_learner
 
@@ -142,7 +142,7 @@ def learner_test(config: LearnerConfig) -> None:
 
 
 def _observe(role: AgentID, text: str, later: bool) -> Observation:
-    """What ``role`` sees when it is its turn in a game in which ``text`` is whatever was said."""
+    """What ``role`` sees on its turn in a game in which everyone says ``text``."""
     history = (Message(role="user", content=text), Message(role="assistant", content=text)) if later else ()
     game = Game(Prompt(text, Kind.BENIGN, history=history), Rules(max_rounds=2))
     if later:

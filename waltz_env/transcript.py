@@ -7,10 +7,10 @@ from waltz_env.types import Critique, Labels, NoVerdict, Response, Trajectory
 
 
 def transcript(trajectory: Trajectory, weights: RewardWeights = SETUP_A) -> list[str]:
-    """The game turn by turn: one block for the prompt, then one for each response and critique, in order.
+    """Returns the game turn by turn: one block for the prompt, then one per response and critique, in order.
 
-    Labels and rewards stand in each block's first line where the game was judged. Characters that a terminal would act
-    on or could not encode are escaped.
+    If the game was judged, each block's first line has labels and rewards. Characters that a terminal would act on or
+    cannot encode are escaped.
     """
     rewards = score(trajectory, weights) if trajectory.judged else None
     history = "".join(f"[{printable(m['role'])}] {printable(m['content'])}\n" for m in trajectory.prompt.history)

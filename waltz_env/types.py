@@ -1,7 +1,7 @@
-"""The nouns of the game. Plain frozen data: no I/O, no torch.
+"""The nouns of the game, as plain frozen data: no I/O, no torch.
 
-A game (arXiv:2510.08240, sec. 3) is a prompt p, responses c_0, c_1, ... of the conversation agent and critiques
-f_0, f_1, ... of the feedback agent, in turn: c_0, f_0, c_1, f_1, ...
+A game (arXiv:2510.08240, sec. 3) is a prompt p, then alternating responses c_0, c_1, ... of the conversation agent and
+critiques f_0, f_1, ... of the feedback agent: c_0, f_0, c_1, f_1, ...
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Prompt:
 
     Attributes:
         text: the request.
-        kind: harmful or benign, by the data source.
-        id: unique within its set.
-        category: free; ``"plain"`` marks everyday requests that no feedback should be needed for.
+        kind: harmful or benign, according to the data source.
+        id: an identifier, unique within the prompt set.
+        category: any string; ``"plain"`` marks everyday requests that should need no feedback.
         source: where the prompt comes from.
-        topic: what it is about; splits by topic keep equal topics together.
+        topic: what the prompt is about; splits by topic keep equal topics together.
         history: earlier chat messages, oldest first.
     """
 
@@ -61,7 +61,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Alignment labels of one response: the judge's verdict, or what the feedback agent claims."""
+    """Alignment labels of one response, given by a judge or claimed by the feedback agent (its flags)."""
 
     unsafe: bool
     overrefuse: bool
@@ -74,7 +74,7 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A judge's verdict on one response to one prompt, by itself."""
+    """What a judge says of one response to one prompt."""
 
     labels: Labels
     judge: str
@@ -95,7 +95,7 @@ class NoVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What the feedback agent said, parsed. ``labels is None``: the text was malformed."""
+    """What the feedback agent said, parsed. ``labels`` holds its flags; None if the text was malformed."""
 
     labels: Labels | None
     advice: str = ""
@@ -107,7 +107,7 @@ class Feedback:
 
     @property
     def asks_revision(self) -> bool:
-        """Whether the game goes on: something is flagged. Malformed feedback asks for nothing."""
+        """Whether something is flagged. Malformed feedback asks for nothing."""
         return self.labels is not None and not self.labels.ok
 
 
@@ -163,7 +163,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Critique:
-    """f_t, raw and parsed."""
+    """f_t, as raw text and parsed."""
 
     completion: Completion
     feedback: Feedback
@@ -171,7 +171,7 @@ class Critique:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """A finished (or running) game: ``len(responses) - len(critiques)`` is 0 or 1 once it has begun."""
+    """The record of a game, finished or running: ``len(responses) - len(critiques)`` is 0 or 1 once it has begun."""
 
     prompt: Prompt
     responses: tuple[Response, ...]
@@ -200,10 +200,9 @@ class Trajectory:
 
 
 class Observation(TypedDict):
-    """What an agent sees. The environment's observation and an agent's input are this same dict.
+    """What an agent sees: the same dict is the environment's observation and an agent's input.
 
-    Never the prompt's kind, the judge's labels, or, for the conversation agent, the feedback agent's reasoning and
-    flags.
+    It never holds the prompt's kind, the judge's labels, or any critique's reasoning and flags.
     """
 
     agent: AgentID

@@ -45,9 +45,9 @@ class View:
         return self._env.render_mode
 
     def render(self) -> Any:
-        """Render the game as ``WaltzSafetyEnv.render`` does."""
+        """Renders the game, as ``WaltzSafetyEnv.render`` does."""
         return self._env.render()
 
     def close(self) -> None:
-        """End a running game. There is nothing else to release."""
+        """Ends a running game. There is nothing else to release."""
         self._env.close()

@@ -1,4 +1,4 @@
-"""The simulated language model behind the discrete game: what it is asked, what it reads, what it says."""
+"""The simulated user and language model of the discrete game: prompts, actions, texts and probabilities."""
 
 from __future__ import annotations
 
@@ -49,18 +49,19 @@ CRITIQUES = {
 
 @dataclass(frozen=True, slots=True)
 class Dynamics:
-    """Probabilities of the simulation. The defaults make the best policy the natural one (docs/choice.md).
+    """Probabilities of the simulation. With the defaults the natural strategy is the best one (docs/choice.md).
 
     Attributes:
-        harmful: that a prompt is harmful.
-        misleading: that a prompt looks like the other kind: adversarial or borderline.
-        slip: that the model does the opposite of what it is told, where that is what the prompt looks to call for.
-        misled_slip: the same where it is told to refuse what looks harmless or to answer what looks harmful.
-        follow: that a model told to follow the advice does.
-        reading: that the feedback agent's reading of prompt and draft gives the prompt's kind.
+        harmful: probability that a prompt is harmful.
+        misleading: probability that a prompt looks like the other kind (adversarial or borderline prompts).
+        slip: probability that the model does the opposite of what it is told, if it is told to refuse what looks
+            harmful or to answer what looks harmless.
+        misled_slip: the same probability if it is told to refuse what looks harmless or to answer what looks harmful.
+        follow: probability that a model that is told to follow the advice does so.
+        reading: probability that the feedback agent's reading of prompt and draft matches the prompt's kind.
 
     Raises:
-        UsageError: one is no probability.
+        UsageError: a value lies outside [0, 1].
     """
 
     harmful: float = 0.5
@@ -71,9 +72,10 @@ class Dynamics:
     reading: float = 0.95
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            if not 0 <= getattr(self, each.name) <= 1:
-                raise UsageError(f"{each.name} must be a probability from 0 to 1; got {getattr(self, each.name)!r}.")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not 0 <= value <= 1:
+                raise UsageError(f"{field.name} must be a probability from 0 to 1; got {value!r}.")
 
     def refusal(
         self,
@@ -86,10 +88,11 @@ class Dynamics:
         """The probability that the model's response is a refusal.
 
         Args:
-            action: what it is told to do.
-            looks_harmful: whether the prompt does.
-            draft_refuses: whether the latest response is a refusal; None: there is none yet, and KEEP means ANSWER.
-            advice: the latest one; none: FOLLOW means ANSWER.
+            action: what the model is told to do.
+            looks_harmful: whether the prompt looks harmful.
+            draft_refuses: whether the latest response is a refusal; None before the first response, when KEEP means
+                ANSWER.
+            advice: the latest advice; without any, FOLLOW means ANSWER.
         """
         if action == ConversationAction.KEEP and draft_refuses is not None:
             return float(draft_refuses)
@@ -101,16 +104,17 @@ class Dynamics:
 
 
 class KindJudge:
-    """Knows each prompt's kind: complying with a harmful one is unsafe, refusing a benign one is overrefusing."""
+    """Labels by the prompt's kind: complying with a harmful prompt is unsafe, refusing a benign one is overrefusing."""
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
-        """One verdict for each pair, in order."""
+        """Returns one judgement per pair, in order."""
         return [
-            _VERDICTS[prompt.harmful, response == REFUSAL] for prompt, response in zip(prompts, responses, strict=True)
+            _JUDGEMENTS[prompt.harmful, response == REFUSAL]
+            for prompt, response in zip(prompts, responses, strict=True)
         ]
 
 
-_VERDICTS = {
+_JUDGEMENTS = {
     (harmful, refuses): Judgement(
         Labels(unsafe=harmful and not refuses, overrefuse=refuses and not harmful), judge="kind"
     )

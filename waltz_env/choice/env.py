@@ -40,7 +40,7 @@ _ACTIONS: dict[AgentID, type[ConversationAction | FeedbackAction]] = {
 
 
 class WaltzSafetyChoiceEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  # type: ignore[override]  # `agents`
-    """The game of ``WaltzSafetyEnv`` for classic multi-agent algorithms: choose a move, a simulated model makes it.
+    """The game of ``WaltzSafetyEnv`` for classic multi-agent algorithms: agents choose moves, a simulated model writes.
 
     | Import             | `waltz_env.make("WaltzSafetyChoice-v0")` |
     |--------------------|------------------------------------------|
@@ -51,22 +51,22 @@ class WaltzSafetyChoiceEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  
     | State space        | `Box(-1, 1, (7,), float32)`              |
     | Parallel, AEC      | both (`waltz_env.make_aec`)              |
 
-    Turns, ends, rewards, reward set-ups, infos and rendering are those of `WaltzSafetyEnv`, which plays the game
-    inside; its docstring describes them. The language model and the user are simulated. docs/choice.md works out the
-    best policies and their returns.
+    A `WaltzSafetyEnv` plays the game inside; its docstring describes turns, ends, rewards, reward set-ups, infos and
+    rendering. The language model and the user are simulated. docs/choice.md works out the best strategies and their
+    returns.
 
     ### The user
-    A prompt is harmful or benign (`Dynamics.harmful`), and looks it, but for the misleading ones (`misleading`):
-    adversarial prompts are harmful and look harmless, borderline prompts are benign and look harmful. Complying with a
-    harmful prompt is unsafe, refusing a benign one is overrefusing.
+    A prompt is harmful or benign (`Dynamics.harmful`) and looks like what it is, unless it is misleading
+    (`misleading`): adversarial prompts are harmful and look harmless, borderline prompts are benign and look harmful.
+    Complying with a harmful prompt is unsafe, refusing a benign one is overrefusing.
 
     ### Actions of the conversation agent
     | Action | Name     | The simulated model                                                                        |
     |--------|----------|--------------------------------------------------------------------------------------------|
-    | 0      | `REFUSE` | refuses, or by mistake answers: probability `slip`, `misled_slip` where it looks harmless  |
-    | 1      | `ANSWER` | answers, or by mistake refuses: probability `slip`, `misled_slip` where it looks harmful   |
-    | 2      | `KEEP`   | says the latest response again; as `ANSWER` where there is none                            |
-    | 3      | `FOLLOW` | does what the latest advice says, with probability `follow`; as `ANSWER` without any       |
+    | 0      | `REFUSE` | refuses; answers by mistake with probability `slip` (`misled_slip` if it looks harmless)   |
+    | 1      | `ANSWER` | answers; refuses by mistake with probability `slip` (`misled_slip` if it looks harmful)    |
+    | 2      | `KEEP`   | repeats the latest response; before the first one, like `ANSWER`                           |
+    | 3      | `FOLLOW` | does what the latest advice says with probability `follow`; without advice, like `ANSWER`  |
 
     ### Actions of the feedback agent
     | Action | Name              | What it writes                                                                    |
@@ -79,27 +79,27 @@ class WaltzSafetyChoiceEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  
     ### Observations
     | Feature         | Values                                                                              |
     |-----------------|-------------------------------------------------------------------------------------|
-    | `active`        | 1: this agent's action counts in the next step; else 0                              |
+    | `active`        | 1: this agent's action counts in the next step; 0: it does not                      |
     | `is_feedback`   | 1: this is the feedback agent; 0: the conversation agent                            |
     | `round`         | critiques so far, divided by `max_rounds`                                           |
     | `looks_harmful` | 1: the prompt looks harmful; -1: it looks harmless                                  |
-    | `refuses`       | 1: the latest response refuses; -1: it answers; 0: there is none                    |
-    | `advice`        | 1: the latest advice is to decline; -1: to answer; 0: there is none                 |
-    | `reading`       | what the feedback agent makes of the pair: 1 harmful, -1 benign, 0 no response yet  |
+    | `refuses`       | 1: the latest response refuses; -1: it answers; 0: no response yet                  |
+    | `advice`        | 1: the latest advice is to decline; -1: to answer; 0: no advice yet                 |
+    | `reading`       | the feedback agent's view of prompt and response: 1 harmful, -1 benign, 0 none yet  |
 
-    The reading is right with probability `Dynamics.reading` and stays as it is for a whole game. Like the reasoning in
-    the text game it is the feedback agent's own: for the conversation agent it is always 0.
+    The reading is right with probability `Dynamics.reading` and does not change during a game. Like the reasoning in
+    the text game, it belongs to the feedback agent: for the conversation agent it is always 0.
 
     ### Global state
-    `state()` is for centralised critics: whether it is the conversation agent's turn, whether it is the feedback
-    agent's, then the features from `round` on, the reading included. Like the observations it does not hold the kind.
+    `state()` is for centralized critics: whether it is the conversation agent's turn, whether it is the feedback
+    agent's turn, then the features from `round` to `reading`. Like the observations, it does not hold the kind.
 
     Args:
         dynamics: probabilities of the simulation.
-        weights: of the feedback agent's reward, or the name of a set-up of `waltz_env.rewards.SETUPS`.
+        weights: weights of the feedback agent's reward, or the name of a set-up in `waltz_env.rewards.SETUPS`.
         rules: decide when the game ends; the paper's game by default.
         max_rounds: short for `rules=Rules(max_rounds=...)`: the largest number of rounds of feedback and revision.
-        render_mode: as of `WaltzSafetyEnv`.
+        render_mode: as for `WaltzSafetyEnv`.
 
     Raises:
         UsageError: a setting cannot work.
@@ -145,11 +145,12 @@ class WaltzSafetyChoiceEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  
         """Starts a game.
 
         Args:
-            seed: fixes all draws, from this game on. None: they go on where they were.
-            options: ``"prompt"``, an index into ``prompts``, chooses instead of drawing. Other keys are ignored.
+            seed: seeds all draws from this game on. With None the draws continue.
+            options: ``"prompt"``, an index into ``prompts``, chooses the prompt instead of drawing it. Other keys are
+                ignored.
 
         Raises:
-            UsageError: ``options["prompt"]`` is no index of ``prompts``.
+            UsageError: ``options["prompt"]`` is out of range.
             UsageTypeError: ``options["prompt"]`` is not an integer.
         """
         if seed is not None or self._np_random is None:
@@ -173,13 +174,13 @@ class WaltzSafetyChoiceEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  
         dict[AgentID, bool],
         dict[AgentID, Info],
     ]:
-        """One turn of the active agent.
+        """Plays one turn of the active agent.
 
         Args:
-            actions: numbers by agent. That of the active agent must be there; that of the other is ignored.
+            actions: number of an action per agent. The active agent's is required; the idle agent's is ignored.
 
         Returns:
-            Observations, rewards, terminations, truncations and infos, each by agent.
+            Observations, rewards, terminations, truncations and infos, each a dict by agent.
 
         Raises:
             UsageError: no game is running, the active agent's action is missing or out of range, or an agent
@@ -192,10 +193,10 @@ class WaltzSafetyChoiceEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  
         return self._encoded(observations), rewards, terminations, truncations, infos
 
     def state(self) -> NDArray[np.float32]:
-        """The game as everyone together sees it, shape (7,) float32, for centralised critics; never the prompt's kind.
+        """The game as both agents together see it, shape (7,) float32, for centralized critics.
 
         Raises:
-            UsageError: before the first reset.
+            UsageError: ``reset`` was never called.
         """
         if self._seen is None:
             raise UsageError("state() needs a game: call reset() first.")
@@ -203,7 +204,7 @@ class WaltzSafetyChoiceEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  
         return np.array([turn == CONVERSATION, turn == FEEDBACK, *self._features(seen), self._shown(seen)], np.float32)
 
     def _text(self, agent: AgentID, action: Any) -> str:
-        """What the agent says that chose ``action``; for the conversation agent, the simulated model decides."""
+        """What ``agent`` says after choosing ``action``; for the conversation agent, the simulated model decides."""
         move = _move(agent, action)
         if isinstance(move, FeedbackAction):
             return CRITIQUES[move]
@@ -219,7 +220,7 @@ class WaltzSafetyChoiceEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  
         return REFUSAL if self._np_random.random() < refusal else ANSWER
 
     def _encoded(self, observations: Mapping[AgentID, Observation]) -> dict[AgentID, NDArray[np.float32]]:
-        seen = self._seen = observations[FEEDBACK]  # but for `agent` and `active`, the other one is equal
+        seen = self._seen = observations[FEEDBACK]  # the other observation differs only in `agent` and `active`
         features = self._features(seen)
         return {
             CONVERSATION: np.array([observations[CONVERSATION]["active"], 0, *features, 0], np.float32),
@@ -241,10 +242,10 @@ class WaltzSafetyChoiceEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  
 
 
 class WaltzSafetyChoiceAECEnv(WaltzSafetyAECEnv):
-    """The discrete game in turns: to ``WaltzSafetyChoiceEnv`` what ``WaltzSafetyAECEnv`` is to ``WaltzSafetyEnv``.
+    """The game of ``WaltzSafetyChoiceEnv`` with one agent selected at a time, as in ``WaltzSafetyAECEnv``.
 
     Args:
-        **settings: as of ``WaltzSafetyChoiceEnv``.
+        **settings: arguments of ``WaltzSafetyChoiceEnv``.
     """
 
     metadata: ClassVar[dict[str, Any]] = {**WaltzSafetyChoiceEnv.metadata, "is_parallelizable": False}  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""The trained pair in use: one callable over the same game as in training, with no judge."""
+"""The pair in production: one callable that plays the game of training, without a judge."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-from waltz_env.errors import AgentError, AgentFailure, UsageError, unknown_name
+from waltz_env.checks import check_choice
+from waltz_env.errors import AgentError, AgentFailure, UsageError
 from waltz_env.game import Game
 from waltz_env.loop_thread import LoopThread
 from waltz_env.protocols import Agent
@@ -29,7 +30,7 @@ Ask = Callable[[Observation], Awaitable[Completion]]
 
 @runtime_checkable
 class AsyncAgent(Protocol):
-    """An agent that waits for a server: it is asked without blocking, and does its own batching."""
+    """An agent that waits for a server. It is asked without blocking and does its own batching."""
 
     async def aact(self, observations: Sequence[Observation]) -> Sequence[Completion]:
         """``Agent.act`` as a coroutine."""
@@ -40,29 +41,30 @@ class Duet:
     """Answers chats with a conversation agent and a feedback agent.
 
     Each request is a ``Game``, exactly as in training: draft, feedback, and, if something is flagged, a revision.
-    Agents in this process are asked in batches that form by themselves (``Batcher``); agents with ``aact`` are asked as
-    many at a time as come.
+    Concurrent requests to an agent in this process share batches (``Batcher``). Agents with ``aact`` are sent every
+    request at once.
 
-    What happens when there is a draft and the game cannot go on, because the feedback agent failed, was too slow or
-    said something malformed, or because the revision failed:
+    A game can fail after the draft: the feedback agent fails, is too slow or ends the game with malformed feedback, or
+    the revision fails. ``on_failure`` says what the user reads then:
 
-    * ``fail_open``: the latest response is returned, as it is in training after malformed feedback. One that the
-      feedback agent called unsafe is never returned; ``refusal`` is.
-    * ``fail_closed``: ``refusal`` is returned.
+    * ``"fail_open"``: the latest response, as in training after malformed feedback. If the feedback agent called that
+      response unsafe, the user reads ``refusal`` instead.
+    * ``"fail_closed"``: ``refusal``.
 
-    The reply tells (``failure``, ``refused``), and ``failures`` counts by agent and kind. Without a draft there is
-    nothing to answer with: that is an ``AgentError``.
+    The reply reports it (``failure``, ``refused``), and ``failures`` counts failures by agent and kind. Without a draft
+    there is no answer: ``AgentError``.
 
     Args:
-        agents: the pair, by role. In mode ``"off"`` the conversation agent is enough.
-        mode: ``"adaptive"``: revise what is flagged, as trained. ``"always-on"``: always revise. ``"off"``: the draft.
+        agents: the pair, by role. In mode ``"off"`` only the conversation agent is needed.
+        mode: ``"adaptive"`` plays by ``rules``, ``"always-on"`` revises after every well-formed critique, ``"off"``
+            returns the draft.
         on_failure: see above.
         rules: the rules that the pair was trained with; the paper's game by default. ``mode`` changes one setting of
             them: ``always_revise`` in ``"always-on"``, ``max_rounds`` in ``"off"``.
-        timeout: seconds for one request. With a draft in hand it is answered by then.
-        feedback_timeout: seconds that one feedback may take.
+        timeout: seconds per request. If there is a draft by then, the request is answered.
+        feedback_timeout: seconds that one critique may take.
         refusal: what the user reads instead of a response that is held back.
-        max_batch: requests to one agent in this process that run together, at most.
+        max_batch: largest number of requests that one agent in this process handles together.
 
     Raises:
         UsageError: an agent is missing or unknown, or a setting is out of range.
@@ -80,10 +82,8 @@ class Duet:
         refusal: str = REFUSAL,
         max_batch: int = 32,
     ) -> None:
-        if mode not in get_args(Mode):
-            raise unknown_name("mode", mode, get_args(Mode))
-        if on_failure not in get_args(OnFailure):
-            raise unknown_name("failure policy", on_failure, get_args(OnFailure))
+        check_choice("mode", mode, get_args(Mode))
+        check_choice("failure policy", on_failure, get_args(OnFailure))
         if min(timeout, feedback_timeout) <= 0:
             raise UsageError(f"Times must be above 0; got timeout={timeout}, feedback_timeout={feedback_timeout}.")
         self.mode = mode
@@ -102,25 +102,25 @@ class Duet:
         }
 
     def respond(self, messages: Sequence[Message]) -> Reply:
-        """The answer to a chat that ends with a user's message. Threads that call at once share batches.
+        """Answers a chat that ends with a user's message. Threads that call at the same time share batches.
 
         Raises:
-            UsageError: no chat that can be answered, see ``chat_prompt``.
+            UsageError: the chat cannot be answered, see ``chat_prompt``.
             AgentError: the conversation agent has no draft.
         """
         return self._loop.run(self.arespond(messages))
 
     def respond_batch(self, chats: Sequence[Sequence[Message]]) -> list[Reply]:
-        """An answer to each chat, in order.
+        """Answers several chats together; one reply per chat, in order.
 
         Raises:
-            UsageError: as ``respond``.
-            AgentError: some have no draft; it carries the replies that there are.
+            UsageError: a chat cannot be answered, see ``chat_prompt``.
+            AgentError: some chats have no draft; the error carries the other replies.
         """
         return self._loop.run(self._respond_all(chats))
 
     async def arespond(self, messages: Sequence[Message]) -> Reply:
-        """``respond`` without blocking, in any event loop. Cancelling it drops what it waits for."""
+        """``respond`` without blocking, in any event loop. Cancelling it also cancels the requests to the agents."""
         return await self._play(Game(chat_prompt(messages), self.rules))
 
     def close(self) -> None:
@@ -166,7 +166,7 @@ class Duet:
         return Reply(text, played, Latency(**spent, total=time.perf_counter() - start), failure, refused)
 
     async def _move(self, game: Game, remaining: float) -> Failure | None:
-        """One action, or what kept the agent from it."""
+        """Plays one action; returns the failure if there was one."""
         agent = game.turn
         assert agent is not None
         limit = min(self.feedback_timeout, remaining) if agent == FEEDBACK else remaining
@@ -185,7 +185,7 @@ async def _ask_server(agent: AsyncAgent, observation: Observation) -> Completion
 
 
 async def _within(seconds: float, work: Awaitable[Completion]) -> Completion | BaseException:
-    """What the work gives or raises, or ``TimeoutError``. Whatever an agent raises is its failure, and no more."""
+    """Returns the result of ``work``, or the exception that it raised, or a ``TimeoutError``."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait({task}, timeout=max(seconds, 0))
@@ -199,7 +199,7 @@ async def _within(seconds: float, work: Awaitable[Completion]) -> Completion | B
 
 
 def _failure(agent: AgentID, error: BaseException) -> Failure:
-    """A foreign error's message may quote what was said, so its type stands for it."""
+    """Describes an agent's error. The message of an unknown error may quote the chat, so only its type is named."""
     if isinstance(error, AgentError):
         return Failure(agent, error.kind, str(error))
     if isinstance(error, TimeoutError):

@@ -1,6 +1,6 @@
-"""The game for libraries that know arrays: encoded observations, ready-made actions, single-agent views.
+"""The game for libraries that need arrays: encoded observations, ready-made actions, single-agent views.
 
-Described in docs/wrappers.md.
+docs/wrappers.md describes them.
 """
 
 from waltz_env.wrappers.choices import CHOICES, Choice, ChoosingAgent

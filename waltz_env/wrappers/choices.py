@@ -1,4 +1,4 @@
-"""Actions to choose from, for policies that write no text of their own."""
+"""Actions to choose from, for policies that cannot write text."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ from waltz_env.wrappers.encoders import Encoder
 from waltz_env.wrappers.encoding import encode_observations
 
 Choice: TypeAlias = str | Agent
-"""A text, or an agent that says what suits the observation."""
+"""A text, or an agent whose text depends on the observation."""
 
 _UNSAFE, _OVERREFUSE = Labels(unsafe=True, overrefuse=False), Labels(unsafe=False, overrefuse=True)
 
 CHOICES: Mapping[AgentID, Sequence[Choice]] = MappingProxyType(
     {
-        # Refuse; answer; do what the latest advice says (at first, and where it says neither: answer, keep).
+        # Refuse; answer; do what the latest advice says. Without advice the last one answers; if the advice says neither,
+        # it repeats the latest response.
         CONVERSATION: (REFUSAL, ANSWER, FollowAdvice(answers=1.0)),
-        # Flag nothing; unsafe, with advice to refuse; overrefusing, with advice to answer. As many as for the
-        # conversation agent, so that one policy can play both.
+        # Flag nothing; unsafe, with advice to refuse; overrefusing, with advice to answer. The conversation agent has
+        # the same number of actions, so one policy can play both roles.
         FEEDBACK: (
             format_feedback(Labels(unsafe=False, overrefuse=False), NO_ADVICE),
             format_feedback(_UNSAFE, advise(_UNSAFE)),
@@ -40,11 +41,11 @@ CHOICES: Mapping[AgentID, Sequence[Choice]] = MappingProxyType(
 
 
 def chosen(choices: Sequence[Choice], action: SupportsIndex, observation: Observation) -> Completion:
-    """What the choice of that index says.
+    """Returns what the choice with index ``action`` says.
 
     Raises:
-        UsageError: there is no such index.
-        UsageTypeError: the action is no integer.
+        UsageError: the index is out of range.
+        UsageTypeError: the action is not an integer.
     """
     choice = choices[check_index("An action", action, len(choices))]
     return Completion(choice) if isinstance(choice, str) else choice.act([observation])[0]
@@ -52,12 +53,12 @@ def chosen(choices: Sequence[Choice], action: SupportsIndex, observation: Observ
 
 @dataclass(frozen=True, slots=True)
 class ChoosingAgent:
-    """A policy over encoded observations and ready-made actions, as an agent: for ``play``, evaluation and serving.
+    """An agent made of a policy over vectors and ready-made actions: for ``play``, evaluation and serving.
 
     Attributes:
-        policy: vectors of observations, shape (B, D) float32, to an index of ``choices`` for each, shape (B,) int.
-        encoder: the one that the policy was trained with.
-        choices: those that the policy was trained with.
+        policy: maps observation vectors, shape (B, D) float32, to one index into ``choices`` each, shape (B,) int.
+        encoder: the encoder that the policy was trained with.
+        choices: the choices that the policy was trained with.
     """
 
     policy: Callable[[NDArray[np.float32]], Iterable[SupportsIndex]]
@@ -65,10 +66,10 @@ class ChoosingAgent:
     choices: Sequence[Choice]
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
-        """The chosen action for each observation.
+        """Returns the chosen action per observation.
 
         Raises:
-            UsageError: the policy chose an action that there is not.
+            UsageError: the policy chose an index that is out of range.
         """
         if not observations:
             return []

@@ -1,4 +1,4 @@
-"""Both agents at once for libraries that know arrays: vectors in, the number of a ready-made action out."""
+"""Both agents for libraries that need arrays: vectors in, the number of a ready-made action out."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ Vectors = dict[AgentID, NDArray[np.float32]]
 class EncodedEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  # type: ignore[override]  # `agents`
     """The text environment with vectors as observations and ready-made texts as actions, for both agents.
 
-    Rewards, turns, ends and infos are those of the text environment, `trajectory` in the last info included. An idle
-    agent's action is ignored; column 0 of its observation is 0 then.
+    Rewards, turns, ends and infos are the text environment's, with `trajectory` in the last info. An idle agent's
+    action is ignored; column 0 of its observation is 0.
 
-    | space         | of each agent                                                                      |
+    | space         | per agent                                                                          |
     |---------------|------------------------------------------------------------------------------------|
     | observation   | `Box(-1, 1, (4 + 3 * encoder.size,), float32)`, see `waltz_env.wrappers.encoding`  |
     | action        | `Discrete(len(choices[agent]))`                                                    |
-    | `state_space` | the same box as an observation's                                                   |
+    | `state_space` | the same box as for observations                                                   |
 
     Args:
         env: the text environment, `waltz_env.make("WaltzSafety-v0", ...)`.
-        encoder: of the texts; `HashedNgrams()` by default.
-        choices: the ready-made actions of each agent.
+        encoder: turns texts into vectors; `HashedNgrams()` by default.
+        choices: the ready-made actions per agent.
 
     Raises:
-        UsageError: `choices` names an agent that there is not, or the default encoder is not installed.
+        UsageError: `choices` names an unknown agent, or the default encoder is not installed.
     """
 
     def __init__(
@@ -73,18 +73,18 @@ class EncodedEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  # type: ig
     def reset(
         self, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Vectors, dict[AgentID, Info]]:
-        """Starts a game; the arguments are those of ``WaltzSafetyEnv.reset``."""
+        """Starts a game; arguments as for ``WaltzSafetyEnv.reset``."""
         self._observations, infos = self._env.reset(seed, dict(options or {}))
         return self._encoded(), infos
 
     def step(
         self, actions: Mapping[AgentID, int]
     ) -> tuple[Vectors, dict[AgentID, float], dict[AgentID, bool], dict[AgentID, bool], dict[AgentID, Info]]:
-        """One turn of the active agent.
+        """Plays one turn of the active agent.
 
         Raises:
-            UsageError: there is no choice of that number, or the text environment refuses the step.
-            UsageTypeError: the active agent's action is no integer.
+            UsageError: the active agent's action is out of range, or the text environment refuses the step.
+            UsageTypeError: the active agent's action is not an integer.
             JudgeError: the judge gave no verdict.
         """
         texts = {agent: self._text(agent, action) for agent, action in actions.items()}
@@ -96,7 +96,7 @@ class EncodedEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  # type: ig
         return encode_state(self.encoder, self._env.state())
 
     def _text(self, agent: AgentID, action: int) -> str:
-        """What the action says; nothing where it does not count, which the text environment knows best."""
+        """The text of the action; empty for an idle agent, whose action the text environment ignores."""
         seen = self._observations.get(agent)
         return chosen(self.choices[agent], action, seen).text if seen is not None and seen["active"] else ""
 

@@ -1,4 +1,4 @@
-"""Texts to vectors, for policies that are no language models."""
+"""Encoders: texts to vectors, for policies that are not language models."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ class Encoder(Protocol):
     """Anything that turns texts into vectors.
 
     Attributes:
-        size: of a vector.
+        size: length of a vector.
     """
 
     @property
     def size(self) -> int: ...
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """One vector for each text, in order: shape (len(texts), size) float32, every value from -1 to 1."""
+        """Returns one vector per text, in order: shape (len(texts), size) float32, all values from -1 to 1."""
         ...
 
 
 class HashedNgrams:
     """Counts of n-grams, hashed into ``size`` columns and scaled to length 1 (scikit-learn's ``HashingVectorizer``).
 
-    There is nothing to fit: the same text always has the same vector, and an empty text has zeros.
+    There is nothing to fit: a text always has the same vector, and an empty text has zeros.
 
     Args:
-        size: of a vector. Fewer columns generalise from fewer games, more of them tell more n-grams apart.
-        analyzer: what n-grams are made of: ``"char_wb"`` characters within words, which forgives spelling, ``"char"``
-            characters across words, or ``"word"`` words.
-        ngrams: length of the shortest and of the longest.
+        size: length of a vector. Fewer columns generalize from fewer games, more columns distinguish more n-grams.
+        analyzer: the units of n-grams: ``"char_wb"`` for characters within words, which forgives spelling, ``"char"``
+            for characters across words, ``"word"`` for words.
+        ngrams: length of the shortest and of the longest n-gram.
 
     Raises:
-        UsageError: scikit-learn is not installed, or it refuses a setting.
+        UsageError: scikit-learn is not installed or refuses a setting.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class HashedNgrams:
             raise UsageError(f"HashedNgrams cannot be made with these settings: {error}") from error
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """One vector for each text, shape (len(texts), size) float32."""
+        """Returns one vector per text, shape (len(texts), size) float32."""
         if not texts:
             return np.zeros((0, self.size), np.float32)
         # A language model may write lone surrogates, which no hash of UTF-8 bytes takes.
@@ -76,13 +76,13 @@ class HashedNgrams:
 
 
 class CachedEncoder:
-    """Remembers the vectors of the texts its encoder saw last: prompts and ready-made actions come again and again.
+    """Remembers the vectors of recent texts, because prompts and ready-made actions recur all the time.
 
-    ``EncodedEnv`` and ``SingleAgentEnv`` make one of any encoder they are given. Give the same one to several
-    environments, and they share it.
+    ``EncodedEnv`` and ``SingleAgentEnv`` wrap any other encoder in one. Environments that are given the same
+    ``CachedEncoder`` share it.
 
     Args:
-        encoder: what is asked about new texts.
+        encoder: encodes new texts.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -91,20 +91,20 @@ class CachedEncoder:
 
     @property
     def size(self) -> int:
-        """Of a vector."""
+        """Length of a vector."""
         return self.encoder.size
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """One vector for each text, shape (len(texts), size) float32."""
+        """Returns one vector per text, shape (len(texts), size) float32."""
         new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
-        found = dict(zip(new, self.encoder.encode(new), strict=True)) if new else {}
-        vectors = [found[text] if text in found else self._vectors[text] for text in texts]
-        if len(self._vectors) + len(found) > _REMEMBERED:
+        encoded = dict(zip(new, self.encoder.encode(new), strict=True)) if new else {}
+        vectors = [encoded[text] if text in encoded else self._vectors[text] for text in texts]
+        if len(self._vectors) + len(encoded) > _REMEMBERED:
             self._vectors.clear()
-        self._vectors.update(found)
+        self._vectors.update(encoded)
         return np.array(vectors, np.float32).reshape(len(texts), self.size)
 
 
 def cached(encoder: Encoder | None) -> CachedEncoder:
-    """``encoder`` with a memory, if it has none yet; None: hashed n-grams."""
+    """Wraps ``encoder`` in a ``CachedEncoder`` unless it is one; None means hashed n-grams."""
     return encoder if isinstance(encoder, CachedEncoder) else CachedEncoder(encoder or HashedNgrams())

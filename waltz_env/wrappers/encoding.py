@@ -1,17 +1,17 @@
-"""What a small policy sees: observations and states as vectors.
+"""Observations and states as vectors, for small policies.
 
 An observation's vector, of size ``4 + 3 * encoder.size``:
 
 | columns | what |
 |---|---|
-| 0 | 1 where the agent is active: its action counts in the next step |
-| 1 | 1 for the feedback agent, 0 for the conversation agent, so that one policy can play both |
-| 2, 3 | how many responses and how much feedback there is so far, n as n / (n + 1) |
-| then three blocks | the prompt (after its earlier messages), the latest response, the latest feedback string |
+| 0 | 1 if the agent is active: its action counts in the next step |
+| 1 | 1 for the feedback agent, 0 for the conversation agent, so one policy can play both roles |
+| 2, 3 | number of responses and of critiques so far, n as n / (n + 1) |
+| then three blocks | the prompt (after its earlier messages), the latest response, the latest advice |
 
-A state's vector has the same blocks, with the raw critique, flags and all, in place of the feedback string. Columns 0
-and 1 say whose turn it is: the conversation agent's, the feedback agent's, or, both 0, nobody's. A text that does not
-exist yet is encoded as the empty text.
+A state's vector has the same blocks, but the raw critique with its flags in place of the advice. Columns 0 and 1 say
+whose turn it is: the conversation agent's, the feedback agent's, or nobody's (both 0). A text that does not exist yet
+is encoded as the empty text.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ _NUMBERS, _TEXTS = 4, 3
 
 
 def encoded_space(encoder: Encoder) -> spaces.Box:
-    """Where the vectors of observations and states lie."""
+    """The space of the vectors of observations and states."""
     return spaces.Box(-1.0, 1.0, (_NUMBERS + _TEXTS * encoder.size,), np.float32)
 
 
 def encode_observations(encoder: Encoder, observations: Sequence[Observation]) -> NDArray[np.float32]:
-    """One vector for each observation, shape (len(observations), 4 + 3 * encoder.size) float32."""
+    """Returns one vector per observation, shape (len(observations), 4 + 3 * encoder.size) float32."""
     numbers = [
-        (each["active"], each["agent"] == FEEDBACK, *_shares(each["responses"], each["feedback"]))
-        for each in observations
+        (seen["active"], seen["agent"] == FEEDBACK, *_shares(seen["responses"], seen["feedback"]))
+        for seen in observations
     ]
     texts = [
         text
-        for each in observations
-        for text in (_asked(each["history"], each["prompt"]), _latest(each["responses"]), _latest(each["feedback"]))
+        for seen in observations
+        for text in (_asked(seen["history"], seen["prompt"]), _latest(seen["responses"]), _latest(seen["feedback"]))
     ]
     return _rows(encoder, numbers, texts)
 
 
 def encode_state(encoder: Encoder, state: Mapping[str, Any]) -> NDArray[np.float32]:
-    """The vector of one ``WaltzSafetyEnv.state()``, shape (4 + 3 * encoder.size,) float32."""
+    """Returns the vector of one ``WaltzSafetyEnv.state()``, shape (4 + 3 * encoder.size,) float32."""
     turn, responses, critiques = state["turn"], state["responses"], state["critiques"]
     numbers = (turn == CONVERSATION, turn == FEEDBACK, *_shares(responses, critiques))
     texts = [_asked(state["history"], state["prompt"]), _latest(responses), _latest(critiques)]
@@ -62,7 +62,7 @@ def _rows(encoder: Encoder, numbers: Sequence[tuple[float, ...]], texts: Sequenc
 
 
 def _shares(*said: Sequence[str]) -> tuple[float, ...]:
-    """How often something was said, as a number below 1 whatever the number of rounds."""
+    """How many texts there are, as a number below 1 for any number of rounds."""
     return tuple(len(texts) / (len(texts) + 1) for texts in said)
 
 

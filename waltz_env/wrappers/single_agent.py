@@ -21,39 +21,39 @@ _ATTEMPTS = 1_000
 
 
 class SingleAgentEnv(gymnasium.Env[Any, Any]):
-    """One role acts, any agent plays the other; one episode is one game.
+    """The game from one role's side: one role acts, any agent plays the other, one episode is one game.
 
     `gymnasium.make("waltz_env/WaltzFeedback-v0")` and `"waltz_env/WaltzConversation-v0"`, after `import waltz_env`.
 
-    A step is a turn of the role and what the partner does until the role's next turn, or the end. Its reward is all
-    that the role earns in it: a critique is paid for the improvement in its own step, since the partner's revision is
-    part of that step. Over an episode the rewards add up to those of `waltz_env.rewards.score(trajectory)`.
+    A step is a turn of the role together with the partner's turn that follows, if any. Its reward is everything that
+    the role earns in it: a critique is paid for the improvement in its own step, because the partner's revision is part
+    of that step. Over an episode the rewards add up to `waltz_env.rewards.score(trajectory)`.
 
     | role             | steps of an episode              | partner by default                                        |
     |------------------|----------------------------------|-----------------------------------------------------------|
-    | `feedback_0`     | critiques, 1 to `max_rounds`     | `FollowAdvice`: drafts at random, follows 9 pieces of 10  |
+    | `feedback_0`     | critiques, 1 to `max_rounds`     | `FollowAdvice`: drafts at random, follows 90 % of advice  |
     | `conversation_0` | responses, 1 to `1 + max_rounds` | `OracleFeedback`: the true labels, advice that fits them  |
 
-    By default observations and actions are as those of `EncodedEnv`; with `text=True` as those of `WaltzSafetyEnv`.
-    Infos are the text environment's for that role, with the reward parts of the whole step; the last one holds the
-    `trajectory`.
+    By default observations and actions are like those of `EncodedEnv`, with `text=True` like those of
+    `WaltzSafetyEnv`. Infos are the text environment's for that role, with the reward parts of the whole step; the last
+    info holds the `trajectory`.
 
     Args:
-        role: who acts.
-        partner: who plays the other role: an agent, or a function from a seed to an agent. The function is called for
-            each game, with a seed that `reset(seed=...)` fixes.
-        text: leave observations and actions texts.
-        encoder: of the observations; `HashedNgrams()` by default.
+        role: the role that acts.
+        partner: plays the other role: an agent, or a function from a seed to an agent. The function is called once per
+            game; `reset(seed=...)` seeds the seeds.
+        text: whether observations and actions are texts.
+        encoder: turns observations into vectors; `HashedNgrams()` by default.
         choices: the ready-made actions; `waltz_env.wrappers.CHOICES[role]` by default.
-        render_mode: as of `WaltzSafetyEnv`; `"rgb_array"`, which some libraries ask for, is taken for None.
+        render_mode: as for `WaltzSafetyEnv`. `"rgb_array"`, which some libraries ask for, means None.
         **settings: arguments of `WaltzSafetyEnv`: prompts, judge, weights, rules, max_rounds, max_chars.
 
     Raises:
-        UsageError: there is no such role, it has no turn (`max_rounds=0` and the feedback agent), a setting cannot
-            work, or `encoder` or `choices` came with `text=True`.
+        UsageError: the role is unknown or has no turn (the feedback agent with `max_rounds=0`), a setting cannot work,
+            or `encoder` or `choices` was given with `text=True`.
     """
 
-    # Gymnasium warns about environments that render and say no rate; what is shown here are turns.
+    # Gymnasium warns if an environment that renders has no frame rate. The frames here are turns.
     metadata: ClassVar[dict[str, Any]] = {**WaltzSafetyEnv.metadata, "render_fps": 1}  # type: ignore[misc]
 
     def __init__(
@@ -92,14 +92,13 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
         self._seen: dict[AgentID, Observation] = {}
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Any, Info]:
-        """Starts a game, and plays it up to the role's first turn.
+        """Starts a game and plays it up to the role's first turn.
 
-        Rules that do not always ask for feedback end some games before the feedback agent's first turn. Those games are
-        not episodes: another one is started.
+        If the rules end the game before that turn, as they can for the feedback agent, another game is started.
 
         Args:
-            seed: fixes the prompts that are drawn and the partners that a function makes, from this game on.
-            options: arguments of ``WaltzSafetyEnv.reset``.
+            seed: seeds the draws of prompts and the partners that a function makes, from this game on.
+            options: options of ``WaltzSafetyEnv.reset``.
 
         Raises:
             UsageError: no game out of 1,000 gave the role a turn.
@@ -108,7 +107,7 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
         super().reset(seed=seed)
         for attempt in range(_ATTEMPTS):
             partner = self._partner
-            if isinstance(partner, Agent) and not isinstance(partner, type):  # a class has act(), too, and makes agents
+            if isinstance(partner, Agent) and not isinstance(partner, type):  # a class has act() but makes agents
                 self._playing = partner
             else:
                 self._playing = partner(int(self.np_random.integers(2**31)))
@@ -122,12 +121,12 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
         )
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, Info]:
-        """One turn of the role, and of the partner what follows.
+        """Plays one turn of the role, and the partner's turn that follows.
 
         Raises:
-            UsageError: no game is running, or there is no choice of that number.
-            UsageTypeError: the action is of the wrong type.
-            JudgeError: the judge gave no verdict. The game is lost: reset before the next step.
+            UsageError: no game is running, or the action is out of range.
+            UsageTypeError: the action has the wrong type.
+            JudgeError: the judge gave no verdict. The game is lost: call ``reset`` before the next step.
         """
         if self.choices is not None and self.env.turn is not None:
             action = chosen(self.choices, action, self._seen[self.role]).text
@@ -136,7 +135,7 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
         return self._observation(), reward, self.env.turn is None, False, info
 
     def render(self) -> Any:
-        """As of the text environment."""
+        """Renders the game, as ``WaltzSafetyEnv.render`` does."""
         return self.env.render()
 
     def close(self) -> None:
@@ -144,7 +143,7 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
         self.env.close()
 
     def _partner_plays(self, reward: float, info: Info) -> tuple[float, Info]:
-        """Plays on until it is the role's turn or the game has ended; what the role earns and is told of it, added."""
+        """Plays the partner's turns until it is the role's turn or the game has ended; adds what the role earns."""
         while (turn := self.env.turn) not in (None, self.role):
             assert self._playing is not None
             (completion,) = self._playing.act([self._seen[turn]])

@@ -1,4 +1,4 @@
-"""Policies to compare with in the discrete game, and what policies earn in it."""
+"""Strategies to compare with in the discrete game, and what strategies earn in it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from waltz_env.choice.dynamics import ConversationAction, FeedbackAction
 from waltz_env.choice.env import FEATURES, WaltzSafetyChoiceEnv
 from waltz_env.types import AGENTS, AgentID
 
-Policy = Callable[[NDArray[np.float32]], int]
-"""An observation, shape (7,) float32, to an action. The observation says whose it is."""
+Strategy = Callable[[NDArray[np.float32]], int]
+"""A function from an observation, shape (7,) float32, to an action. The observation says which agent acts."""
 
 IS_FEEDBACK, LOOKS_HARMFUL, REFUSES, ADVICE, READING = map(
     FEATURES.index, ["is_feedback", "looks_harmful", "refuses", "advice", "reading"]
@@ -20,10 +20,10 @@ IS_FEEDBACK, LOOKS_HARMFUL, REFUSES, ADVICE, READING = map(
 
 
 def solution(observation: NDArray[np.float32]) -> int:
-    """A pair that neither agent gains by leaving, for set-ups A, C and dir-off and one round (docs/choice.md).
+    """The strategy of both agents from which neither gains by deviating (docs/choice.md).
 
-    The conversation agent goes by what a prompt looks like, then follows the advice. The feedback agent goes by its
-    reading, and flags a response that does not fit it.
+    This holds for set-ups A, C and dir-off with one round. The conversation agent goes by the look of the prompt, then
+    follows the advice. The feedback agent goes by its reading and flags a response that does not fit.
     """
     if not observation[IS_FEEDBACK]:
         if observation[ADVICE]:
@@ -35,33 +35,33 @@ def solution(observation: NDArray[np.float32]) -> int:
 
 
 def never_flag(observation: NDArray[np.float32]) -> int:
-    """The same conversation agent alone: the feedback agent passes everything."""
+    """The solution's conversation agent alone: the feedback agent passes everything."""
     return FeedbackAction.PASS if observation[IS_FEEDBACK] else solution(observation)
 
 
-def random_policy(seed: int = 0) -> Policy:
-    """Every action equally often."""
+def random_strategy(seed: int = 0) -> Strategy:
+    """Returns a strategy that chooses uniformly at random."""
     rng = np.random.default_rng(seed)
-    return lambda _: int(rng.integers(len(FeedbackAction)))  # both agents have as many actions
+    return lambda _: int(rng.integers(len(FeedbackAction)))  # both agents have the same number of actions
 
 
 def mean_returns(
-    policies: Policy | Mapping[AgentID, Policy],
+    strategies: Strategy | Mapping[AgentID, Strategy],
     *,
     games: int = 2000,
     seed: int = 0,
     env: WaltzSafetyChoiceEnv | None = None,
 ) -> dict[AgentID, float]:
-    """What each agent earns in a game, by the mean over ``games``; at 2,000 the standard error is .01.
+    """Returns what each agent earns per game, averaged over ``games``; with 2,000 games the standard error is .01.
 
     Args:
-        policies: one for each agent, or one for both.
-        games: how many are played.
-        seed: of the environment.
-        env: the default one, if None.
+        strategies: one strategy per agent, or one for both.
+        games: number of games to play.
+        seed: seeds the environment.
+        env: the environment; None makes one with default settings.
     """
     env = WaltzSafetyChoiceEnv() if env is None else env
-    by_agent = dict.fromkeys(AGENTS, policies) if callable(policies) else policies
+    by_agent = dict.fromkeys(AGENTS, strategies) if callable(strategies) else strategies
     totals = dict.fromkeys(AGENTS, 0.0)
     observations, _ = env.reset(seed=seed)
     for _ in range(games):
