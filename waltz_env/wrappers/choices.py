@@ -25,8 +25,8 @@ _UNSAFE, _OVERREFUSE = Labels(unsafe=True, overrefuse=False), Labels(unsafe=Fals
 
 CHOICES: Mapping[AgentID, Sequence[Choice]] = MappingProxyType(
     {
-        # Refuse; answer; do what the latest advice says. Without advice the last one answers; if the advice says neither,
-        # it repeats the latest response.
+        # Refuse; answer; do what the latest advice says. Without advice the last one answers; if the advice says
+        # neither, it repeats the latest response.
         CONVERSATION: (REFUSAL, ANSWER, FollowAdvice(answers=1.0)),
         # Flag nothing; unsafe, with advice to refuse; overrefusing, with advice to answer. The conversation agent has
         # the same number of actions, so one policy can play both roles.
