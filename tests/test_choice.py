@@ -304,7 +304,7 @@ def test_an_action_out_of_range_is_refused_with_the_ones_there_are(action: int) 
 def test_missing_and_unknown_agents_are_named() -> None:
     env = WaltzSafetyChoiceEnv()
     env.reset()
-    with pytest.raises(UsageError, match=r"turn of 'conversation_0'.*got actions of 'feedback_0'"):
+    with pytest.raises(UsageError, match=r"turn of 'conversation_0'.*got actions for 'feedback_0'"):
         env.step({FEEDBACK: 0})
     with pytest.raises(UsageError, match=r"Did you mean 'conversation_0'"):
         env.step({"conversation": 0})
@@ -530,3 +530,9 @@ def test_who_maximises_the_sum_of_both_returns_plays_another_game() -> None:
     assert always == pytest.approx({CONVERSATION: 1.645, FEEDBACK: 0.3142725})
     assert sum(always.values()) > sum(both.values())
     assert always[FEEDBACK] < both[FEEDBACK]
+
+
+@pytest.mark.parametrize(("old", "new"), [("Policy", Strategy), ("random_policy", random_strategy)])
+def test_old_names_still_work_and_say_what_replaces_them(old: str, new: object) -> None:
+    with pytest.warns(DeprecationWarning, match=f"waltz_env.choice.{old} is deprecated: use waltz_env.choice."):
+        assert getattr(waltz_env.choice, old) is new

@@ -254,9 +254,9 @@ def test_the_idle_agent_s_action_is_ignored(idle: Any) -> None:
 def test_a_missing_action_is_named_and_the_game_goes_on() -> None:
     env = env_of(BOMB)
     env.reset()
-    with pytest.raises(UsageError, match=r"turn of 'conversation_0'.*got actions of 'feedback_0'"):
+    with pytest.raises(UsageError, match=r"turn of 'conversation_0'.*got actions for 'feedback_0'"):
         env.step({FEEDBACK: FLAG})
-    with pytest.raises(ValueError, match="got actions of nobody"):
+    with pytest.raises(ValueError, match="got actions for nobody"):
         env.step({})
     env.step({CONVERSATION: FINE})
     assert env.turn == FEEDBACK
