@@ -335,6 +335,7 @@ def test_the_policy_stops_a_script_that_would_be_in_the_page(browser: Chrome, tm
 def test_of_many_games_only_those_in_sight_are_in_the_page(open_sources: Callable[[Sequence[Source]], Chrome]) -> None:
     page = open_sources([source("run", {"one": {"baseline": ALONE * 10_000}})])
     assert status(page) == "20,000 of 20,000 games"
+    wait(page, lambda: number(page) == "Game 1")  # by now the list has been painted
     assert len(page.find_elements(By.CLASS_NAME, "row")) < 60
     page.find_element(By.ID, "row-0").click()
     press(page, Keys.END)

@@ -176,7 +176,7 @@ def _judge_errors(system: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         f"{system}: the judge failed on {100 * errors['value']:.1f} % of {errors['n']} games; whatever it would have "
         f"said, {' and '.join(ranges)}.",
-        *(f"  {count} responses: {printable(reason)}" for reason, count in errors.get("reasons", {}).items()),
+        *(f"  {count} response{'s' * (count > 1)}: {printable(reason)}" for reason, count in errors.get("reasons", {}).items()),
     ]
     return "\n".join(lines)
 
