@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
@@ -96,9 +97,33 @@ def critique(labels: Labels | None, advice: str = "Do better.") -> Critique:
     return Critique(Completion(text), parse_feedback(text))
 
 
-def judged(*labels: Labels) -> tuple[Response, ...]:
-    """Responses with these verdicts."""
-    return tuple(Response(Completion(f"c_{t}"), Judgement(label, "hand")) for t, label in enumerate(labels))
+def trajectory(
+    verdicts: Sequence[Labels | None],
+    flags: Sequence[Labels | None] = (),
+    prompt: Prompt = BOMB,
+    *,
+    tokens: bool = False,
+) -> Trajectory:
+    """A game by hand.
+
+    Args:
+        verdicts: the judge's labels of each response; None: not judged.
+        flags: what each critique claims; None: malformed.
+        prompt: what the game is about.
+        tokens: whether actions have ids and log-probabilities; the only token of c_t is 10 + t, of f_t 20 + t.
+    """
+
+    def action(text: str, token: int) -> Completion:
+        return Completion(text, "stop", (1, 2), (token,), (-0.5,), version=3) if tokens else Completion(text)
+
+    responses = [
+        Response(action(f"c_{t}", 10 + t), None if labels is None else Judgement(labels, "hand"))
+        for t, labels in enumerate(verdicts)
+    ]
+    critiques = [
+        replace(said, completion=action(said.completion.text, 20 + t)) for t, said in enumerate(map(critique, flags))
+    ]
+    return Trajectory(prompt, tuple(responses), tuple(critiques))
 
 
 def judgements_of(judge: Judge, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:

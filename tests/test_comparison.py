@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from tests.games import BOMB, PROCESS, SAFE, UNSAFE, judged
+from tests.games import BOMB, PROCESS, SAFE, UNSAFE, trajectory
 from waltz_env.errors import UsageError
 from waltz_env.evaluation import compare, compare_systems
-from waltz_env.types import Kind, Labels, Prompt, Response, Trajectory
+from waltz_env.types import Kind, Labels, Prompt, Trajectory
 
 REFUSING = Labels(unsafe=False, overrefuse=True)
 
 
 def played(prompt: Prompt, labels: Labels) -> Trajectory:
-    return Trajectory(prompt, judged(labels), ())
+    return trajectory([labels], prompt=prompt)
 
 
 def harmful(number: int) -> Prompt:
@@ -65,7 +65,7 @@ def test_the_interval_covers_a_difference_of_which_the_size_is_known() -> None:
 
 
 def test_pairs_of_which_one_has_no_verdict_are_left_out() -> None:
-    unjudged = Trajectory(BOMB, (Response(judged(SAFE)[0].completion),), ())
+    unjudged = trajectory([None])
     found = compare([played(harmful(1), SAFE), unjudged], [played(harmful(1), UNSAFE), played(BOMB, UNSAFE)])
     assert found["asr"].n == 1
     nothing = compare([unjudged], [unjudged])["asr"]

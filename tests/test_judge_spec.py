@@ -13,10 +13,6 @@ from waltz_env.judges.completers import ServerCompleter
 SERVER = "http://127.0.0.1:9/v1"  # nothing is asked while a judge is made
 
 
-def test_the_built_in_judge_has_a_name() -> None:
-    assert isinstance(load_judge("rules"), RuleJudge)
-
-
 def test_a_judge_on_a_server_is_named_by_its_address_and_model() -> None:
     judge = load_judge(f"wildguard@{SERVER}#mine")
     assert isinstance(judge, WildGuardJudge)

@@ -6,45 +6,32 @@ import numpy as np
 import pytest
 import torch
 
+from tests.games import REFUSING, SAFE, UNSAFE, trajectory
 from tests.learners import toy_config
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import STATE, Sample
 from waltz_env.algorithms.training.samples import samples
 from waltz_env.errors import UsageError
-from waltz_env.feedback import format_feedback, parse_feedback
 from waltz_env.rewards import SETUP_A
 from waltz_env.types import (
     AGENTS,
     CONVERSATION,
     FEEDBACK,
-    Completion,
-    Critique,
     Judgement,
     Kind,
     Labels,
     Prompt,
-    Response,
     Trajectory,
 )
 
 
-def completion(text: str) -> Completion:
-    return Completion(text, prompt_ids=(1,), token_ids=(2,), logprobs=(-0.5,))
-
-
 def game(kind: Kind = Kind.HARMFUL) -> Trajectory:
     """An unsafe draft, flagged wrongly as overrefusing; a revision that is fine."""
-    text = format_feedback(Labels(unsafe=False, overrefuse=True), "advice")
-    verdicts = [Labels(unsafe=True, overrefuse=False), Labels(unsafe=False, overrefuse=False)]
-    return Trajectory(
-        Prompt("p", kind),
-        tuple(Response(completion("c"), Judgement(labels, "test")) for labels in verdicts),
-        (Critique(completion(text), parse_feedback(text)),),
-    )
+    return trajectory([UNSAFE, SAFE], [REFUSING], Prompt("p", kind), tokens=True)
 
 
-def states(trajectory: Trajectory, agent: str) -> list[dict[str, float]]:
-    rows = samples([trajectory], SETUP_A, agent, np.random.default_rng(0), rows="all")
+def states(played: Trajectory, agent: str) -> list[dict[str, float]]:
+    rows = samples([played], SETUP_A, agent, np.random.default_rng(0), rows="all")
     return [dict(zip(STATE, row.state, strict=True)) for row in rows]
 
 
@@ -64,15 +51,15 @@ def test_the_state_before_a_revision_holds_the_flags_that_the_conversation_agent
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_the_state_does_not_tell_how_the_valued_action_was_judged(agent: str) -> None:
-    trajectory = game()
+    played = game()
     judged_otherwise = replace(
-        trajectory,
+        played,
         responses=(
-            trajectory.responses[0],
-            replace(trajectory.responses[1], judgement=Judgement(Labels(unsafe=True, overrefuse=False), "test")),
+            played.responses[0],
+            replace(played.responses[1], judgement=Judgement(Labels(unsafe=True, overrefuse=False), "test")),
         ),
     )
-    assert states(trajectory, agent) == states(judged_otherwise, agent)
+    assert states(played, agent) == states(judged_otherwise, agent)
 
 
 def test_rows_say_whose_and_which_turn_they_are() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.games import BOMB, PROCESS, REFUSING, SAFE, UNSAFE, critique, judged
+from tests.games import BOMB, PROCESS, REFUSING, SAFE, UNSAFE, critique, trajectory
 from waltz_env.evaluation import bounds, first_only, proportion, rates
 from waltz_env.types import Completion, Judgement, Response, Trajectory
 
@@ -15,11 +15,11 @@ PLAIN = replace(PROCESS, category="plain")
 
 # Five games by hand. Prompt: c_0, what f_0 claims, c_1.
 GAMES = [
-    Trajectory(BOMB, judged(UNSAFE, SAFE), (critique(UNSAFE),)),  # right, improved
-    Trajectory(BOMB, judged(UNSAFE), (critique(SAFE),)),  # wrong, not triggered: an attack that succeeds
-    Trajectory(PROCESS, judged(REFUSING, REFUSING), (critique(UNSAFE),)),  # triggered, wrong label, no change
-    Trajectory(PLAIN, judged(SAFE, REFUSING), (critique(REFUSING),)),  # triggered for nothing, worsened
-    Trajectory(PLAIN, judged(SAFE), (critique(None),)),  # malformed
+    trajectory([UNSAFE, SAFE], [UNSAFE]),  # right, improved
+    trajectory([UNSAFE], [SAFE]),  # wrong, not triggered: an attack that succeeds
+    trajectory([REFUSING, REFUSING], [UNSAFE], PROCESS),  # triggered, wrong label, no change
+    trajectory([SAFE, REFUSING], [REFUSING], PLAIN),  # triggered for nothing, worsened
+    trajectory([SAFE], [None], PLAIN),  # malformed
 ]
 
 
@@ -47,7 +47,7 @@ def test_every_rate_has_its_own_denominator() -> None:
 
 
 def test_a_game_without_a_verdict_is_counted_and_enters_no_other_rate() -> None:
-    unjudged = Trajectory(BOMB, (Response(Completion("c_0")),), ())
+    unjudged = trajectory([None])
     before, after = rates(GAMES), rates([*GAMES, unjudged])
     assert after["judge_error_rate"].value == 1 / 6
     assert {name: rate for name, rate in before.items() if name != "judge_error_rate"} == {

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.games import BOMB, UNSAFE, critique, judged, trajectories
+from tests.games import BOMB, UNSAFE, critique, trajectories, trajectory
 from waltz_env.errors import DataError
 from waltz_env.records import decode_game, encode_game, read_games, write_games
 from waltz_env.types import Completion, Judgement, Kind, Labels, NoVerdict, Prompt, Response, Trajectory
@@ -99,13 +99,13 @@ def test_tokens_can_be_left_out() -> None:
     "text", ["\ud800", "\ude00\ud83d", "pair \ud83d\ude00", "😀", "\x00\r\n\x85\u2028", "\\ud800", '"\\']
 )
 def test_every_string_survives(tmp_path: Path, text: str) -> None:
-    game = Trajectory(replace(BOMB, text=text), judged(UNSAFE), ())
+    game = trajectory([UNSAFE], prompt=replace(BOMB, text=text))
     write_games(tmp_path / "games.jsonl", [game, game])
     assert [g.prompt.text for g in read_games(tmp_path / "games.jsonl")] == [text, text]
 
 
 def test_a_file_is_utf_8_that_any_tool_reads() -> None:
-    game = Trajectory(replace(BOMB, text="é 한 \ud800 \u2028"), judged(UNSAFE), ())
+    game = trajectory([UNSAFE], prompt=replace(BOMB, text="é 한 \ud800 \u2028"))
     line = encode_game(game)
     assert "é 한 \\ud800 \\u2028" in line
     assert json.loads(line.encode())["prompt"]["text"] == game.prompt.text

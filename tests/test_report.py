@@ -30,8 +30,8 @@ from tests.games import (
     WordJudge,
     any_text,
     critique,
-    judged,
     trajectories,
+    trajectory,
 )
 from waltz_env import CONVERSATION, FEEDBACK, Prompt, Trajectory, play, write_games
 from waltz_env.cli import main
@@ -177,7 +177,7 @@ def test_long_texts_of_single_marks_are_compared_without_delay() -> None:
 
 
 def test_letters_of_an_improved_game() -> None:
-    game = Trajectory(BOMB, judged(UNSAFE, SAFE), (critique(UNSAFE),))
+    game = trajectory([UNSAFE, SAFE], [UNSAFE])
     assert letters(game) == {
         "kind": "h",
         "draft": "u",
@@ -194,7 +194,7 @@ def test_letters_of_an_improved_game() -> None:
 
 
 def test_letters_of_a_long_game_look_at_every_round() -> None:
-    game = Trajectory(PROCESS, judged(SAFE, REFUSING, SAFE), (critique(REFUSING), critique(REFUSING), critique(None)))
+    game = trajectory([SAFE, REFUSING, SAFE], [REFUSING, REFUSING, None], PROCESS)
     found = letters(game)
     assert (found["improved"], found["worsened"], found["malformed"], found["mistaken"]) == ("1", "1", "1", "1")
     assert found["kind"] == "b"
@@ -231,8 +231,8 @@ def test_every_game_is_in_the_page_whatever_its_texts(games: list[Trajectory]) -
 
 
 def test_games_on_one_prompt_share_its_number_across_systems_and_samples_but_not_sets() -> None:
-    game = Trajectory(BOMB, judged(SAFE), ())
-    other = Trajectory(PROCESS, judged(SAFE), ())
+    game = trajectory([SAFE])
+    other = trajectory([SAFE], prompt=PROCESS)
     groups = [
         Group("r", "one", "a", [game, other, game]),
         Group("r", "one", "b", [other]),

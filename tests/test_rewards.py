@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.games import ALL_LABELS, BOMB, BOTH, REFUSING, SAFE, UNSAFE, critique, judged, labels
+from tests.games import ALL_LABELS, BOTH, REFUSING, SAFE, UNSAFE, labels, trajectory
 from waltz_env.errors import UsageError
 from waltz_env.rewards import (
     DIR_OFF,
@@ -17,12 +17,12 @@ from waltz_env.rewards import (
     score,
     setup,
 )
-from waltz_env.types import CONVERSATION, FEEDBACK, Completion, Labels, Response, Trajectory
+from waltz_env.types import CONVERSATION, FEEDBACK, Labels, Trajectory
 
 
 def game(before: Labels, claim: Labels | None, after: Labels | None = None) -> Trajectory:
     """c_0 judged ``before``, an f_0 that claims ``claim`` (None: malformed) and, if any, c_1 judged ``after``."""
-    return Trajectory(BOMB, judged(before) if after is None else judged(before, after), (critique(claim),))
+    return trajectory([before] if after is None else [before, after], [claim])
 
 
 def test_a_response_is_paid_for_being_neither_unsafe_nor_overrefusing() -> None:
@@ -87,7 +87,7 @@ def test_the_values_of_both_stages_are_those_of_the_paper() -> None:
 
 
 def test_each_response_of_a_longer_game_is_paid_by_itself_and_each_critique_for_its_own_revision() -> None:
-    played = Trajectory(BOMB, judged(UNSAFE, REFUSING, SAFE), (critique(UNSAFE), critique(REFUSING)))
+    played = trajectory([UNSAFE, REFUSING, SAFE], [UNSAFE, REFUSING])
     rewards = score(played)
     assert rewards.conversation == (0.0, 0.0, 1.0)
     assert rewards.improvement == (0.0, 1.0)
@@ -96,12 +96,12 @@ def test_each_response_of_a_longer_game_is_paid_by_itself_and_each_critique_for_
 
 
 def test_the_label_of_later_feedback_is_against_the_response_it_was_shown() -> None:
-    played = Trajectory(BOMB, judged(UNSAFE, SAFE), (critique(UNSAFE), critique(UNSAFE)))
+    played = trajectory([UNSAFE, SAFE], [UNSAFE, UNSAFE])
     assert score(played).label == (1.0, 0.0)
 
 
 def test_a_game_without_feedback_pays_the_conversation_agent_alone() -> None:
-    rewards = score(Trajectory(BOMB, judged(SAFE), ()))
+    rewards = score(trajectory([SAFE]))
     assert (rewards.conversation, rewards.feedback) == ((1.0,), ())
 
 
@@ -112,7 +112,7 @@ def test_rewards_are_found_by_agent() -> None:
 
 
 def test_a_game_with_a_response_that_nobody_judged_is_refused() -> None:
-    played = Trajectory(BOMB, (*judged(UNSAFE), Response(Completion("c_1"))), (critique(UNSAFE),))
+    played = trajectory([UNSAFE, None], [UNSAFE])
     with pytest.raises(UsageError, match=r"'bomb' has 1 response\(s\) without a judgement"):
         score(played)
 

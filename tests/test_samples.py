@@ -5,15 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.games import trajectory
 from waltz_env.algorithms.training.samples import samples
 from waltz_env.errors import UsageError
-from waltz_env.feedback import format_feedback, parse_feedback
 from waltz_env.rewards import SETUP_A, SETUP_B
 from waltz_env.types import (
     CONVERSATION,
     FEEDBACK,
     Completion,
-    Critique,
     Judgement,
     Kind,
     Labels,
@@ -25,20 +24,10 @@ from waltz_env.types import (
 OK, UNSAFE, OVERREFUSE = Labels(False, False), Labels(True, False), Labels(False, True)
 
 
-def completion(text: str, token: int) -> Completion:
-    """Its only token tells the turn it came from."""
-    return Completion(text, prompt_ids=(1, 2), token_ids=(token,), logprobs=(-0.5,), version=3)
-
-
 def game(*verdicts: Labels | None, flags: Labels = UNSAFE, prompt: str = "p") -> Trajectory:
-    """A game with a response for each verdict and feedback in between; tokens 10, 11, ... and 20, 21, ..."""
-    responses = [
-        Response(completion("text", 10 + t), None if labels is None else Judgement(labels, "test"))
-        for t, labels in enumerate(verdicts)
-    ]
-    text = format_feedback(flags, "advice")
-    critiques = [Critique(completion(text, 20 + t), parse_feedback(text)) for t in range(len(verdicts) - 1)]
-    return Trajectory(Prompt(prompt, Kind.HARMFUL, id=prompt), tuple(responses), tuple(critiques))
+    """A game with a critique between any two responses; tokens 10, 11, ... and 20, 21, ..."""
+    critiques = [flags] * (len(verdicts) - 1)
+    return trajectory(verdicts, critiques, Prompt(prompt, Kind.HARMFUL, id=prompt), tokens=True)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -160,9 +149,9 @@ def test_groups_by_verdict_follow_the_latest_response_in_the_state() -> None:
     ],
 )
 def test_completions_that_cannot_be_trained_on_are_refused(missing: Completion) -> None:
-    trajectory = Trajectory(Prompt("p", Kind.BENIGN), (Response(missing, Judgement(OK, "test")),), ())
+    played = Trajectory(Prompt("p", Kind.BENIGN), (Response(missing, Judgement(OK, "test")),), ())
     with pytest.raises(UsageError, match="conversation_0 cannot be trained"):
-        samples([trajectory], SETUP_A, CONVERSATION, rng())
+        samples([played], SETUP_A, CONVERSATION, rng())
 
 
 def test_unknown_names_suggest_the_nearest() -> None:

@@ -16,7 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from tests.browser import chromium, open_report, wait
-from tests.games import BOMB, PROCESS, REFUSING, SAFE, UNSAFE, critique, judged
+from tests.games import BOMB, PROCESS, REFUSING, SAFE, UNSAFE, critique, trajectory
 from waltz_env import Trajectory
 from waltz_env.report.page import write_report
 from waltz_env.report.tables import Source
@@ -40,12 +40,12 @@ def say(text: str, labels: Labels | None = SAFE) -> Response:
 PAIR = [
     Trajectory(BOMB, (say("I will tell you how.", UNSAFE), say("I will not tell you how.")), (critique(UNSAFE),)),
     Trajectory(PROCESS, (say("Type kill."), say("I cannot help.", REFUSING)), (critique(UNSAFE),)),
-    Trajectory(PROCESS, judged(SAFE), (critique(SAFE),)),
-    Trajectory(BOMB, judged(UNSAFE), (critique(None),)),
-    Trajectory(BOMB, judged(UNSAFE, UNSAFE, SAFE), (critique(UNSAFE), critique(UNSAFE, "Zebra."))),
+    trajectory([SAFE], [SAFE], PROCESS),
+    trajectory([UNSAFE], [None]),
+    Trajectory(BOMB, trajectory([UNSAFE, UNSAFE, SAFE]).responses, (critique(UNSAFE), critique(UNSAFE, "Zebra."))),
     Trajectory(BOMB, (say("Nobody judged this.", None),), (critique(SAFE),)),
 ]
-ALONE = [Trajectory(BOMB, judged(UNSAFE), ()), Trajectory(PROCESS, judged(SAFE), ())]
+ALONE = [trajectory([UNSAFE]), trajectory([SAFE], prompt=PROCESS)]
 
 
 def source(name: str, sets: dict[str, dict[str, list[Trajectory]]]) -> Source:

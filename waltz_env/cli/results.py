@@ -173,10 +173,11 @@ def _judge_errors(system: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:
         for name in ("asr", "orr")
         if metrics[name]["at_least"] is not None
     ]
+    reasons: Mapping[str, int] = errors.get("reasons", {})  # not in results that were written before version 0.2
     lines = [
         f"{system}: the judge failed on {100 * errors['value']:.1f} % of {errors['n']} games; whatever it would have "
         f"said, {' and '.join(ranges)}.",
-        *(f"  {count} response{'s' * (count > 1)}: {printable(reason)}" for reason, count in errors.get("reasons", {}).items()),
+        *(f"  {count} response{'s' * (count > 1)}: {printable(reason)}" for reason, count in reasons.items()),
     ]
     return "\n".join(lines)
 
