@@ -1,12 +1,13 @@
 """Asking a judge about responses, and putting its answers on the games.
 
-There are four ways in which a judge may have no verdict, and each has one owner:
+What can go wrong, and what happens then:
 
-1. It cannot judge one response: it answers with ``NoVerdict(reason)`` in that response's place.
-2. It cannot judge the batch at all: it raises ``JudgeError``, and ``consult`` gives each response a ``NoVerdict`` with
-   the error's message. Judges made of other judges consult them, so no exception crosses from one judge to the next.
-3. It answers with the wrong number of judgements: ``UsageError``, because the judge is broken.
-4. It raises anything else: the caller's problem; nothing is caught.
+1. The judge cannot judge one response. It answers with ``NoVerdict(reason)`` in the place of that response.
+2. The judge cannot judge the batch at all. It raises ``JudgeError``, and ``consult`` gives every response a
+   ``NoVerdict`` with the error's message. Judges made of other judges call ``consult``, so no exception crosses from
+   one judge to the next.
+3. The judge answers with the wrong number of judgements. It is broken: ``consult`` raises ``UsageError``.
+4. The judge raises anything else. Nothing catches it.
 """
 
 from __future__ import annotations
