@@ -1,11 +1,20 @@
-"""Things that learn. Learners know samples and policies; ``samples``, the trainer and the probe games know the game."""
+"""Things that learn.
+
+An algorithm is an ``Estimator``, which turns rewards into advantages, and its settings; ``PolicyGradient`` learns with
+it. These know samples and policies; only ``training`` and the probe games know the game.
+"""
+
+import warnings
+from typing import TYPE_CHECKING
 
 from waltz_env.algorithms.critic import CriticConfig
+from waltz_env.algorithms.estimator import Estimator
 from waltz_env.algorithms.grpo import GRPO, GRPOConfig
 from waltz_env.algorithms.mappo import MAPPO
+from waltz_env.algorithms.policy_gradient import PolicyGradient
 from waltz_env.algorithms.ppo import PPO, PPOConfig
-from waltz_env.algorithms.protocols import FeaturePolicy, Learner, LearnerConfig, Metrics, Policy, Sample
-from waltz_env.algorithms.registry import ALGORITHMS, NEEDS_GROUPS, algorithm
+from waltz_env.algorithms.protocols import FeaturePolicy, Learner, LearnerConfig, Metrics, Policy, Sample, needs_groups
+from waltz_env.algorithms.registry import ALGORITHMS, algorithm, settings_of, with_settings
 from waltz_env.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
 from waltz_env.algorithms.rloo import RLOO, RLOOConfig
 from waltz_env.algorithms.role_baseline import RoleBaseline, RoleBaselineConfig
@@ -19,10 +28,10 @@ __all__ = [
     "ALGORITHMS",
     "GRPO",
     "MAPPO",
-    "NEEDS_GROUPS",
     "PPO",
     "RLOO",
     "CriticConfig",
+    "Estimator",
     "FeaturePolicy",
     "GRPOConfig",
     "Learner",
@@ -30,6 +39,7 @@ __all__ = [
     "Metrics",
     "PPOConfig",
     "Policy",
+    "PolicyGradient",
     "RLOOConfig",
     "ReinforcePP",
     "ReinforcePPConfig",
@@ -42,9 +52,24 @@ __all__ = [
     "TrainConfig",
     "algorithm",
     "fit",
+    "needs_groups",
     "play_held_out",
     "samples",
+    "settings_of",
     "single_model_stage",
     "train",
     "waltz_stages",
+    "with_settings",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name == "NEEDS_GROUPS":
+            warnings.warn(
+                f"{__name__}.NEEDS_GROUPS is deprecated: use {__name__}.needs_groups(algorithm(name)).",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return frozenset(name for name, config in ALGORITHMS.items() if needs_groups(config))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

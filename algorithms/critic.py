@@ -1,8 +1,8 @@
-"""A value function beside the policy: how a game will end for an agent, from what was said so far.
+"""A value function beside the policy: it predicts an agent's return from what was said so far.
 
-A small network reads the last hidden state that the FROZEN reference has before each token, and with a centralised
-critic the numbers of ``Sample.state``. Its gradient ends there: no value loss pulls on the policy, one pass for the
-features serves all epochs of the fit, and what it regresses on does not drift.
+A small network reads the last hidden state that the FROZEN reference has before each token and, as a centralized
+critic, the numbers of ``Sample.state``. Its gradient ends there: no value loss pulls on the policy, one pass for the
+features serves all epochs of the fit, and the features do not drift.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from waltz_env.algorithms.advantages import Moments
+from waltz_env.algorithms.batches import Step, batches_of
 from waltz_env.algorithms.optimizer import load_moments, moments_of
 from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import FeaturePolicy, Metrics, Policy, Sample
-from waltz_env.algorithms.rollouts import Rollouts
+from waltz_env.checks import check_integer, check_number
 from waltz_env.errors import CheckpointError, UsageError
 
 _WEIGHTS, _OPTIMIZER = "critic.", "critic_optimizer."
@@ -29,10 +30,13 @@ class CriticConfig:
     """Settings of the critic.
 
     Attributes:
-        learning_rate: of its AdamW.
-        epochs: steps on the whole batch in one update; they cost little, as the features are computed once.
-        hidden: width of its hidden layer.
-        seed: of its first weights.
+        learning_rate: learning rate of the critic's AdamW.
+        epochs: steps on the whole batch per update; they cost little, as the features are computed once.
+        hidden: width of the hidden layer.
+        seed: seed of the initial weights.
+
+    Raises:
+        UsageError: a setting is out of range.
     """
 
     learning_rate: float = 1e-3
@@ -41,31 +45,30 @@ class CriticConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.hidden < 1 or self.learning_rate < 0:
-            raise UsageError(
-                "A critic's epochs and hidden must be 1 or more and its learning_rate 0 or more; got "
-                f"epochs={self.epochs}, hidden={self.hidden}, learning_rate={self.learning_rate}."
-            )
+        check_number("The critic's learning_rate", self.learning_rate, low=0)
+        check_integer("The critic's epochs", self.epochs, at_least=1)
+        check_integer("The critic's hidden", self.hidden, at_least=1)
+        check_integer("The critic's seed", self.seed, at_least=0)
 
 
 class Critic:
     """V(s_i), the expected return from the state before token i on. 0 everywhere before its first fit.
 
     Args:
-        policy: whose reference gives the features.
+        policy: policy whose reference computes the features.
         config: the settings.
-        processes: that fit it together.
-        state_size: S, numbers of ``Sample.state`` that it reads; 0: the agent's own observation alone.
+        processes: processes that fit the critic together.
+        state_size: S, number of values of ``Sample.state`` that V reads; 0: the agent's own observation alone.
 
     Raises:
         UsageError: the policy has no features.
     """
 
-    def __init__(self, policy: Policy, config: CriticConfig, processes: Processes, *, state_size: int = 0) -> None:
+    def __init__(self, policy: Policy, config: CriticConfig, *, processes: Processes, state_size: int = 0) -> None:
         if not isinstance(policy, FeaturePolicy):
             raise UsageError(
                 f"A critic needs a policy with `features` and `feature_size`; {type(policy).__name__} has none. Add "
-                "them (see `FeaturePolicy`), or use a learner without a critic."
+                "them (see `FeaturePolicy`), or use an algorithm without a critic."
             )
         self._policy = policy
         self._config = config
@@ -83,40 +86,49 @@ class Critic:
         self._optimizer = torch.optim.AdamW(self._parameters, lr=config.learning_rate, weight_decay=0.0, fused=True)
 
     @torch.no_grad()
-    def inputs(self, rollouts: Rollouts) -> Tensor:
-        """What V reads before each sampled token, (M, D + S) float32, M = ``rollouts.mask.sum()``, row by row.
+    def inputs(self, samples: Sequence[Sample], *, steps: Sequence[Step], mask: Tensor) -> Tensor:
+        """What V reads before each sampled token, (M, D + S) float32, M = ``mask.sum()``, row by row.
 
-        Features are brought to zero mean and unit variance within each position, as language models' hidden states hold
-        a few values far out of scale.
+        Features are brought to zero mean and unit variance within each position, because hidden states of language
+        models hold a few values far out of scale.
+
+        Args:
+            samples: the N samples.
+            steps: the same samples as micro-batches.
+            mask: true on sampled tokens, (N, T) bool.
 
         Raises:
-            UsageError: a sample's ``state`` is not of the size that the critic was made for.
+            UsageError: a sample's ``state`` does not have the size that the critic was made for.
         """
-        policy, mask = self._policy, rollouts.mask
-        places = mask.flatten().cumsum(0).view(mask.shape) - 1
+        policy = self._policy
+        # Only real tokens are kept: M lines instead of N x T. ``lines`` gives each token of the (N, T) grid its line,
+        # counted row by row. It is valid where the mask is true, and only there it is used.
+        lines = mask.flatten().cumsum(0).view(mask.shape) - 1
         features = torch.zeros(int(mask.sum()), policy.feature_size, device=policy.device)
-        for batch in (batch for step in rollouts.steps for batch in step.batches):
+        for batch in batches_of(steps):
             width = batch.targets.shape[1]
             with self._processes.autocast():
                 hidden = policy.features(batch.input_ids, batch.attention_mask, batch.position_ids, keep=width + 1)
-            chosen = places[batch.rows, :width][batch.mask.cpu()].to(policy.device)
+            # Of width + 1 positions the last is dropped: V of a token reads the position before it, not its own.
+            # Lines and hidden states are picked by the same mask in the same order, so they match one to one.
+            chosen = lines[batch.rows, :width][batch.mask.cpu()].to(policy.device)
             features[chosen] = hidden[:, :-1][batch.mask].float()
-        states = _states(rollouts.samples, self._state_size).repeat_interleave(mask.sum(1), dim=0).to(policy.device)
+        states = _states(samples, self._state_size).repeat_interleave(mask.sum(1), dim=0).to(policy.device)
         return torch.cat([F.layer_norm(features, features.shape[1:]), states], dim=1)
 
     @torch.no_grad()
-    def values(self, inputs: Tensor, mask: Tensor) -> Tensor:
+    def values(self, inputs: Tensor, *, mask: Tensor) -> Tensor:
         """V before each token, (N, T) on the CPU; 0 outside the mask."""
         values = torch.zeros(mask.shape)
         values[mask] = self._network(inputs).squeeze(1).cpu()
         return values
 
-    def fit(self, inputs: Tensor, targets: Tensor) -> Metrics:
-        """Moves V towards ``targets`` (M,), the returns, by least squares.
+    def fit(self, inputs: Tensor, *, targets: Tensor) -> Metrics:
+        """Move V towards ``targets`` (M,), the returns, by least squares.
 
         Returns:
-            Over all processes: ``value_loss`` (mean squared error) and ``explained_variance`` (1 - that over the
-            variance of the returns), both of V before the fit.
+            Over all processes: ``value_loss`` (mean squared error) and ``explained_variance`` (1 - this error divided
+            by the variance of the returns), both of V before the fit.
         """
         targets = targets.to(inputs.device)
         total = sum(self._processes.gather([len(targets)]))
@@ -129,27 +141,27 @@ class Critic:
             self._optimizer.step()
             errors.append(error.detach())
         parts = self._processes.gather([(_moments(errors[0]), _moments(targets))])
-        error, target = (Moments.merge(each) for each in zip(*parts, strict=True))
-        squares = error.squares / error.size
-        return {"value_loss": squares, "explained_variance": 1 - squares / target.deviation**2}
+        error_moments, target_moments = (Moments.merge(part) for part in zip(*parts, strict=True))
+        squares = error_moments.squares / error_moments.size
+        return {"value_loss": squares, "explained_variance": 1 - squares / target_moments.deviation**2}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Its weights and the moments of its AdamW."""
+        """The critic's weights and the moments of its AdamW."""
         weights = {_WEIGHTS + name: tensor.detach() for name, tensor in self._network.state_dict().items()}
         moments = moments_of(self._optimizer, self._parameters)
         return weights | {_OPTIMIZER + name: tensor for name, tensor in moments.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what ``state_dict`` gave; other keys of ``state`` are left alone.
+        """Restore a state returned by ``state_dict``; other keys of ``state`` are ignored.
 
         Raises:
-            CheckpointError: it is of a critic of another size.
+            CheckpointError: the state belongs to a critic of another size.
         """
         weights = {name.removeprefix(_WEIGHTS): t for name, t in state.items() if name.startswith(_WEIGHTS)}
         try:
             self._network.load_state_dict(weights)
         except RuntimeError as error:
-            raise CheckpointError(f"The checkpoint is of another critic; use its settings. {error}") from None
+            raise CheckpointError(f"The checkpoint belongs to another critic; use its settings. {error}") from None
         moments = {name.removeprefix(_OPTIMIZER): t for name, t in state.items() if name.startswith(_OPTIMIZER)}
         load_moments(self._optimizer, self._parameters, moments)
 
@@ -165,7 +177,7 @@ def _states(samples: Sequence[Sample], size: int) -> Tensor:
     for sample in samples:
         if len(sample.state) != size:
             raise UsageError(
-                f"This critic reads {size} numbers of state; a sample of {sample.agent!r} brings {len(sample.state)}. "
-                "Set `state_size` to what your samples bring; those of `samples` bring `len(STATE)`."
+                f"This critic reads {size} numbers of state; a sample of {sample.agent!r} has {len(sample.state)}. "
+                "Set `state_size` to what your samples have; the samples of a game have `len(STATE)`."
             )
     return torch.tensor([sample.state for sample in samples]).reshape(len(samples), size)

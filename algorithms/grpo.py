@@ -1,91 +1,76 @@
-"""GRPO: the reward of each action against those of its group, without a critic (arXiv:2402.03300).
+"""GRPO: the reward of each action compared with its group's, without a critic (arXiv:2402.03300).
 
 1. As published (sec. 4.1, eq. 3 and 4, outcome supervision): A = (r - mean) / std over the rows of a group, the same at
    every token; the clipped objective with a mean over each sequence; the KL penalty as a k3 term of the loss.
-2. ``dr-grpo`` of the registry is ``scale="none", aggregation="sum"`` (arXiv:2503.20783): dividing by the deviation
-   weighs prompts that are nearly always or never solved more, dividing by the length weighs the tokens of long wrong
-   answers less, so that they grow. It divides the sum by a constant length; here there is none, as AdamW is blind to a
-   constant factor, up to the clipping of the gradient's norm.
-3. Different: a group is rows of one agent in one turn, of the same prompt (or verdict, see ``samples``). Several games
-   a prompt make them (``TrainConfig.games_per_prompt``); a row alone in its group has advantage 0.
-4. Different: the deviation is the population's and at least 1e-4; one update an iteration, and learning rate, beta and
-   AdamW's settings are those of the project, to compare like with like (published: beta 0.04, 64 rows a group).
-5. Different: an update in which all rows equal their group's mean is skipped and counted.
+2. ``dr-grpo`` in the registry is ``scale="none", aggregation="sum"`` (arXiv:2503.20783): dividing by the deviation
+   gives more weight to prompts that are nearly always or never solved, and dividing by the length gives less weight to
+   the tokens of long wrong answers, which then grow. The paper divides the sum by a constant length; here nothing
+   divides it, since AdamW ignores a constant factor, up to the clipping of the gradient's norm.
+3. Different: a group is the rows of one agent in one turn with the same prompt (or verdict, see ``samples``). They come
+   from several games per prompt; a row alone in its group has advantage 0.
+4. Different: the deviation is the population's and at least 1e-4; one update per batch of games; learning rate, beta
+   and AdamW's settings are this project's, to compare like with like (published: beta 0.04, 64 rows per group).
+5. Different: an update in which every row equals its group's mean is skipped and counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, get_args
 
 from accelerate.accelerator import Accelerator
 from torch import Tensor
 
 from waltz_env.algorithms.advantages import group_advantages
-from waltz_env.algorithms.protocols import Metrics, Policy, Sample
-from waltz_env.algorithms.rollouts import agents_to_learn, lone_rows, summary
-from waltz_env.algorithms.surrogate import Surrogate, SurrogateConfig
+from waltz_env.algorithms.estimator import Estimator
+from waltz_env.algorithms.losses import KL, Aggregation
+from waltz_env.algorithms.policy_gradient import PolicyGradient
+from waltz_env.algorithms.protocols import Policy
+from waltz_env.algorithms.surrogate import SurrogateConfig
+from waltz_env.algorithms.update_batch import UpdateBatch
+from waltz_env.checks import check_choice
+
+Scale = Literal["group", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class GRPOConfig(SurrogateConfig):
+class GRPO(Estimator):
+    """The advantages of GRPO, divided by the group's standard deviation if ``scaled``."""
+
+    scaled: bool = True
+    kl: ClassVar[KL] = "k3"
+    needs_groups: ClassVar[bool] = True
+
+    def advantages(self, batch: UpdateBatch) -> Tensor:
+        moments = batch.reward_moments()
+        return batch.spread(group_advantages(batch.groups, batch.rewards, moments=moments, scaled=self.scaled))
+
+
+@dataclass(frozen=True, slots=True)
+class GRPOConfig:
     """Settings of GRPO.
 
     Attributes:
         scale: whether an advantage is in units of its ``"group"``'s standard deviation, or of the reward (``"none"``).
+        aggregation: how the losses of tokens add up, see ``losses.token_weights``.
+        surrogate: settings that all algorithms share.
     """
 
-    scale: Literal["group", "none"] = "group"
+    scale: Scale = "group"
+    aggregation: Aggregation = "sequence"
+    surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
+    needs_groups: ClassVar[bool] = True
 
-    def build(self, policy: Policy, accelerator: Accelerator | None = None) -> GRPO:
-        """A new learner for ``policy``."""
-        return GRPO(policy, self, accelerator)
+    def __post_init__(self) -> None:
+        check_choice("scale", self.scale, get_args(Scale))
+        check_choice("aggregation", self.aggregation, get_args(Aggregation))
 
+    def estimator(self) -> GRPO:
+        """The advantages alone, for an engine without our policies."""
+        return GRPO(scaled=self.scale == "group")
 
-class GRPO:
-    """GRPO on one policy; implements ``Learner``. Arguments and errors as of ``Surrogate``."""
-
-    def __init__(self, policy: Policy, config: GRPOConfig, accelerator: Accelerator | None = None) -> None:
-        self.policy = policy
-        self.config = config
-        self._surrogate = Surrogate(policy, config, accelerator)
-
-    def update(self, samples: Sequence[Sample]) -> Metrics:
-        """One update from the rows of one batch of games; adds one to ``policy.version`` unless it is skipped.
-
-        Returns:
-            Over the rows of all processes: ``skipped`` (1 or 0), ``lone_rows`` (share of rows alone in their group) and
-            what ``rollouts.summary`` says of the rows; where not skipped also what ``Surrogate.rollouts`` and
-            ``Surrogate.improve`` say.
-        """
-        surrogate = self._surrogate
-        rows = surrogate.rows(samples)
-        metrics = summary(rows, self.policy.version) | lone_rows(rows)
-        moments = surrogate.group_moments(samples, [sample.reward for sample in samples])
-        learning = agents_to_learn(
-            rows, [row.reward - moments[row.group].mean for row in rows], self.config.min_reward_std
+    def build(self, policy: Policy, accelerator: Accelerator | None = None) -> PolicyGradient:
+        """Return a new learner for ``policy``."""
+        return PolicyGradient(
+            policy, self.estimator(), surrogate=self.surrogate, aggregation=self.aggregation, accelerator=accelerator
         )
-        if not learning:
-            return metrics | {"skipped": 1.0}
-        rollouts, known = surrogate.rollouts([sample for sample in samples if sample.agent in learning])
-        advantages = group_advantages(
-            [sample.group for sample in rollouts.samples],
-            [sample.reward for sample in rollouts.samples],
-            of=moments,
-            scaled=self.config.scale == "group",
-        )
-        learned = surrogate.improve(rollouts, rollouts.spread(advantages), kl="k3")
-        return metrics | {"skipped": 0.0} | known | learned
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The state of its ``Surrogate``."""
-        return self._surrogate.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what ``state_dict`` gave.
-
-        Raises:
-            CheckpointError: it is of another set of parameters.
-        """
-        self._surrogate.load_state_dict(state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
@@ -11,6 +11,9 @@ from accelerate.accelerator import Accelerator
 from accelerate.utils.operations import broadcast, gather_object
 from torch import nn
 
+from waltz_env.algorithms.advantages import Key, Moments, merge_moments
+from waltz_env.errors import UsageError
+
 T = TypeVar("T")
 
 
@@ -18,13 +21,18 @@ class Processes:
     """All processes of a run.
 
     The model is not wrapped for data parallelism: that would force every process to make the same number of forward
-    passes, and a process may hold fewer rows than another, or none. Gradients are summed once for each optimiser step.
+    passes, but a process may hold fewer rows than another, or none. Gradients are summed once per optimizer step.
 
     Args:
-        accelerator: of this process; None for a run in one process in the precision of the weights.
+        accelerator: accelerator of this process; None for a run in one process, in the precision of the weights.
+
+    Raises:
+        UsageError: a mixed precision in which small updates are lost.
     """
 
     def __init__(self, accelerator: Accelerator | None) -> None:
+        if accelerator is not None and accelerator.mixed_precision not in ("no", "bf16"):
+            raise UsageError(f"mixed_precision must be 'no' or 'bf16'; got {accelerator.mixed_precision!r}.")
         self._accelerator = accelerator
         self.several = accelerator is not None and accelerator.num_processes > 1
 
@@ -39,14 +47,22 @@ class Processes:
         gathered: list[T] = gather_object(list(items))
         return gathered
 
+    def sum_moments(self, parts: Mapping[Key, Moments]) -> dict[Key, Moments]:
+        """The moments of each key over all processes; a process may lack keys that another has."""
+        return merge_moments(self.gather(list(parts.items())))
+
     def share_weights(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Gives all processes the weights of the first."""
+        """Give all processes the weights of the first one."""
         if self.several:
             for parameter in parameters:
                 parameter.data.copy_(broadcast(parameter.data))
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Replaces each gradient by its sum over processes, as one message. A missing gradient counts as zeros."""
+        """Replace each gradient by its sum over processes, sent as one message. A missing gradient counts as zeros.
+
+        A sum and not a mean: each process has already divided its losses by the rows or tokens of the whole step, so
+        the shares add up to the gradient that one process with all rows would have.
+        """
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

@@ -1,90 +1,92 @@
-"""REINFORCE++ for one agent of the game; the two-agent learner of arXiv:2510.08240, sec. 4, is one of these for each.
+"""REINFORCE++ for one agent of the game; the two-agent learner of arXiv:2510.08240, sec. 4, is one of these per agent.
 
 1. As the paper: the clipped objective of eq. 4 with a mean over each sequence; the reward of the whole action at every
-   token, less the KL penalty still to come; no critic; advantages normalised over all tokens of all rows of THIS
-   agent's batch, never pooled with another's; learning rate 5e-7, beta 0.01, eps 0.2.
+   token, minus the KL penalty still to come; no critic; advantages normalized over all tokens of all rows of THIS
+   agent's batch, never pooled with another agent's; learning rate 5e-7, beta 0.01, eps 0.2.
 2. As OpenRLHF's REINFORCE++ (arXiv:2501.03262), where the paper is silent: see the head of ``surrogate``; population
    variance with floor 1e-8. ``aggregation="token"`` is its loss.
-3. REINFORCE++-baseline, in the registry ``reinforce++-baseline``, is ``baseline="group", kl_in="loss"``: reward minus
-   the mean of the row's group, normalised over the batch and not over the group, and a k2 term in the loss, whose
-   gradient is that of the KL. A group is rows of one agent, turn and prompt (or verdict, see ``samples``). The two
-   settings are apart: a baseline with the penalty in the reward is possible and is not published.
-4. Different: an update whose rewards, after the baseline, are all equal is skipped and counted. Normalisation would
+3. REINFORCE++-baseline, ``reinforce++-baseline`` in the registry, is ``baseline="group", kl_in="loss"``: reward minus
+   the mean of the row's group, normalized over the batch and not over the group, and a k2 term in the loss, whose
+   gradient is that of the KL. A group is the rows of one agent, turn and prompt (or verdict, see ``samples``). The two
+   settings are separate: a baseline with the penalty in the reward is possible and is not published.
+4. Different: an update whose rewards, after the baseline, are all equal is skipped and counted. Normalization would
    blow what is left, the noise of the KL penalty, up to unit size. ``min_reward_std=0`` never skips.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from accelerate.accelerator import Accelerator
 from torch import Tensor
 
 from waltz_env.algorithms.advantages import returns_to_go
-from waltz_env.algorithms.protocols import Metrics, Policy, Sample
-from waltz_env.algorithms.rollouts import agents_to_learn, lone_rows, summary
-from waltz_env.algorithms.surrogate import Surrogate, SurrogateConfig
+from waltz_env.algorithms.estimator import Estimator
+from waltz_env.algorithms.losses import KL, Aggregation
+from waltz_env.algorithms.policy_gradient import PolicyGradient
+from waltz_env.algorithms.protocols import Policy
+from waltz_env.algorithms.surrogate import SurrogateConfig
+from waltz_env.algorithms.update_batch import UpdateBatch, centered_rewards
+from waltz_env.checks import check_choice
+
+Baseline = Literal["none", "group"]
+KLIn = Literal["reward", "loss"]
 
 
 @dataclass(frozen=True, slots=True)
-class ReinforcePPConfig(SurrogateConfig):
+class ReinforcePP(Estimator):
+    """The advantages of REINFORCE++; ``beta`` is the weight of the KL penalty in the reward, where there is no ``kl``.
+
+    ``needs_groups`` says whether the baseline is the mean of the group.
+    """
+
+    beta: float
+    needs_groups: bool = False
+    kl: KL | None = None
+
+    def advantages(self, batch: UpdateBatch) -> Tensor:
+        rewards = batch.rewards
+        if self.needs_groups:
+            rewards = centered_rewards(batch.facts, moments=batch.reward_moments())
+        beta = self.beta if self.kl is None else 0.0
+        return batch.normalize(returns_to_go(batch.token_rewards(rewards, beta=beta), batch.mask))
+
+
+@dataclass(frozen=True, slots=True)
+class ReinforcePPConfig:
     """Settings of REINFORCE++; the defaults are the paper's and, where it is silent, OpenRLHF's.
 
     Attributes:
         baseline: ``"none"``, or the mean reward of the row's ``"group"``.
         kl_in: whether the penalty is part of the ``"reward"`` (k1) or of the ``"loss"`` (k2).
+        aggregation: how the losses of tokens add up, see ``losses.token_weights``.
+        surrogate: settings that all algorithms share.
     """
 
-    baseline: Literal["none", "group"] = "none"
-    kl_in: Literal["reward", "loss"] = "reward"
+    baseline: Baseline = "none"
+    kl_in: KLIn = "reward"
+    aggregation: Aggregation = "sequence"
+    surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
 
-    def build(self, policy: Policy, accelerator: Accelerator | None = None) -> ReinforcePP:
-        """A new learner for ``policy``."""
-        return ReinforcePP(policy, self, accelerator)
+    def __post_init__(self) -> None:
+        check_choice("baseline", self.baseline, get_args(Baseline))
+        check_choice("kl_in", self.kl_in, get_args(KLIn))
+        check_choice("aggregation", self.aggregation, get_args(Aggregation))
 
+    @property
+    def needs_groups(self) -> bool:
+        """Whether the baseline is the mean of the group."""
+        return self.baseline == "group"
 
-class ReinforcePP:
-    """REINFORCE++ on one policy; implements ``Learner``. Arguments and errors as of ``Surrogate``."""
+    def estimator(self) -> ReinforcePP:
+        """The advantages alone, for an engine without our policies."""
+        return ReinforcePP(
+            beta=self.surrogate.beta, needs_groups=self.needs_groups, kl="k2" if self.kl_in == "loss" else None
+        )
 
-    def __init__(self, policy: Policy, config: ReinforcePPConfig, accelerator: Accelerator | None = None) -> None:
-        self.policy = policy
-        self.config = config
-        self._surrogate = Surrogate(policy, config, accelerator)
-
-    def update(self, samples: Sequence[Sample]) -> Metrics:
-        """One update from the rows of one batch of games; adds one to ``policy.version`` unless it is skipped.
-
-        Returns:
-            Over the rows of all processes: ``skipped`` (1 or 0), what ``rollouts.summary`` says of the rows and, with a
-            baseline of the group, ``lone_rows`` (share of rows alone in their group); where not skipped also what
-            ``Surrogate.rollouts`` and ``Surrogate.improve`` say.
-        """
-        config, surrogate = self.config, self._surrogate
-        rows = surrogate.rows(samples)
-        metrics = summary(rows, self.policy.version) | (lone_rows(rows) if config.baseline == "group" else {})
-        grouped = surrogate.group_moments(samples, [sample.reward for sample in samples])
-        baselines = {group: each.mean if config.baseline == "group" else 0.0 for group, each in grouped.items()}
-        learning = agents_to_learn(rows, [row.reward - baselines[row.group] for row in rows], config.min_reward_std)
-        if not learning:
-            return metrics | {"skipped": 1.0}
-        rollouts, known = surrogate.rollouts([sample for sample in samples if sample.agent in learning])
-        rewards = [sample.reward - baselines[sample.group] for sample in rollouts.samples]
-        in_reward = config.kl_in == "reward"
-        returns = returns_to_go(rollouts.token_rewards(rewards, config.beta if in_reward else 0.0), rollouts.mask)
-        advantages = surrogate.normalise(rollouts, returns)
-        learned = surrogate.improve(rollouts, advantages, kl=None if in_reward else "k2")
-        return metrics | {"skipped": 0.0} | known | learned
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The state of its ``Surrogate``."""
-        return self._surrogate.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back what ``state_dict`` gave.
-
-        Raises:
-            CheckpointError: it is of another set of parameters.
-        """
-        self._surrogate.load_state_dict(state)
+    def build(self, policy: Policy, accelerator: Accelerator | None = None) -> PolicyGradient:
+        """Return a new learner for ``policy``."""
+        return PolicyGradient(
+            policy, self.estimator(), surrogate=self.surrogate, aggregation=self.aggregation, accelerator=accelerator
+        )

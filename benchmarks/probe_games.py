@@ -9,7 +9,6 @@ learning rates, which suit a table of logits. Each line is the mean reward per s
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 
 from waltz_env.algorithms.critic import CriticConfig
 from waltz_env.algorithms.probes.games import TOKEN_PROBES, final_reward, learn_to_waltz, learn_tokens
-from waltz_env.algorithms.registry import ALGORITHMS
+from waltz_env.algorithms.registry import ALGORITHMS, algorithm, settings_of, with_settings
 
 SOLVED = 0.9
 
@@ -52,9 +51,9 @@ def main() -> None:
 
 def learn(name: str, game: str, seed: int) -> list[float]:
     """Mean reward per step."""
-    config: Any = replace(ALGORITHMS[name], learning_rate=0.1)  # type: ignore[type-var]
-    if "critic" in {each.name for each in fields(config)}:
-        config = replace(config, critic=CriticConfig(learning_rate=0.03, epochs=5))
+    config = algorithm(name, learning_rate=0.1)
+    if "critic" in settings_of(config):
+        config = with_settings(config, critic=CriticConfig(learning_rate=0.03, epochs=5))
     if game in TOKEN_PROBES:
         return learn_tokens(config, TOKEN_PROBES[game], seed=seed)
     return [final_reward(games) for games in learn_to_waltz(config, shared="one policy" in game, seed=seed)]

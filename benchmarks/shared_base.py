@@ -20,7 +20,7 @@ from accelerate import Accelerator
 
 from benchmarks.update_speed import COMPLETION, PROMPT, gibibytes, rows
 from waltz_env.agents import LanguageModelPolicy, full_policy, load_smollm2, lora_policies
-from waltz_env.algorithms import ReinforcePPConfig
+from waltz_env.algorithms import algorithm
 from waltz_env.types import AGENTS, AgentID
 
 
@@ -39,7 +39,7 @@ LAYOUTS: dict[str, Callable[[], dict[AgentID, LanguageModelPolicy]]] = {"shared"
 
 def updates(layout: str, count: int) -> Callable[[], None]:
     """A function that makes one update of each role on ``count`` rows."""
-    config = ReinforcePPConfig(tokens_per_microbatch=count * (PROMPT + COMPLETION))
+    config = algorithm("reinforce++", tokens_per_microbatch=count * (PROMPT + COMPLETION))
     accelerator = Accelerator(cpu=True)
     policies = LAYOUTS[layout]()
     learners = {name: config.build(policy, accelerator) for name, policy in policies.items()}

@@ -30,7 +30,7 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 
 from waltz_env.agents import LanguageModelPolicy, load_smollm2, lora_policies
-from waltz_env.algorithms import ReinforcePPConfig
+from waltz_env.algorithms import algorithm
 from waltz_env.algorithms.protocols import Sample
 
 PROMPT, COMPLETION = 104, 64
@@ -127,7 +127,7 @@ def rows(policy: LanguageModelPolicy, count: int) -> list[Sample]:
 
 def learner(policy: LanguageModelPolicy, samples: Sequence[Sample], job: Job) -> Callable[[], object]:
     """This package's update."""
-    config = ReinforcePPConfig(tokens_per_microbatch=job.microbatch * (PROMPT + COMPLETION))
+    config = algorithm("reinforce++", tokens_per_microbatch=job.microbatch * (PROMPT + COMPLETION))
     built = config.build(policy, Accelerator(cpu=True, mixed_precision=job.precision))
     return lambda: built.update(samples)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from waltz_env import CONVERSATION, FEEDBACK, PromptSet
 from waltz_env.agents import TEMPLATES, load_model
-from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, play_held_out, train
+from waltz_env.algorithms import Stage, TrainConfig, algorithm, play_held_out, train
 from waltz_env.evaluation import rates
 from waltz_env.judges import RuleJudge
 from waltz_env.presets import lora_pair, nano
@@ -38,8 +38,8 @@ def main(
     policies, agents = lora_pair(lm, tokenizer, templates=templates, max_new_tokens=lengths, seed=seed)
     judge = RuleJudge()
     # The feedback agent's baseline is the mean reward among games in the same state; see docs/nano.md.
-    feedback = ReinforcePPConfig(learning_rate=1e-3 if model is None else 1e-4, baseline="group", minibatches=4)
-    conversation = ReinforcePPConfig(learning_rate=5e-4 if model is None else 1e-4, minibatches=4)
+    feedback = algorithm("reinforce++", baseline="group", learning_rate=1e-3 if model is None else 1e-4, minibatches=4)
+    conversation = algorithm("reinforce++", learning_rate=5e-4 if model is None else 1e-4, minibatches=4)
     stages = [
         # Stage 1: the conversation agent is frozen; the feedback agent learns format, labels and advice.
         Stage("stage-1", steps[0], {FEEDBACK: feedback}, SETUP_A),

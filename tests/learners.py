@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -12,17 +11,17 @@ from torch import Tensor
 from waltz_env.algorithms.critic import CriticConfig
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import Sample
-from waltz_env.algorithms.registry import ALGORITHMS
+from waltz_env.algorithms.registry import ALGORITHMS, algorithm, settings_of
 
 _CRITIC = CriticConfig(learning_rate=0.03, epochs=5)
 
 
 def toy_config(name: str, **changes: Any) -> Any:
     """The settings of the included algorithm ``name``, with a learning rate for a table of logits."""
-    config: Any = ALGORITHMS[name]
-    if "critic" in {each.name for each in fields(config)}:
-        changes = {"critic": _CRITIC} | changes
-    return replace(config, **{"learning_rate": 0.1} | changes)
+    small: dict[str, Any] = {"learning_rate": 0.1}
+    if "critic" in settings_of(ALGORITHMS[name]):
+        small["critic"] = _CRITIC
+    return algorithm(name, **small | changes)
 
 
 def random_table(size: int, seed: int = 0) -> Tensor:

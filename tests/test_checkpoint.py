@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +7,18 @@ import pytest
 import torch
 
 from tests.learners import random_table, row
+from waltz_env.algorithms.policy_gradient import PolicyGradient
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import Sample
-from waltz_env.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
+from waltz_env.algorithms.registry import with_settings
+from waltz_env.algorithms.reinforce_pp import ReinforcePPConfig
 from waltz_env.algorithms.training import checkpoint
 from waltz_env.errors import CheckpointError, UsageError
 
 TENSORS = {"policy/a": {"x.weight": torch.arange(6.0).view(2, 3)}, "empty": {}}
-CONFIG = ReinforcePPConfig(learning_rate=0.05, schedule="linear", warmup_steps=1, total_steps=10, minibatches=2)
+CONFIG = with_settings(
+    ReinforcePPConfig(), learning_rate=0.05, schedule="linear", warmup_steps=1, total_steps=10, minibatches=2
+)
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -112,11 +115,11 @@ def test_random_states_continue_where_they_were(tmp_path: Path) -> None:
     assert (torch.rand(3, generator=generator).tolist(), rng.random(3).tolist()) == expected
 
 
-def learner() -> ReinforcePP:
+def learner() -> PolicyGradient:
     return CONFIG.build(ToyPolicy(random_table(5), reference=random_table(5, 1)))
 
 
-def train(algorithm: ReinforcePP, generator: torch.Generator, updates: int) -> None:
+def train(algorithm: PolicyGradient, generator: torch.Generator, updates: int) -> None:
     """Updates on rows that the policy itself samples, so that any difference grows."""
     policy = algorithm.policy
     assert isinstance(policy, ToyPolicy)
@@ -180,7 +183,7 @@ def test_a_state_can_be_loaded_before_the_first_update() -> None:
 def test_a_changed_learning_rate_is_that_of_the_new_settings() -> None:
     before = learner()
     train(before, torch.Generator().manual_seed(3), 1)
-    after = replace(CONFIG, learning_rate=0.5).build(before.policy)
+    after = with_settings(CONFIG, learning_rate=0.5).build(before.policy)
     after.load_state_dict(before.state_dict())
     policy = before.policy
     assert isinstance(policy, ToyPolicy)

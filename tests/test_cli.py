@@ -248,7 +248,7 @@ def test_the_untrained_systems_are_those_before_any_training(judge: Switch, tmp_
 
 def test_evaluation_uses_the_trained_weights(judge: Switch, tmp_path: Path) -> None:
     train(tmp_path / "run", "--stage-2-steps", "1")
-    train(tmp_path / "other", "--stage-2-steps", "1", "--feedback.learning-rate", "0")
+    train(tmp_path / "other", "--stage-2-steps", "1", "--feedback.surrogate.learning-rate", "0")
     texts = []
     for run in ("run", "other"):
         evaluate(tmp_path / run, "--out", tmp_path / f"{run}-out", "--samples", 5, "--no-untrained")
@@ -412,7 +412,8 @@ def test_help_names_commands_presets_and_settings(capsys: pytest.CaptureFixture[
         main(["train", "--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    for word in ("--preset", "nano", "smollm2", "--resume", "--stage-2-weights", "--conversation.learning-rate"):
+    words = ("--preset", "nano", "smollm2", "--resume", "--stage-2-weights", "--conversation.surrogate.learning-rate")
+    for word in words:
         assert word in printed
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from tests.published import write_mix
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.upstream import Script, Upstream, sends
 from waltz_env.agents import full_policy, lora_policies
-from waltz_env.algorithms import Sample
+from waltz_env.algorithms import Sample, with_settings
 from waltz_env.cli import main
 from waltz_env.presets import llama, preset
 from waltz_env.prompts import paper_mix
@@ -106,8 +105,8 @@ def test_the_workbench_holds_the_papers_data(published: Path, tmp_path: Path) ->
 def test_the_recipe_has_the_papers_numbers() -> None:
     recipe = preset("llama-3.1-8b").recipe
     for learner in (recipe.feedback, recipe.feedback_stage_2, recipe.conversation):
-        assert (learner.learning_rate, learner.beta, learner.clip) == (5e-7, 0.01, 0.2)
-        assert (learner.epochs, learner.minibatches, learner.aggregation) == (1, 1, "sequence")
+        assert (learner.surrogate.learning_rate, learner.surrogate.beta, learner.surrogate.clip) == (5e-7, 0.01, 0.2)
+        assert (learner.surrogate.epochs, learner.surrogate.minibatches, learner.aggregation) == (1, 1, "sequence")
     assert (recipe.loop.games, recipe.loop.games_per_prompt, recipe.loop.rows) == (32, 1, "one")
     assert (recipe.stage_1_steps, recipe.stage_2_steps, recipe.max_rounds) == (312, 312, 1)
     weights = recipe.stage_1_weights, recipe.stage_2_weights
@@ -149,7 +148,7 @@ def test_a_model_that_accelerate_spreads_over_devices_learns_as_one_that_is_not_
             for each in (model, reference):
                 dispatch_model(each, dict.fromkeys(parts, "cpu"), force_hooks=True)
         policy = full_policy(model, tiny_tokenizer(), reference=reference)
-        learner = replace(llama.LEARNER, learning_rate=1e-3).build(policy)
+        learner = with_settings(llama.LEARNER, learning_rate=1e-3).build(policy)
         rows = [Sample((1, 2, 3), (i, 7), (-5.0, -5.0), float(i % 2), i, 0) for i in range(4)]
         assert learner.update(rows)["kl"] == pytest.approx(0, abs=1e-6)
         with policy.sampling_model(torch.bfloat16) as sampler:

@@ -1,47 +1,48 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
+from torch import Tensor
 
 from tests.learners import random_table
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.agents.policy import full_policy
-from waltz_env.algorithms.advantages import generalised_advantages
-from waltz_env.algorithms.batches import pad
+from waltz_env.algorithms.advantages import generalized_advantages
+from waltz_env.algorithms.batches import deal, pad
 from waltz_env.algorithms.critic import Critic, CriticConfig
 from waltz_env.algorithms.ppo import PPOConfig
 from waltz_env.algorithms.probes.conformance import toy_policy, toy_rows
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
+from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import FeaturePolicy, Sample
+from waltz_env.algorithms.registry import with_settings
 from waltz_env.algorithms.reinforce_pp import ReinforcePPConfig
-from waltz_env.algorithms.surrogate import Surrogate
+from waltz_env.algorithms.surrogate import SurrogateConfig
 from waltz_env.errors import CheckpointError, UsageError
 
-CONFIG = PPOConfig(learning_rate=0.1, critic=CriticConfig(learning_rate=0.03, epochs=5))
+CONFIG = PPOConfig(critic=CriticConfig(learning_rate=0.03, epochs=5), surrogate=SurrogateConfig(learning_rate=0.1))
 REWARDS, MASK = pad([[0.0, 0.0, 1.0], [0.5]])
 VALUES, _ = pad([[0.2, 0.4, 0.7], [0.1]])
 
 
 def test_the_one_step_error_is_reward_plus_the_change_of_value() -> None:
-    found = generalised_advantages(REWARDS, VALUES, MASK, decay=0.0)
+    found = generalized_advantages(REWARDS, VALUES, MASK, gae_lambda=0.0)
     torch.testing.assert_close(found, torch.tensor([[0.2, 0.3, 0.3], [0.4, 0, 0]]))
 
 
 def test_errors_to_come_count_decayed() -> None:
-    found = generalised_advantages(REWARDS, VALUES, MASK, decay=0.5)
+    found = generalized_advantages(REWARDS, VALUES, MASK, gae_lambda=0.5)
     torch.testing.assert_close(found, torch.tensor([[0.2 + 0.15 + 0.075, 0.3 + 0.15, 0.3], [0.4, 0, 0]]))
 
 
-def test_without_decay_it_is_return_minus_value() -> None:
-    found = generalised_advantages(REWARDS, VALUES + 9 * ~MASK, MASK, decay=1.0)
+def test_at_lambda_1_it_is_return_minus_value() -> None:
+    found = generalized_advantages(REWARDS, VALUES + 9 * ~MASK, MASK, gae_lambda=1.0)
     torch.testing.assert_close(found, torch.tensor([[0.8, 0.6, 0.3], [0.4, 0, 0]]))
 
 
 def test_with_a_critic_that_knows_nothing_yet_it_is_reinforce_pp() -> None:
     gradients = []
-    for config in (CONFIG, ReinforcePPConfig(learning_rate=0.1)):
+    for config in (CONFIG, ReinforcePPConfig(surrogate=SurrogateConfig(learning_rate=0.1))):
         policy = toy_policy()
         config.build(policy).update(toy_rows(policy))
         assert policy.table.grad is not None
@@ -51,7 +52,7 @@ def test_with_a_critic_that_knows_nothing_yet_it_is_reinforce_pp() -> None:
 
 def test_the_critic_learns_what_a_prompt_is_worth() -> None:
     policy = ToyPolicy(torch.zeros(4, 4))
-    learner = replace(CONFIG, learning_rate=0.0, beta=0.0).build(policy)
+    learner = with_settings(CONFIG, learning_rate=0.0, beta=0.0).build(policy)
     rows = [
         Sample((i % 2,), (2 + i // 2 % 2,), policy.logprobs((i % 2,), (2,)), i % 2 + 0.1 * (i // 2 % 2), 0, 0)
         for i in range(16)
@@ -64,15 +65,20 @@ def test_the_critic_learns_what_a_prompt_is_worth() -> None:
 def test_the_critic_reads_what_was_said_before_a_token_and_not_the_token() -> None:
     policy = ToyPolicy(torch.zeros(4, 4))
     spoken = [((0, 1), (2, 3)), ((0, 1), (3, 3)), ((1,), (2, 3, 0))]
-    surrogate = Surrogate(policy, PPOConfig(tokens_per_microbatch=1_000))
-    rollouts, _ = surrogate.rollouts([Sample(p, t, policy.logprobs(p, t), 0.0, 0, 0) for p, t in spoken])
-    inputs = Critic(policy, CriticConfig(), surrogate.processes).inputs(rollouts)
+    samples = [Sample(p, t, policy.logprobs(p, t), 0.0, 0, 0) for p, t in spoken]
+
+    def inputs_of(rows: list[Sample]) -> Tensor:
+        processes = Processes(None)
+        steps = deal(rows, minibatches=1, tokens_per_microbatch=1_000, device=policy.device, processes=processes)
+        _, mask = pad([row.logprobs for row in rows])
+        return Critic(policy, CriticConfig(), processes=processes).inputs(rows, steps=steps, mask=mask)
+
+    inputs = inputs_of(samples)
     assert inputs.shape == (2 + 2 + 3, policy.feature_size)
     first, second, other = inputs.split([2, 2, 3])
     assert torch.equal(first[0], second[0])  # the same prompt
     assert not torch.equal(first[1], second[1])  # after another first token
-    alone, _ = surrogate.rollouts(rollouts.samples[2:])
-    torch.testing.assert_close(Critic(policy, CriticConfig(), surrogate.processes).inputs(alone), other)
+    torch.testing.assert_close(inputs_of(samples[2:]), other)
 
 
 def test_what_the_critic_explains_is_no_merit_of_an_action() -> None:
@@ -80,9 +86,9 @@ def test_what_the_critic_explains_is_no_merit_of_an_action() -> None:
     rows = [((0,), 2, 0.0), ((0,), 3, 0.1), ((1,), 2, 1.0), ((1,), 3, 1.1)]
     policy = ToyPolicy(torch.zeros(4, 4))
     samples = [Sample(p, (t,), policy.logprobs(p, (t,)), r, 0, 0) for p, t, r in rows]
-    learner = replace(CONFIG, learning_rate=0.0, beta=0.0, critic=CriticConfig(learning_rate=0.03, epochs=200)).build(
-        policy
-    )
+    learner = with_settings(
+        CONFIG, learning_rate=0.0, beta=0.0, critic=CriticConfig(learning_rate=0.03, epochs=200)
+    ).build(policy)
     learner.update(samples)
     learner.update(samples)
     gradient = policy.table.grad
@@ -118,7 +124,7 @@ def test_a_policy_without_features_is_refused() -> None:
 def test_a_checkpoint_of_another_critic_is_refused() -> None:
     policy = toy_policy()
     state = CONFIG.build(policy).state_dict()
-    other = replace(CONFIG, critic=CriticConfig(hidden=8)).build(policy)
+    other = with_settings(CONFIG, critic=CriticConfig(hidden=8)).build(policy)
     with pytest.raises(CheckpointError, match="another critic"):
         other.load_state_dict(state)
 
@@ -126,6 +132,6 @@ def test_a_checkpoint_of_another_critic_is_refused() -> None:
 @pytest.mark.parametrize("changes", [{"gae_lambda": 1.5}, {"gae_lambda": -0.1}, {"epochs": 0}])
 def test_settings_that_cannot_work_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(UsageError):
-        replace(CONFIG, **changes)  # type: ignore[arg-type]
+        with_settings(CONFIG, **changes)
     with pytest.raises(UsageError, match="epochs"):
         CriticConfig(epochs=0)

@@ -14,10 +14,12 @@ from waltz_env.agents.policy import full_policy, lora_policies
 from waltz_env.algorithms.batches import collate, completion_logits, token_logprobs
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import Learner, Policy, Sample
+from waltz_env.algorithms.registry import with_settings
 from waltz_env.algorithms.reinforce_pp import ReinforcePPConfig
+from waltz_env.algorithms.surrogate import SurrogateConfig
 from waltz_env.errors import CheckpointError, UsageError
 
-CONFIG = ReinforcePPConfig(learning_rate=0.05)
+CONFIG = with_settings(ReinforcePPConfig(), learning_rate=0.05)
 
 
 def rows(policy: ToyPolicy, count: int = 8, *, seed: int = 0) -> list[Sample]:
@@ -74,7 +76,7 @@ def test_the_gradient_is_that_of_the_exact_objective() -> None:
     deviation = torch.stack(advantages).detach().std(correction=0)
     exact = torch.autograd.grad(objective, table)[0] / deviation / length  # eq. 4 is a mean over each sequence
 
-    ReinforcePPConfig(beta=beta, max_grad_norm=1e9).build(uniform).update(samples)
+    with_settings(ReinforcePPConfig(), beta=beta, max_grad_norm=1e9).build(uniform).update(samples)
     assert uniform.table.grad is not None
     torch.testing.assert_close(uniform.table.grad, -exact, rtol=1e-4, atol=1e-6)
 
@@ -109,7 +111,7 @@ def test_an_update_favours_rewarded_tokens() -> None:
 @pytest.mark.parametrize(("place", "baseline"), [("reward", "none"), ("loss", "group")])
 def test_the_penalty_pulls_towards_the_reference(place: str, baseline: str) -> None:
     learner = policy()
-    config = replace(CONFIG, learning_rate=0.1, beta=10.0, kl_in=place, baseline=baseline)  # type: ignore[arg-type]
+    config = with_settings(CONFIG, learning_rate=0.1, beta=10.0, kl_in=place, baseline=baseline)
     update = config.build(learner).update
     kl = [update(rows(learner, 64, seed=seed))["kl_k3"] for seed in range(30)]
     assert kl[-1] < 0.2 * kl[0]
@@ -119,7 +121,7 @@ def test_microbatches_do_not_change_the_update() -> None:
     tables = []
     for budget in (1, 10, 10_000):
         learner = policy()
-        config = replace(CONFIG, tokens_per_microbatch=budget, epochs=2, minibatches=2)
+        config = with_settings(CONFIG, tokens_per_microbatch=budget, epochs=2, minibatches=2)
         config.build(learner).update(rows(learner))
         tables.append(learner.table.detach())
     torch.testing.assert_close(tables[0], tables[2], rtol=0, atol=1e-6)
@@ -130,7 +132,7 @@ def test_aggregations_differ_where_lengths_do() -> None:
     tables = []
     for aggregation in ("sequence", "token"):
         learner = policy()
-        replace(CONFIG, aggregation=aggregation).build(learner).update(rows(learner))
+        with_settings(CONFIG, aggregation=aggregation).build(learner).update(rows(learner))
         assert learner.table.grad is not None
         tables.append(learner.table.grad)
     assert not torch.allclose(tables[0], tables[1], atol=1e-3)
@@ -144,12 +146,12 @@ def test_equal_rewards_are_skipped_and_counted() -> None:
     assert metrics["reward_mean"] == pytest.approx(0.1)
     assert learner.version == 0
     assert torch.equal(learner.table, random_table(5))
-    assert replace(CONFIG, min_reward_std=0.0).build(learner).update(samples)["skipped"] == 0
+    assert with_settings(CONFIG, min_reward_std=0.0).build(learner).update(samples)["skipped"] == 0
 
 
 def test_a_group_baseline_leaves_only_what_differs_within_a_group() -> None:
     learner = policy()
-    config = replace(CONFIG, baseline="group", beta=0.0)
+    config = with_settings(CONFIG, baseline="group", beta=0.0)
     between = [row(learner, (0,), (t,), float(t), group=str(t)) for t in (0, 1, 2)]
     assert config.build(learner).update(between)["skipped"] == 1
     within = [row(learner, (0,), (t,), r, group=g) for t, r, g in [(1, 1.0, "a"), (2, 0.0, "a"), (3, 9.0, "b")]]
@@ -182,7 +184,7 @@ def test_without_a_penalty_the_reference_is_never_asked() -> None:
             return super().logits(*args, **kwargs)  # type: ignore[arg-type]
 
     learner = NoReference(random_table(5))
-    metrics = replace(CONFIG, beta=0.0).build(learner).update(rows(learner))
+    metrics = with_settings(CONFIG, beta=0.0).build(learner).update(rows(learner))
     assert metrics["skipped"] == 0
     assert "kl" not in metrics
 
@@ -190,7 +192,7 @@ def test_without_a_penalty_the_reference_is_never_asked() -> None:
 def test_the_trainer_can_recompute_what_the_sampler_recorded() -> None:
     learner = policy()
     shifted = [replace(sample, logprobs=tuple(p - 0.25 for p in sample.logprobs)) for sample in rows(learner)]
-    metrics = replace(CONFIG, old_logprobs="trainer").build(learner).update(shifted)
+    metrics = with_settings(CONFIG, old_logprobs="trainer").build(learner).update(shifted)
     assert metrics["sampler_gap"] == pytest.approx(0.25, abs=1e-6)
     assert metrics["sampler_gap_max"] == pytest.approx(0.25, abs=1e-6)
     assert metrics["mismatch_kl"] == pytest.approx(math.exp(0.25) - 1 - 0.25, abs=1e-6)
@@ -207,9 +209,9 @@ def test_truncated_importance_weights_multiply_each_tokens_gradient() -> None:
             Sample((0,), (1,), (old - math.log(2),), 1.0, "", 0),
             Sample((2,), (2,), (old + math.log(2),), 0.0, "", 0),
         ]
-        config = replace(CONFIG, beta=0.0, old_logprobs="trainer", max_grad_norm=1e9)
+        config = with_settings(CONFIG, beta=0.0, old_logprobs="trainer", max_grad_norm=1e9)
         if cap is not None:
-            config = replace(config, sampler_correction="truncated", sampler_cap=cap)
+            config = with_settings(config, sampler_correction="truncated", sampler_cap=cap)
         metrics = config.build(learner).update(samples)
         assert learner.table.grad is not None
         gradients.append(learner.table.grad.clone())
@@ -224,19 +226,19 @@ def test_truncated_importance_weights_multiply_each_tokens_gradient() -> None:
 
 def test_importance_weights_need_log_probabilities_of_the_trainer() -> None:
     with pytest.raises(UsageError, match="old_logprobs='trainer'"):
-        ReinforcePPConfig(sampler_correction="truncated")
+        SurrogateConfig(sampler_correction="truncated")
 
 
 def test_several_epochs_move_the_ratio() -> None:
     learner = policy()
-    metrics = replace(CONFIG, epochs=4).build(learner).update(rows(learner))
+    metrics = with_settings(CONFIG, epochs=4).build(learner).update(rows(learner))
     assert metrics["ratio_max"] > 1.05
     assert learner.version == 1
 
 
 def test_the_schedule_is_over_updates() -> None:
     learner = policy()
-    update = replace(CONFIG, schedule="linear", total_steps=2).build(learner).update
+    update = with_settings(CONFIG, schedule="linear", total_steps=2).build(learner).update
     assert [update(rows(learner))["learning_rate"] for _ in range(3)] == [0.05, 0.025, 0.0]
 
 
@@ -255,7 +257,7 @@ def test_a_real_model_with_adapters_starts_at_ratio_1_and_kl_0_and_learns() -> N
     trained, other = policies.values()
     untouched = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     samples = hf_rows(trained, [(3, 5), (7, 2), (1, 4), (8, 1)])
-    algorithm = replace(CONFIG, learning_rate=1e-3, old_logprobs="trainer").build(trained)
+    algorithm = with_settings(CONFIG, learning_rate=1e-3, old_logprobs="trainer").build(trained)
     first = algorithm.update(samples)
     assert first["ratio_max"] == pytest.approx(1, abs=1e-6)
     assert first["kl_k3"] == pytest.approx(0, abs=1e-8)
@@ -279,7 +281,7 @@ def test_a_state_of_other_parameters_is_refused() -> None:
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(UsageError):
-        replace(CONFIG, **changes)  # type: ignore[arg-type]
+        with_settings(CONFIG, **changes)
 
 
 def test_policies_that_cannot_learn_are_refused() -> None:

@@ -15,7 +15,7 @@ from waltz_env.errors import UsageError
 from waltz_env.judges import load_judge
 from waltz_env.presets import nano, preset
 
-KINDS = {"algorithm": algorithm, "judge": load_judge, "preset": preset}
+KINDS: dict[str, Callable[[str], object]] = {"algorithm": algorithm, "judge": load_judge, "preset": preset}
 OUTSIDE = "tests.outside"
 
 

@@ -10,21 +10,22 @@ from hypothesis import strategies as st
 from tests.learners import random_table, row
 from waltz_env.algorithms.advantages import group_moments, leave_one_out
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
+from waltz_env.algorithms.registry import with_settings
 from waltz_env.algorithms.rloo import RLOOConfig
 
 
 def test_the_baseline_is_the_mean_of_the_others_of_the_group() -> None:
     groups, rewards = ["a", "a", "b", "a", "c", "b"], [1.0, 0.0, 2.0, 0.5, 9.0, 1.0]
-    found = leave_one_out(groups, rewards, of=group_moments(groups, rewards))
+    found = leave_one_out(groups, rewards, moments=group_moments(groups, rewards))
     assert found == pytest.approx([1 - 0.25, 0 - 0.75, 1.0, 0.5 - 0.5, 0.0, -1.0])
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=8))
 def test_no_rows_baseline_depends_on_its_own_reward(rewards: list[float]) -> None:
     groups = [0] * len(rewards)
-    before = leave_one_out(groups, rewards, of=group_moments(groups, rewards))[0]
+    before = leave_one_out(groups, rewards, moments=group_moments(groups, rewards))[0]
     raised = [rewards[0] + 1, *rewards[1:]]
-    after = leave_one_out(groups, raised, of=group_moments(groups, raised))[0]
+    after = leave_one_out(groups, raised, moments=group_moments(groups, raised))[0]
     assert after - before == pytest.approx(1, abs=1e-9)
 
 
@@ -45,7 +46,7 @@ def test_the_gradient_is_that_of_the_penalised_reward() -> None:
         objective = objective + logprob.exp() * (reward - beta * (logprob - fixed))
     exact = torch.autograd.grad(objective, table)[0]
 
-    RLOOConfig(beta=beta, max_grad_norm=1e9).build(policy).update(samples)
+    with_settings(RLOOConfig(), beta=beta, max_grad_norm=1e9).build(policy).update(samples)
     n = len(sequences)
     assert policy.table.grad is not None
     torch.testing.assert_close(policy.table.grad, -exact * n / (n - 1), rtol=1e-4, atol=1e-6)

@@ -6,13 +6,14 @@ import torch
 from tests.learners import toy_config
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import Sample
+from waltz_env.algorithms.registry import with_settings
 from waltz_env.algorithms.role_baseline import MovingAverages, RoleBaselineConfig
-from waltz_env.algorithms.rollouts import Row
+from waltz_env.algorithms.update_batch import SampleFacts
 from waltz_env.errors import UsageError
 
 
-def row(agent: str, turn: int, reward: float) -> Row:
-    return Row(agent, turn, group=0, reward=reward, tokens=1, version=0)
+def row(agent: str, turn: int, reward: float) -> SampleFacts:
+    return SampleFacts(agent, turn, group=0, reward=reward, tokens=1, version=0)
 
 
 def test_each_agent_and_turn_has_an_average_of_its_own() -> None:
@@ -54,7 +55,7 @@ def test_a_batch_that_is_all_better_than_before_has_something_to_teach() -> None
 
 def test_the_baselines_survive_a_checkpoint() -> None:
     policy = ToyPolicy(torch.zeros(3, 3))
-    config = RoleBaselineConfig(beta=0.0, learning_rate=0.1)
+    config = with_settings(RoleBaselineConfig(), beta=0.0, learning_rate=0.1)
     first = config.build(policy)
     first.update(rows(policy, (1.0, 0.0)))
     second = config.build(policy)

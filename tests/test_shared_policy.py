@@ -18,6 +18,7 @@ from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.agents.policy import LanguageModelPolicy, lora_policies
 from waltz_env.algorithms.probes.games import PROMPTS, KeywordJudge, TokenAgent, token_agents
 from waltz_env.algorithms.protocols import Metrics, Sample
+from waltz_env.algorithms.registry import with_settings
 from waltz_env.algorithms.training.learners import build_learners, update_learners
 from waltz_env.algorithms.training.loop import TrainConfig, train
 from waltz_env.algorithms.training.stages import Stage
@@ -45,7 +46,7 @@ def test_agents_of_one_policy_have_one_learner(shared: bool) -> None:
 
 
 def test_different_settings_for_one_policy_are_refused() -> None:
-    stage = replace(BOTH, learners={FEEDBACK: CONFIG, CONVERSATION: replace(CONFIG, beta=0.5)})
+    stage = replace(BOTH, learners={FEEDBACK: CONFIG, CONVERSATION: with_settings(CONFIG, beta=0.5)})
     with pytest.raises(UsageError, match="share one policy"):
         build_learners(stage, policies(token_agents(shared=True)), Accelerator(cpu=True))  # type: ignore[arg-type]
 

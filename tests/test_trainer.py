@@ -30,14 +30,23 @@ from waltz_env import (
     UsageError,
 )
 from waltz_env.agents import LanguageModelPolicy, TransformersAgent
-from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, play_held_out, single_model_stage, train
+from waltz_env.algorithms import (
+    ReinforcePPConfig,
+    Stage,
+    SurrogateConfig,
+    TrainConfig,
+    play_held_out,
+    single_model_stage,
+    train,
+    with_settings,
+)
 from waltz_env.algorithms.training.run_log import read_metrics
 from waltz_env.presets import lora_pair
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
 from waltz_env.records import read_games
 from waltz_env.rewards import SETUP_A, SETUP_B
 
-LEARNER = ReinforcePPConfig(learning_rate=1e-2, min_reward_std=0.0)
+LEARNER = ReinforcePPConfig(surrogate=SurrogateConfig(learning_rate=1e-2, min_reward_std=0.0))
 BOTH = Stage("both", 4, {CONVERSATION: LEARNER, FEEDBACK: LEARNER}, SETUP_B)
 FEEDBACK_ONLY = Stage("feedback", 2, {FEEDBACK: LEARNER}, SETUP_A)
 CONFIG = TrainConfig(games=4, rows="all", save_every=1, keep_checkpoints=10)
@@ -259,7 +268,7 @@ def test_rows_played_ahead_are_one_update_old_and_say_so(tmp_path: Path) -> None
 
 
 def test_playing_ahead_of_updates_that_change_nothing_changes_nothing(tmp_path: Path) -> None:
-    still = replace(LEARNER, learning_rate=0.0)
+    still = with_settings(LEARNER, learning_rate=0.0)
     stages = [replace(BOTH, learners={CONVERSATION: still, FEEDBACK: still})]
     run(tmp_path / "plain", stages, apart())
     run(tmp_path / "ahead", stages, apart(), config=replace(AHEAD, overlap_judge=True))
@@ -288,9 +297,9 @@ def test_the_next_games_are_played_during_the_update(tmp_path: Path) -> None:
             return agent
 
     @dataclass(frozen=True)
-    class WaitsForTheGames(ReinforcePPConfig):
+    class WaitsForTheGames:
         def build(self, policy, accelerator=None):
-            learner = super().build(policy, accelerator)
+            learner = LEARNER.build(policy, accelerator)
             update = learner.update
 
             def when_acting(samples):
@@ -303,7 +312,7 @@ def test_the_next_games_are_played_during_the_update(tmp_path: Path) -> None:
 
     a = apart()
     agent = WaitsForTheUpdate(a.policies[FEEDBACK], feedback_messages, max_new_tokens=6)
-    stage = Stage("feedback", 2, {FEEDBACK: WaitsForTheGames(min_reward_std=0.0)})
+    stage = Stage("feedback", 2, {FEEDBACK: WaitsForTheGames()})
     run(tmp_path, [stage], Pair(a.policies, {**a.agents, FEEDBACK: agent}), config=AHEAD)
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.agents import LanguageModelPolicy, TransformersAgent
-from waltz_env.algorithms import Learner, ReinforcePPConfig, TrainConfig
+from waltz_env.algorithms import Learner, ReinforcePPConfig, SurrogateConfig, TrainConfig
 from waltz_env.judges import RuleJudge
 from waltz_env.presets import Preset, Recipe, Workbench, lora_pair
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
 from waltz_env.prompts import PromptSet
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Kind, Prompt
 
-LEARNER = ReinforcePPConfig(learning_rate=1e-2, min_reward_std=0.0)
+LEARNER = ReinforcePPConfig(surrogate=SurrogateConfig(learning_rate=1e-2, min_reward_std=0.0))
 RECIPE = Recipe(
     preset="tests.tiny_preset:PRESET",
     stage_1_steps=1,

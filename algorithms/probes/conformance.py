@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import product
 from statistics import fmean
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +14,7 @@ from torch import Tensor
 from waltz_env.algorithms.probes.games import TOKEN_PROBES, final_reward, learn_to_waltz, learn_tokens
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import STATE, Learner, LearnerConfig, Sample
+from waltz_env.algorithms.registry import settings_of, with_settings
 
 _VOCABULARY = 5
 _SOLVED = 0.9
@@ -92,7 +91,8 @@ def check_the_first_update(config: LearnerConfig) -> None:
     assert policy.version == 1, f"An update must add 1 to policy.version; after the first it is {policy.version}."
     moved = [name for name, tensor in policy.state_dict().items() if not torch.equal(tensor, before[name])]
     assert moved, "An update from rows with different rewards must change the policy."
-    one_step = getattr(config, "epochs", 1) == getattr(config, "minibatches", 1) == 1
+    settings = settings_of(config)
+    one_step = settings.get("epochs", 1) == settings.get("minibatches", 1) == 1
     for name, expected in _AT_THE_START.items() if one_step else ():
         value = metrics.get(name, expected)
         assert abs(value - expected) < 1e-5, (
@@ -118,13 +118,12 @@ def check_what_the_policy_is_asked(config: LearnerConfig) -> None:
 
 def check_the_microbatches(config: LearnerConfig) -> None:
     """Settings with ``tokens_per_microbatch``: one row a forward pass gives the updates that all rows at once give."""
-    settings: Any = config  # may be any object that builds learners
-    if "tokens_per_microbatch" not in getattr(settings, "__dataclass_fields__", {}):
+    if "tokens_per_microbatch" not in settings_of(config):
         return
     found = []
     for budget in (1, 10_000):
         policy = toy_policy()
-        learner = build(replace(settings, tokens_per_microbatch=budget), policy)
+        learner = build(with_settings(config, tokens_per_microbatch=budget), policy)
         for seed in range(3):  # what an earlier update left behind, such as a critic, counts too
             learner.update(toy_rows(toy_policy(), seed=seed))
         found.append(policy.state_dict())

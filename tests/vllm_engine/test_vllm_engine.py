@@ -11,7 +11,7 @@ import torch
 from tests.vllm_engine.conftest import TEMPLATES, Pair
 from waltz_env import CONVERSATION, FEEDBACK, Kind, Prompt, PromptSet
 from waltz_env.agents import LanguageModelPolicy, VLLMAgent
-from waltz_env.algorithms import ReinforcePPConfig, Stage, TrainConfig, train
+from waltz_env.algorithms import Stage, TrainConfig, algorithm, train
 from waltz_env.algorithms.training.run_log import read_metrics
 from waltz_env.algorithms.training.samples import samples
 from waltz_env.errors import SyncError, UsageError
@@ -106,8 +106,12 @@ def test_weights_of_the_other_role_are_an_error(pair: Pair, monkeypatch: pytest.
 
 
 def train_pair(pair: Pair, folder: Path, *, steps: int, config: TrainConfig) -> bool:
-    learner = ReinforcePPConfig(
-        learning_rate=1e-3, min_reward_std=0.0, old_logprobs="trainer", sampler_correction="truncated"
+    learner = algorithm(
+        "reinforce++",
+        learning_rate=1e-3,
+        min_reward_std=0.0,
+        old_logprobs="trainer",
+        sampler_correction="truncated",
     )
     stage = Stage("both", steps, {CONVERSATION: learner, FEEDBACK: learner}, SETUP_B)
     return train(

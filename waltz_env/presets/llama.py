@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from waltz_env.agents import LanguageModelPolicy, fast_dtype, full_policy, load_model
-from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
+from waltz_env.algorithms import ReinforcePPConfig, SurrogateConfig, TrainConfig, with_settings
 from waltz_env.judges import RuleJudge
 from waltz_env.presets.pair import agents_of, pair_policies
 from waltz_env.presets.recipe import Preset, Recipe, Workbench
@@ -33,11 +33,13 @@ MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 JUDGE = "wildguard"
 PROMPT_TOKENS = 4096
 LEARNER = ReinforcePPConfig(
-    learning_rate=5e-7,
-    beta=0.01,
-    clip=0.2,
-    old_logprobs="trainer",  # sampled in bfloat16, trained in float32 with autocast
-    tokens_per_microbatch=4096,
+    surrogate=SurrogateConfig(
+        learning_rate=5e-7,
+        beta=0.01,
+        clip=0.2,
+        old_logprobs="trainer",  # sampled in bfloat16, trained in float32 with autocast
+        tokens_per_microbatch=4096,
+    )
 )
 
 RECIPE = Recipe(
@@ -50,7 +52,7 @@ RECIPE = Recipe(
     conversation=LEARNER,
     loop=TrainConfig(games=32, save_every=156, keep_checkpoints=1),  # one checkpoint is 192 GB
 )
-LORA_LEARNER = replace(LEARNER, learning_rate=5e-6, tokens_per_microbatch=2048)
+LORA_LEARNER = with_settings(LEARNER, learning_rate=5e-6, tokens_per_microbatch=2048)
 LORA_RECIPE = replace(
     RECIPE,
     preset="llama-3.1-8b-lora",

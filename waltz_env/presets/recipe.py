@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +15,13 @@ from waltz_env.algorithms import (
     ReinforcePPConfig,
     Stage,
     TrainConfig,
+    algorithm,
+    needs_groups,
+    settings_of,
     single_model_stage,
     waltz_stages,
+    with_settings,
 )
-from waltz_env.algorithms.registry import NEEDS_GROUPS, algorithm
-from waltz_env.algorithms.surrogate import SurrogateConfig
 from waltz_env.errors import UsageError
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent, Judge
@@ -99,16 +101,14 @@ class Recipe:
         if self.algorithm is None:
             return settings
         other = algorithm(self.algorithm)
-        if self.algorithm in NEEDS_GROUPS and self.loop.games_per_prompt == 1 and self.loop.group == "prompt":
+        if needs_groups(other) and self.loop.games_per_prompt == 1 and self.loop.group == "prompt":
             raise UsageError(
                 f"{self.algorithm} compares games on one prompt, and each prompt is played once. Set "
                 "--loop.games-per-prompt to 4 or more, or --loop.group verdict."
             )
-        if not isinstance(other, SurrogateConfig):
+        if "learning_rate" not in settings_of(other):
             return other
-        # What an algorithm changes of the common settings, as Dr. GRPO does, is part of the algorithm.
-        common = [each.name for each in fields(SurrogateConfig) if getattr(other, each.name) == each.default]
-        return replace(other, **{name: getattr(settings, name) for name in common})
+        return with_settings(other, surrogate=settings.surrogate)
 
     @property
     def rounds(self) -> int:

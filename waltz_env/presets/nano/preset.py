@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
+from waltz_env.algorithms import ReinforcePPConfig, SurrogateConfig, TrainConfig
 from waltz_env.files import atomic_folder
 from waltz_env.judges import RuleJudge
 from waltz_env.presets.nano import splits
@@ -25,7 +25,7 @@ BASE = "base"
 
 
 def _learner(learning_rate: float, *, baseline: Literal["none", "group"]) -> ReinforcePPConfig:
-    return ReinforcePPConfig(learning_rate=learning_rate, baseline=baseline, minibatches=4)
+    return ReinforcePPConfig(baseline=baseline, surrogate=SurrogateConfig(learning_rate=learning_rate, minibatches=4))
 
 
 # Chosen on the validation split. Departures from arXiv:2510.08240, each for a reason that docs/nano.md shows: the

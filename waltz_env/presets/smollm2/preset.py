@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from waltz_env.agents import fast_dtype, load_model, load_smollm2
-from waltz_env.algorithms import ReinforcePPConfig, TrainConfig
+from waltz_env.algorithms import ReinforcePPConfig, SurrogateConfig, TrainConfig
 from waltz_env.files import atomic_folder
 from waltz_env.judges import RuleJudge
 from waltz_env.presets.pair import lora_pair
@@ -26,9 +26,8 @@ BASE = "base"
 
 
 def _learner(learning_rate: float, *, baseline: Literal["none", "group"]) -> ReinforcePPConfig:
-    return ReinforcePPConfig(
-        learning_rate=learning_rate, warmup_steps=4, baseline=baseline, minibatches=2, tokens_per_microbatch=2048
-    )
+    surrogate = SurrogateConfig(learning_rate=learning_rate, warmup_steps=4, minibatches=2, tokens_per_microbatch=2048)
+    return ReinforcePPConfig(baseline=baseline, surrogate=surrogate)
 
 
 # As many games as half an hour on two CPU cores with bfloat16 allows. Departures from arXiv:2510.08240
