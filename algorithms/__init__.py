@@ -23,6 +23,7 @@ from waltz_env.algorithms.surrogate import SurrogateConfig
 from waltz_env.algorithms.training.loop import TrainConfig, play_held_out, train
 from waltz_env.algorithms.training.samples import samples
 from waltz_env.algorithms.training.stages import Stage, single_model_stage, waltz_stages
+from waltz_env.algorithms.update_batch import UpdateBatch
 
 __all__ = [
     "ALGORITHMS",
@@ -50,6 +51,7 @@ __all__ = [
     "SupervisedConfig",
     "SurrogateConfig",
     "TrainConfig",
+    "UpdateBatch",
     "algorithm",
     "fit",
     "needs_groups",
