@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ValidationError
 
 from waltz_env.agents.templates import Template
-from waltz_env.errors import AgentError, UsageError
+from waltz_env.chat_template import normalized
+from waltz_env.errors import AgentError, UnreadablePromptError, UsageError
 from waltz_env.server_client import ServerClient, ServerError
 from waltz_env.types import Completion, Finish, Observation
 from waltz_env.untrusted_text import encodable
@@ -76,7 +77,8 @@ class OpenAIAgent:
 
         Raises:
             AgentError: some observations got no completion before the deadline, retries included. The error carries
-                the completions that did arrive (``partial``).
+                the completions that did arrive (``partial``). It is an ``UnreadablePromptError`` if they are too long
+                for the model.
         """
         return self.server.run(self._act(observations))
 
@@ -103,7 +105,9 @@ class OpenAIAgent:
         return [outcome for outcome in outcomes if isinstance(outcome, Completion)]
 
     def _request(self, observation: Observation, number: int) -> dict[str, Any]:
-        messages = [{**message, "content": encodable(message["content"])} for message in self.template(observation)]
+        messages = [
+            {**message, "content": encodable(message["content"])} for message in normalized(self.template(observation))
+        ]
         request = {"model": self.model, "messages": messages, **self._settings}
         return request if self.seed is None else {**request, "seed": self.seed + number}
 
@@ -173,11 +177,13 @@ def _settings(
 
 
 def _raise_together(outcomes: Sequence[Completion | ServerError], failures: Sequence[ServerError]) -> NoReturn:
-    first = failures[0]
-    if len(outcomes) == 1:
-        raise AgentError(str(first), kind=first.kind) from first
-    raise AgentError(
-        f"{len(failures)} of {len(outcomes)} observations have no completion. The first: {first}",
-        kind=first.kind,
-        partial=[outcome if isinstance(outcome, Completion) else None for outcome in outcomes],
-    ) from first
+    # Prompts that are too long are named if nothing else failed: another try could not mend them.
+    first = next((failure for failure in failures if failure.kind != "too_long"), failures[0])
+    partial = [outcome if isinstance(outcome, Completion) else None for outcome in outcomes]
+    message = str(first)
+    if len(outcomes) > 1:
+        message = f"{len(failures)} of {len(outcomes)} observations have no completion. The first: {first}"
+    if first.kind == "too_long":
+        rows = [row for row, completion in enumerate(partial) if completion is None]
+        raise UnreadablePromptError(message, kind=first.kind, rows=rows, partial=partial) from first
+    raise AgentError(message, kind=first.kind, partial=partial if len(outcomes) > 1 else ()) from first

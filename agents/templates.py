@@ -1,7 +1,7 @@
 """What each role reads: an observation as chat messages. Pure functions, in this project's own words.
 
-The conversation agent sees an ordinary chat in which feedback arrives as a user turn, bare. The feedback agent sees one
-user turn that lays out the prompt and the latest response, and nothing of the rounds before: its state is (p, c_t)
+The conversation agent sees an ordinary chat in which the advice arrives as a plain user turn. The feedback agent sees a
+single user turn with the prompt and the latest response, and nothing of earlier rounds: its state is (p, c_t)
 (arXiv:2510.08240, sec. 3).
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from waltz_env.chat_template import normalized
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Message, Observation
 from waltz_env.untrusted_text import encodable
 
@@ -63,27 +64,23 @@ _TAGS = re.compile(r"<(?=/?(?:history|system|user|assistant|tool|prompt|response
 
 
 def conversation_messages(observation: Observation) -> list[Message]:
-    """The conversation agent's chat: system, history, p, c_0, f_0, c_1, ...; feedback is the bare advice.
+    """The conversation agent's chat: system, history, p, c_0, f_0, c_1, ...; it reads only the advice of a critique.
 
-    A system message that opens the history joins the agent's own: many chat templates take one system turn, at the
-    head.
+    System messages of the history join the agent's own.
     """
-    history = [_message(message["role"], message["content"]) for message in observation["history"]]
-    system = [CONVERSATION_SYSTEM]
-    if history and history[0]["role"] == "system":
-        system.append(history.pop(0)["content"])
-    messages = [_message("system", "\n\n".join(system)), *history]
+    messages = [_message("system", CONVERSATION_SYSTEM)]
+    messages += [_message(message["role"], message["content"]) for message in observation["history"]]
     messages.append(_message("user", observation["prompt"]))
     for response, advice in zip(observation["responses"], observation["feedback"], strict=True):
         messages += [_message("assistant", response), _message("user", advice)]
-    return messages
+    return normalized(messages)
 
 
 def feedback_messages(observation: Observation) -> list[Message]:
-    """The feedback agent's chat: system, and one user turn with the history if there is one, p and c_t.
+    """The feedback agent's chat: system, and one user turn with the history, if any, p and c_t.
 
-    Each text stands between tags; a tag of that name inside a text is defused, so no text can end early or pose as
-    another. All else is verbatim.
+    Each text stands between tags. A tag inside a text is escaped, so that no text can end early or pretend to be
+    another. Everything else is verbatim.
     """
     history = [_tagged(message["role"], message["content"]) for message in observation["history"]]
     parts = ["<history>", *history, "</history>"] if history else []
@@ -92,15 +89,6 @@ def feedback_messages(observation: Observation) -> list[Message]:
 
 
 TEMPLATES: Mapping[AgentID, Template] = {CONVERSATION: conversation_messages, FEEDBACK: feedback_messages}
-
-
-def fold_system(messages: list[Message]) -> list[Message]:
-    """The same chat for models whose chat template has no system role: its text opens the first user turn."""
-    if messages[0]["role"] != "system":
-        return messages
-    first = next(index for index, message in enumerate(messages) if message["role"] == "user")
-    joined = f"{messages[0]['content']}\n\n{messages[first]['content']}"
-    return [*messages[1:first], _message("user", joined), *messages[first + 1 :]]
 
 
 def _message(role: str, content: str) -> Message:

@@ -71,7 +71,7 @@ class TransformersAgent:
         """One completion per observation, in order.
 
         Raises:
-            UsageError: an observation cannot be encoded, see ``PromptEncoder.encode``.
+            UnreadablePromptError: the model cannot read some prompts, see ``PromptEncoder``.
             DivergedError: the policy's logits are NaN or infinite.
         """
         if not observations:

@@ -74,7 +74,7 @@ class VLLMAgent:
         """One completion per observation, in order.
 
         Raises:
-            UsageError: an observation cannot be encoded, see ``PromptEncoder.encode``.
+            UnreadablePromptError: the model cannot read some prompts, see ``PromptEncoder``.
             SyncError: the policy's weights did not reach the engine.
             DivergedError: the engine computed log-probabilities that are NaN or infinite.
         """

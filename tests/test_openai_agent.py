@@ -28,7 +28,7 @@ from waltz_env import CONVERSATION, FEEDBACK, Completion, UsageError, judge_game
 from waltz_env.agents.openai_agent import OpenAIAgent
 from waltz_env.agents.templates import conversation_messages, feedback_messages
 from waltz_env.algorithms.training.samples import samples
-from waltz_env.errors import AgentError
+from waltz_env.errors import AgentError, UnreadablePromptError
 from waltz_env.feedback import JSON_SCHEMA
 from waltz_env.game import Game
 from waltz_env.rewards import SETUP_A
@@ -51,7 +51,7 @@ def agent(server: Upstream, **settings) -> closing[OpenAIAgent]:
 
 
 def echoes(body: dict, _: int):
-    return says(body["messages"][-1]["content"].upper(), after=0.02)
+    return says(body["messages"][-1]["content"].rpartition("\n\n")[2].upper(), after=0.02)
 
 
 def test_each_observation_gets_its_completion_in_order(upstream) -> None:
@@ -163,6 +163,30 @@ def test_a_partial_failure_carries_the_completions_that_there_are(upstream) -> N
     with agent(upstream(script)) as asked, pytest.raises(AgentError, match="1 of 3 observations") as error:
         asked.act(OBSERVATIONS)
     assert error.value.partial == (Completion("fine"), None, Completion("fine"))
+
+
+TOO_LONG = sends('{"error": {"code": "context_length_exceeded"}}', status=400)
+
+
+@pytest.mark.parametrize("batch", [OBSERVATIONS, OBSERVATIONS[1:2]])
+def test_prompts_that_are_too_long_for_the_server_s_model_are_named(batch: list[Any], upstream) -> None:
+    def script(body: dict, _: int):
+        return TOO_LONG if body["messages"][-1]["content"] == PROCESS.text else says("fine")
+
+    with agent(upstream(script)) as asked, pytest.raises(UnreadablePromptError) as error:
+        asked.act(batch)
+    assert [batch[row]["prompt"] for row in error.value.rows] == [PROCESS.text]
+    assert error.value.partial == tuple(None if o["prompt"] == PROCESS.text else Completion("fine") for o in batch)
+    assert error.value.kind == "too_long"
+
+
+def test_another_failure_beside_a_prompt_that_is_too_long_is_what_is_told(upstream) -> None:
+    def script(body: dict, _: int):
+        return TOO_LONG if body["messages"][-1]["content"] == PROCESS.text else fails(500)
+
+    with agent(upstream(script), retries=0) as asked, pytest.raises(AgentError, match="status 500") as error:
+        asked.act(OBSERVATIONS)
+    assert error.value.kind == "error"
 
 
 def test_the_deadline_is_for_the_whole_call_with_its_retries_and_its_queue(upstream) -> None:

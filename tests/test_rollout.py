@@ -23,7 +23,7 @@ from tests.games import (
     Speaker,
     WordJudge,
 )
-from waltz_env.errors import JudgeError, UsageError, UsageTypeError
+from waltz_env.errors import JudgeError, UnreadablePromptError, UsageError, UsageTypeError
 from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
 from waltz_env.judging import judge_games
@@ -36,6 +36,7 @@ from waltz_env.types import (
     AgentID,
     Completion,
     Judgement,
+    Kind,
     Labels,
     NoVerdict,
     Observation,
@@ -329,3 +330,54 @@ def test_scripted_play_and_environment_agree(rounds: int) -> None:
     assert play(PROMPTS, agents, judge=WordJudge(), rules=Rules(max_rounds=rounds)) == [
         step_through(p, agents, rounds) for p in PROMPTS
     ]
+
+
+class Reader:
+    """Speaks, unless it cannot read a prompt: those that hold "long", which some agents find before they have acted."""
+
+    def __init__(self, *, acts_on_the_rest: bool) -> None:
+        self.acts_on_the_rest = acts_on_the_rest
+
+    def act(self, observations: Sequence[Observation]) -> list[Completion]:
+        texts = [f"{o['prompt']} {' '.join(o['responses'])}" for o in observations]
+        rows = [row for row, text in enumerate(texts) if "long" in text]
+        answers = [Completion(PASS if o["agent"] == FEEDBACK else o["prompt"]) for o in observations]
+        if rows:
+            partial = [None if row in rows else answer for row, answer in enumerate(answers)]
+            raise UnreadablePromptError(
+                "Too long.", kind="too_long", rows=rows, partial=partial if self.acts_on_the_rest else ()
+            )
+        return answers
+
+
+MIXED = [Prompt(text, Kind.BENIGN, id=f"id of {text}") for text in ("first", "too long", "third")]
+
+
+@pytest.mark.parametrize("overlap_judge", [False, True])
+@pytest.mark.parametrize("acts_on_the_rest", [False, True])
+def test_prompts_that_a_model_cannot_read_are_left_out_if_asked_to_and_counted(
+    acts_on_the_rest: bool, overlap_judge: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = Reader(acts_on_the_rest=acts_on_the_rest)
+    agents = {CONVERSATION: reader, FEEDBACK: reader}
+    games = play(MIXED, agents, judge=WordJudge(), overlap_judge=overlap_judge, exclude_unreadable=True)
+    assert games == play([MIXED[0], MIXED[2]], agents, judge=WordJudge())
+    assert len(games) == 2
+    assert "1 of 3 games are left out" in caplog.text
+    assert play(MIXED[1:2], agents, judge=WordJudge(), exclude_unreadable=True) == []
+
+
+@pytest.mark.parametrize("acts_on_the_rest", [False, True])
+def test_a_prompt_that_a_model_cannot_read_is_an_error_with_its_id(acts_on_the_rest: bool) -> None:
+    reader = Reader(acts_on_the_rest=acts_on_the_rest)
+    with pytest.raises(UnreadablePromptError, match=r"^conversation_0: Too long\. Prompts: id of too long\.$"):
+        play(MIXED, {CONVERSATION: reader, FEEDBACK: reader})
+    with pytest.raises(UnreadablePromptError, match="Prompts: 'too long'"):
+        play([Prompt("too long", Kind.BENIGN)], {CONVERSATION: reader, FEEDBACK: reader})
+
+
+def test_a_game_that_becomes_too_long_for_one_agent_is_left_out_as_a_whole() -> None:
+    agents: dict[AgentID, Agent] = {CONVERSATION: Speaker("a long draft"), FEEDBACK: Reader(acts_on_the_rest=False)}
+    assert play(MIXED[:1], agents, judge=WordJudge(), overlap_judge=True, exclude_unreadable=True) == []
+    with pytest.raises(UnreadablePromptError, match="^feedback_0: "):
+        play(MIXED[:1], agents)

@@ -69,6 +69,22 @@ def test_the_reason_of_an_error_status_is_told(status: int, error: dict, told: s
     assert "SECRET" not in str(answer)
 
 
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, {"code": "context_length_exceeded", "type": "invalid_request_error"}),  # OpenAI
+        (400, {"code": 400, "type": "BadRequestError", "message": "This model's maximum context length is 4096 ..."}),
+        (400, {"type": "exceed_context_size_error", "message": "the request exceeds the available context size"}),
+        (413, {"message": "The prompt does not fit the context window."}),
+    ],
+)
+def test_a_prompt_that_does_not_fit_the_context_is_told_from_other_errors(status: int, error: dict, upstream) -> None:
+    answer = ask(upstream(always(sends(json.dumps({"error": error}), status=status))).client())
+    assert isinstance(answer, ServerError)
+    assert answer.kind == "too_long"
+    assert "longer than the model's context" in str(answer)
+
+
 @pytest.mark.parametrize("code", ["You said SECRET", "a" * 65, "SECRET\nline", "gehe*im"])
 def test_a_reason_that_is_not_an_identifier_is_not_told(code: str, upstream) -> None:
     content = json.dumps({"error": {"code": code, "param": code, "type": code}})

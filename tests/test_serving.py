@@ -23,7 +23,7 @@ import pytest
 from tests.chat_server import serving
 from tests.games import REFUSING, SAFE, UNSAFE, Speaker, critique
 from tests.tiny import tiny_model, tiny_tokenizer
-from tests.upstream import Upstream, always, drops, fails, hangs, says
+from tests.upstream import Upstream, always, drops, fails, hangs, says, sends
 from tests.waiting import wait_until
 from waltz_env import CONVERSATION, FEEDBACK, Completion, UsageError
 from waltz_env.agents.openai_agent import OpenAIAgent
@@ -317,6 +317,14 @@ def test_trouble_of_the_conversation_agent_has_a_status_of_its_own(trouble, stat
     assert (answer.headers.get("retry-after") == "1") == (status == 503)
     if status != 200:
         assert answer.json()["error"]["message"].startswith("The conversation agent")
+
+
+def test_messages_that_do_not_fit_the_model_s_context_are_the_client_s_to_shorten(upstream) -> None:
+    too_long = sends('{"error": {"code": "context_length_exceeded"}}', status=400)
+    with serving(behind(upstream(always(too_long)))) as url:
+        answer = ask(url)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize("policy", ["fail_open", "fail_closed"])

@@ -9,7 +9,6 @@ from waltz_env.agents.templates import (
     TEMPLATES,
     conversation_messages,
     feedback_messages,
-    fold_system,
 )
 from waltz_env.feedback import FIELDS
 from waltz_env.game import Game
@@ -92,16 +91,6 @@ def test_the_feedback_prompt_has_its_four_parts_and_fourteen_categories() -> Non
     assert headings == ["# Task", "# Safety guidelines", "# Order of work", "# Output"]
     numbered = [line.split(".")[0] for line in FEEDBACK_SYSTEM.splitlines() if line[:1].isdigit()]
     assert numbered == [str(number) for number in range(1, 15)]
-
-
-def test_a_system_prompt_folds_into_the_first_user_turn() -> None:
-    chat: list[Message] = [
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Hello!"},
-    ]
-    assert fold_system(chat) == [{"role": "user", "content": "Be kind.\n\nHi"}, chat[2]]
-    assert fold_system(chat[1:]) == chat[1:]
 
 
 def test_each_role_has_its_template() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.games import SAFE, RandomSpeaker, WordJudge
+from waltz_env.errors import UnreadablePromptError
 from waltz_env.judges import RuleJudge
 from waltz_env.testing import agent_test, judge_test
 from waltz_env.types import CONVERSATION, Completion, Judgement, Labels, Observation, Prompt
@@ -131,3 +132,23 @@ def test_a_judge_that_is_not_deterministic_can_say_so() -> None:
     judge_test(Judge(wavering), deterministic=False)
     with pytest.raises(AssertionError, match="one by one"):
         judge_test(Judge(wavering))
+
+
+class SmallContext(Agent):
+    """Reads short texts alone, and says so by the error that the protocol has for it."""
+
+    def __init__(self, *, rows: bool) -> None:
+        super().__init__(self._act)
+        self.rows = rows
+
+    def _act(self, observations: Sequence[Observation]) -> list[Completion]:
+        rows = [row for row, seen in enumerate(observations) if len(seen["prompt"]) > 1000]
+        if rows:
+            raise UnreadablePromptError("Too long.", kind="too_long", rows=rows if self.rows else ())
+        return [GOOD for _ in observations]
+
+
+def test_an_agent_may_name_what_its_model_cannot_read() -> None:
+    agent_test(SmallContext(rows=True))
+    with pytest.raises(AssertionError, match="must name the rows"):
+        agent_test(SmallContext(rows=False))

@@ -14,13 +14,14 @@ from tests.test_policy import changed, fresh, from_trained_adapter, train, weigh
 from tests.tiny import CONTEXT, END, tiny_model, tiny_tokenizer
 from waltz_env.agents import TEMPLATES, AlwaysFlag, LanguageModelPolicy, TransformersAgent, full_policy, lora_policies
 from waltz_env.agents.transformers_agent import stop_ids
-from waltz_env.errors import DivergedError, UsageError
+from waltz_env.errors import DivergedError, UnreadablePromptError, UsageError
+from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
 from waltz_env.judges import RuleJudge
 from waltz_env.protocols import Agent
 from waltz_env.rollout import play
 from waltz_env.rules import Rules
-from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Kind, Message, Observation, Prompt
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Kind, Labels, Message, Observation, Prompt
 
 PROMPTS = [Prompt(text, Kind.BENIGN, id=text) for text in ("Hi", "How do I kill a process?", "x" * 60, "Why?")]
 
@@ -171,72 +172,41 @@ def test_a_text_cannot_end_its_own_turn() -> None:
     assert (completion.prompt_ids or ()).count(tiny_tokenizer().eos_token_id) == 1
 
 
-@pytest.mark.parametrize("length", [CONTEXT - 20, CONTEXT + 1, 5 * CONTEXT])
-def test_a_prompt_that_is_too_long_loses_its_middle(length: int) -> None:
-    prompt = Prompt("A" + "漢" * length + "Z", Kind.BENIGN)  # three bytes, so three tokens, each
-    with pytest.warns(UserWarning, match="was shortened"):
-        (completion,) = agent().act(observe([prompt]))
-    assert CONTEXT - 40 < len(completion.prompt_ids or ()) <= CONTEXT - 12
-    text = read(completion)
-    assert text.startswith("<|user|>A漢")
-    assert text.endswith(f"漢Z{END}<|assistant|>")
-
-
-def test_the_longest_text_of_an_observation_is_what_loses_its_middle() -> None:
-    game = Game(Prompt("Question?", Kind.BENIGN, history=({"role": "user", "content": "Hello"},)))
-    game.act("b" * 3000)
-    policy = full_policy(tiny_model(), tiny_tokenizer())
-    template = TEMPLATES[FEEDBACK]
-    system = len(template(game.observe(FEEDBACK))[0]["content"])
-    critic = TransformersAgent(policy, template, max_new_tokens=4, max_prompt_tokens=system + 500)
-    with pytest.warns(UserWarning, match="was shortened"):
-        (completion,) = critic.act([game.observe(FEEDBACK)])
-    text = read(completion)
-    assert text.startswith(f"<|system|>{template(game.observe(FEEDBACK))[0]['content']}")
-    assert "Hello" in text
-    assert "<prompt>\nQuestion?\n</prompt>\n<response>\nbbb" in text
-    assert len(completion.prompt_ids or ()) <= system + 500
-
-
-def test_a_template_that_does_not_fit_by_itself_is_an_error() -> None:
-    policy = full_policy(tiny_model(), tiny_tokenizer())
-    wide = TransformersAgent(policy, TEMPLATES[CONVERSATION], max_new_tokens=4, max_prompt_tokens=100)
-    with (
-        pytest.warns(UserWarning, match="was shortened"),
-        pytest.raises(UsageError, match="system prompt alone do not fit"),
-    ):
-        wide.act(observe())
-    with pytest.raises(UsageError, match=f"leaves no room for a prompt in a context of {CONTEXT}"):
-        agent(policy, max_new_tokens=CONTEXT)
+@pytest.mark.parametrize("over", [1, 1000])
+def test_a_prompt_that_is_too_long_is_an_error_and_the_rest_of_the_batch_is_as_without_it(over: int) -> None:
+    fits, too_long = (Prompt("x" * (CONTEXT - 12 - 3 + extra), Kind.BENIGN) for extra in (0, over))
+    batch = observe([PROMPTS[0], too_long, fits, too_long])
+    speaker, alone = agent(seed=5), agent(seed=5)
+    with pytest.raises(UnreadablePromptError, match="2 of 4 prompts are too long: the longest has") as error:
+        speaker.act(batch)
+    assert (error.value.kind, error.value.rows) == ("too_long", (1, 3))
+    assert speaker.act([batch[0], batch[2]]) == alone.act([batch[0], batch[2]])
 
 
 @pytest.mark.parametrize(
-    "chat_template",
+    ("role", "long"),
     [
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-        "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}",
-        "{% for message in messages if message.role != 'system' %}"
-        "<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}",
+        *((CONVERSATION, name) for name in ("prompt", "history", "response", "advice")),
+        *((FEEDBACK, name) for name in ("prompt", "history", "response")),
     ],
-    ids=["refuses", "drops"],
 )
-def test_a_chat_template_without_a_system_role_gets_the_system_prompt_in_the_first_user_turn(
-    chat_template: str,
-) -> None:
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = chat_template
-    policy = full_policy(tiny_model(), tokenizer)
-    template = TEMPLATES[CONVERSATION]
-    (completion,) = TransformersAgent(policy, template, max_new_tokens=4).act(observe(PROMPTS[:1]))
-    system = template(observe(PROMPTS[:1])[0])[0]["content"]
-    assert read(completion) == f"<|user|>{system}\n\nHi{END}"
+def test_whatever_makes_a_prompt_too_long_nothing_is_cut(role: AgentID, long: str) -> None:
+    said = {"prompt": "Question?", "history": "Hello", "response": "Answer.", "advice": "Say more.", long: "y" * 3000}
+    game = Game(Prompt(said["prompt"], Kind.BENIGN, history=({"role": "user", "content": said["history"]},)))
+    game.act(said["response"])
+    if role == CONVERSATION:
+        game.act(format_feedback(Labels(unsafe=True, overrefuse=False), said["advice"]))
+    policy = full_policy(tiny_model(), tiny_tokenizer())
+    system = len(TEMPLATES[role](game.observe(role))[0]["content"])
+    reader = TransformersAgent(policy, TEMPLATES[role], max_new_tokens=4, max_prompt_tokens=system + 1000)
+    with pytest.raises(UnreadablePromptError, match="1 of 1 prompts are too long"):
+        reader.act([game.observe(role)])
 
 
-def test_a_tokenizer_without_a_chat_template_is_refused() -> None:
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = None
-    with pytest.raises(UsageError, match="no chat template"):
-        agent(full_policy(tiny_model(), tokenizer))
+def test_limits_that_leave_no_room_for_a_prompt_are_refused() -> None:
+    policy = full_policy(tiny_model(), tiny_tokenizer())
+    with pytest.raises(UsageError, match=f"leaves no room for a prompt in a context of {CONTEXT}"):
+        agent(policy, max_new_tokens=CONTEXT)
 
 
 def bare_tokenizer(end: str) -> PreTrainedTokenizerFast:

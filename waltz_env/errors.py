@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-AgentFailure = Literal["error", "timeout", "unavailable", "malformed"]
+AgentFailure = Literal["error", "timeout", "unavailable", "malformed", "too_long", "unreadable"]
 
 
 class WaltzError(Exception):
@@ -43,11 +43,12 @@ class JudgeError(WaltzError, RuntimeError):
 
 
 class AgentError(WaltzError, RuntimeError):
-    """An agent said nothing, after its own retries, on some or all of its batch.
+    """An agent produced no completion for part or all of a batch, after its own retries.
 
     Args:
         message: what failed, for how many observations, and what to do. Never what a user or an agent wrote.
-        kind: ``"timeout"``, ``"unavailable"`` (nothing answers, or it is overloaded: later may work) or ``"error"``.
+        kind: ``"timeout"``, ``"unavailable"`` (nothing answers, or it is overloaded: later may work) or ``"error"``;
+            see also ``UnreadablePromptError``.
         partial: the batch in order, with ``None`` where there is no completion. Empty: the whole batch failed.
     """
 
@@ -55,6 +56,31 @@ class AgentError(WaltzError, RuntimeError):
         super().__init__(message)
         self.kind = kind
         self.partial = tuple(partial)
+
+
+class UnreadablePromptError(AgentError):
+    """A model cannot read some prompts of a batch as they are; nothing is cut or left out silently.
+
+    ``play(..., exclude_unreadable=True)`` leaves the games on such prompts out.
+
+    Args:
+        message: what cannot be read, and what to do. Never what a user or an agent wrote.
+        kind: ``"too_long"`` for the model's context, or ``"unreadable"``, refused by its chat template.
+        rows: positions of these prompts in the batch.
+        partial: as in ``AgentError``; empty if the agent has not acted on the other prompts either.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: Literal["too_long", "unreadable"],
+        rows: Iterable[int],
+        partial: Sequence[Any] = (),
+    ) -> None:
+        super().__init__(message, kind=kind, partial=partial)
+        self.kind: Literal["too_long", "unreadable"] = kind
+        self.rows = tuple(rows)
 
 
 class DivergedError(WaltzError, ArithmeticError):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from waltz_env.errors import UsageError
+from waltz_env.errors import UnreadablePromptError, UsageError
 from waltz_env.game import Game
 from waltz_env.judging import ask, judge_games, with_judgements
 from waltz_env.protocols import Agent, Judge
 from waltz_env.rules import Rules, check_agents
 from waltz_env.types import CONVERSATION, AgentID, Judgement, NoVerdict, Prompt, Trajectory
+
+logger = logging.getLogger(__name__)
+_LISTED = 5  # prompts that an error names
 
 
 def play(
@@ -20,6 +25,7 @@ def play(
     judge: Judge | None = None,
     rules: Rules = Rules(),
     overlap_judge: bool = False,
+    exclude_unreadable: bool = False,
 ) -> list[Trajectory]:
     """Plays one game per prompt, all of them together; the same games as the environment's.
 
@@ -32,50 +38,79 @@ def play(
         overlap_judge: ask the judge about responses as soon as a phase has produced them, in a thread, while the agents
             go on: one call per phase. For judges that wait for a server or have a device of their own; never for a
             judge that shares a model with an agent.
+        exclude_unreadable: leave out the games on prompts that an agent's model cannot read, because they are longer
+            than its context or its chat template refuses them. They are missing in what is returned, and their number
+            is logged. By default such a prompt is an error.
 
     Returns:
         One trajectory per prompt, in order. A response that the judge has no verdict on holds a ``NoVerdict``
         with the reason, which is also logged: count such games, do not score them (``trajectory.judged``).
 
     Raises:
+        UnreadablePromptError: an agent's model cannot read a prompt, and ``exclude_unreadable`` is off.
         UsageError: an agent is missing or unknown, or an agent or the judge gave the wrong number of answers.
         UsageTypeError: an agent's action is not a text.
     """
     check_agents(agents, rules)
     games = [Game(prompt, rules) for prompt in prompts]
     if judge is not None and overlap_judge:
-        return _play_and_judge(games, agents, judge)
-    return finish(games, agents, judge=judge)
+        return _play_and_judge(games, agents, judge, exclude_unreadable)
+    return finish(games, agents, judge=judge, exclude_unreadable=exclude_unreadable)
 
 
-def finish(games: Sequence[Game], agents: Mapping[AgentID, Agent], *, judge: Judge | None = None) -> list[Trajectory]:
+def finish(
+    games: Sequence[Game],
+    agents: Mapping[AgentID, Agent],
+    *,
+    judge: Judge | None = None,
+    exclude_unreadable: bool = False,
+) -> list[Trajectory]:
     """Finishes games already in progress, e.g. games whose first moves came from other software.
 
     Args:
         games: games at any turn, or ended ones; they are played on in place, each by its own rules.
         agents: the agent of each role. A role whose turn never comes is not needed.
         judge: labels all responses, as in ``play``.
+        exclude_unreadable: leave out games that an agent's model cannot read, as in ``play``.
 
     Returns:
         One trajectory per game, in order, including the moves that it had before.
 
     Raises:
+        UnreadablePromptError: an agent's model cannot read a game, and ``exclude_unreadable`` is off.
         UsageError: the agent whose turn it is is missing, or an agent or the judge gave the wrong number of answers.
         UsageTypeError: an agent's action is not a text.
     """
-    for _ in _phases(games, agents):
+    games = list(games)
+    for _ in _phases(games, agents, exclude_unreadable):
         pass
     trajectories = [game.trajectory() for game in games]
     return trajectories if judge is None else judge_games(trajectories, judge)
 
 
-def _phases(games: Sequence[Game], agents: Mapping[AgentID, Agent]) -> Iterator[tuple[AgentID, list[Game]]]:
-    """Plays the games to their ends; after each phase, who moved and in which games."""
+def _phases(
+    games: list[Game], agents: Mapping[AgentID, Agent], exclude_unreadable: bool
+) -> Iterator[tuple[AgentID, list[Game]]]:
+    """Plays the games to their ends; after each phase, who moved and in which games.
+
+    Games that are left out because a model cannot read them are removed from ``games``.
+    """
     while turn := next((game.turn for game in games if game.turn is not None), None):
         if turn not in agents:
             raise UsageError(f"It is the turn of {turn!r}, and `agents` has {', '.join(map(repr, agents)) or 'none'}.")
         waiting = [game for game in games if game.turn == turn]
-        completions = agents[turn].act([game.observe(turn) for game in waiting])
+        try:
+            completions = agents[turn].act([game.observe(turn) for game in waiting])
+        except UnreadablePromptError as error:
+            unreadable = [waiting[row] for row in error.rows]
+            if not exclude_unreadable:
+                raise _with_prompts(error, turn, unreadable) from error
+            logger.warning("%d of %d games are left out. %s: %s", len(unreadable), len(games), turn, error)
+            games[:] = [game for game in games if game not in unreadable]
+            completions = [completion for completion in error.partial if completion is not None]
+            waiting = [game for game in waiting if game not in unreadable]
+            if not completions:  # the agent has not acted on the others: it is asked again, about them alone
+                continue
         if len(completions) != len(waiting):
             raise UsageError(
                 f"The agent {turn!r} was given {len(waiting)} observations and answered with {len(completions)} "
@@ -86,15 +121,26 @@ def _phases(games: Sequence[Game], agents: Mapping[AgentID, Agent]) -> Iterator[
         yield turn, waiting
 
 
-def _play_and_judge(games: Sequence[Game], agents: Mapping[AgentID, Agent], judge: Judge) -> list[Trajectory]:
+def _with_prompts(error: UnreadablePromptError, agent: AgentID, games: Sequence[Game]) -> UnreadablePromptError:
+    """The same error, which also says whose model cannot read which prompts."""
+    names = [game.prompt.id or repr(game.prompt.text[:40]) for game in games]
+    listed = ", ".join(names[:_LISTED]) + f" and {len(names) - _LISTED} more" * (len(names) > _LISTED)
+    return UnreadablePromptError(
+        f"{agent}: {error} Prompts: {listed}.", kind=error.kind, rows=error.rows, partial=error.partial
+    )
+
+
+def _play_and_judge(
+    games: list[Game], agents: Mapping[AgentID, Agent], judge: Judge, exclude_unreadable: bool
+) -> list[Trajectory]:
     """Plays while the judge, in a thread of its own, looks at the responses that there are."""
     asked: list[tuple[list[Game], Future[Sequence[Judgement | NoVerdict]]]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="waltz-judge") as thread:
-        for turn, moved in _phases(games, agents):
+        for turn, moved in _phases(games, agents, exclude_unreadable):
             if turn == CONVERSATION:
                 texts = [game.trajectory().final.text for game in moved]
                 asked.append((moved, thread.submit(ask, judge, [game.prompt for game in moved], texts)))
-    outcomes: dict[Game, list[Judgement | NoVerdict]] = {game: [] for game in games}
+    outcomes: dict[Game, list[Judgement | NoVerdict]] = defaultdict(list)
     for moved, answer in asked:
         for game, outcome in zip(moved, answer.result(), strict=True):
             outcomes[game].append(outcome)

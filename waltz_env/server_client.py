@@ -22,6 +22,8 @@ RETRIES = 4
 BUSY = frozenset({429, 503})
 KEY_REFUSED = frozenset({401, 403})
 
+TOO_LONG = frozenset({"context_length_exceeded", "exceed_context_size_error"})
+_TOO_LONG_WORDS = re.compile(r"(maximum|exceed\w*)\b.{0,40}\bcontext|context (length|window|size)", re.IGNORECASE)
 _IDENTIFIER = re.compile(r"[\w.\[\]-]{1,64}", re.ASCII)
 
 
@@ -127,6 +129,8 @@ class ServerClient:
         except openai.APITimeoutError:
             return failed("gave no answer in time, however often it was asked", "timeout")
         except openai.APIStatusError as error:
+            if _is_too_long(error):
+                return failed("says that a prompt is longer than the model's context", "too_long")
             return failed(
                 f"answered with status {error.status_code}{_reason(error)}",
                 "unavailable" if error.status_code in BUSY else "error",
@@ -164,6 +168,14 @@ def _with_parameters(request: Mapping[str, Any], parameters: Mapping[str, Any]) 
     if given:
         kept["extra_body"] = {**kept.get("extra_body", {}), **given}
     return kept
+
+
+def _is_too_long(error: Any) -> bool:
+    """Whether a prompt did not fit: by OpenAI's code, llama.cpp's type, or the words of vLLM and others."""
+    body = error.body if isinstance(error.body, dict) else {}
+    if {str(body.get("code")), str(body.get("type"))} & TOO_LONG:
+        return True
+    return error.status_code in (400, 413) and _TOO_LONG_WORDS.search(str(body.get("message") or "")) is not None
 
 
 def _reason(error: Any) -> str:

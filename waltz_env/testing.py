@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, get_args
 
-from waltz_env.errors import JudgeError
+from waltz_env.errors import JudgeError, UnreadablePromptError
 from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
 from waltz_env.protocols import Agent, Judge
@@ -62,6 +62,8 @@ def agent_test(agent: Agent, *, roles: Sequence[AgentID] = AGENTS, deterministic
     For batches of zero, one and many observations, ``act`` must return one completion of the right types per
     observation and leave the observations unchanged. The observations come from first and later turns, with ordinary
     and with hostile texts: empty, control characters, lone surrogates, as long as the game allows, and more.
+    An observation that the agent's model cannot read, because it is longer than its context, may be an
+    ``UnreadablePromptError`` that names it.
 
     Args:
         agent: the agent to check.
@@ -155,7 +157,10 @@ def _observe(role: AgentID, text: str, later: bool) -> Observation:
 
 def _completions(agent: Agent, observations: list[Observation]) -> Sequence[Completion]:
     before = deepcopy(observations)
-    completions = agent.act(observations)
+    try:
+        completions = agent.act(observations)
+    except UnreadablePromptError as error:
+        return _completions_of_the_rest(agent, observations, error.rows)
     assert observations == before, "act() must leave its observations as they were."
     assert len(completions) == len(observations), (
         f"act() must give one completion for each of {len(observations)} observations; got {len(completions)}."
@@ -163,6 +168,14 @@ def _completions(agent: Agent, observations: list[Observation]) -> Sequence[Comp
     for completion in completions:
         _check_completion(completion)
     return completions
+
+
+def _completions_of_the_rest(
+    agent: Agent, observations: list[Observation], unreadable: Sequence[int]
+) -> Sequence[Completion]:
+    assert unreadable, "An UnreadablePromptError must name the rows that cannot be read."
+    readable = [observation for row, observation in enumerate(observations) if row not in unreadable]
+    return _completions(agent, readable) if readable else []
 
 
 def _check_completion(completion: Completion) -> None:

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from waltz_env.chat_template import ChatTemplate
 from waltz_env.errors import DivergedError, UsageError
 from waltz_env.types import Message, NoVerdict
-
-_PROBE = "waltz"
 
 
 class TransformersCompleter:
@@ -46,24 +45,10 @@ class TransformersCompleter:
         """
         if self._tokenizer.chat_template is None:
             raise UsageError(f"The tokenizer of {self.name!r} has no chat template, which this judge needs.")
-        rendered = [self._render(turns) for turns in conversations]
+        template = ChatTemplate(self._tokenizer)
+        chats = [template.chat(turns) for turns in conversations]
+        rendered = template.render(chats, tokenize=False, add_generation_prompt=True) if chats else []
         return self._continue([self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in rendered])
-
-    def _render(self, turns: Sequence[Message]) -> str:
-        in_parts = self._takes_parts()
-        messages = [
-            {
-                "role": turn["role"],
-                "content": [{"type": "text", "text": turn["content"]}] if in_parts else turn["content"],
-            }
-            for turn in turns
-        ]
-        return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-
-    def _takes_parts(self) -> bool:
-        """Whether the chat template wants lists of parts as contents. Templates of multimodal models drop strings."""
-        probe = [{"role": "user", "content": _PROBE}]
-        return _PROBE not in self._tokenizer.apply_chat_template(probe, tokenize=False)
 
     def _continue(self, prompts: Sequence[Sequence[int]]) -> list[str | NoVerdict]:
         context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize

@@ -35,6 +35,18 @@ _OF_AGENTS: Mapping[AgentFailure, Problem] = {
         503, "The conversation agent is not available; try again.", "unavailable", None, RETRY_AFTER
     ),
     "error": Problem(502, "The conversation agent failed.", "agent_error"),
+    "too_long": Problem(
+        400,
+        "The messages do not fit the context of the conversation agent's model.",
+        "context_length_exceeded",
+        "messages",
+    ),
+    "unreadable": Problem(
+        400,
+        "The chat template of the conversation agent's model refuses these messages.",
+        "invalid_messages",
+        "messages",
+    ),
 }
 
 
