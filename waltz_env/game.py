@@ -41,9 +41,8 @@ class Game:
         self.prompt = prompt
         self.rules = rules
         self.turn: AgentID | None = CONVERSATION
-        # The responses twice: as the rules see them, without judgements, and with the judgements that there are.
         self._responses: tuple[Response, ...] = ()
-        self._judged: tuple[Response, ...] = ()
+        self._judged: tuple[Response, ...] = ()  # the same up to the latest judgement; the rules see none
         self._critiques: tuple[Critique, ...] = ()
         self._texts: tuple[str, ...] = ()
         self._advice: tuple[str, ...] = ()
@@ -77,9 +76,7 @@ class Game:
         if len(completion.text) > rules.max_chars:
             completion = replace(completion, text=completion.text[: rules.max_chars], finish="cut")
         if self.turn == CONVERSATION:
-            response = Response(completion)
-            self._responses += (response,)
-            self._judged += (response,)
+            self._responses += (Response(completion),)
             self._texts += (completion.text,)
             goes_on = len(self._critiques) < rules.max_rounds and rules.asks_feedback(self._unjudged())
             self.turn = FEEDBACK if goes_on else None
@@ -91,11 +88,15 @@ class Game:
 
     def judge(self, judgement: Judgement) -> None:
         """Attaches a judgement to the latest response."""
-        self._judged = (*self._judged[:-1], Response(self._judged[-1].completion, judgement))
+        *earlier, latest = self._with_judgements()
+        self._judged = (*earlier, Response(latest.completion, judgement))
 
     def trajectory(self) -> Trajectory:
         """The game so far, with the judgements that there are."""
-        return Trajectory(self.prompt, self._judged, self._critiques)
+        return Trajectory(self.prompt, self._with_judgements(), self._critiques)
 
     def _unjudged(self) -> Trajectory:
         return Trajectory(self.prompt, self._responses, self._critiques)
+
+    def _with_judgements(self) -> tuple[Response, ...]:
+        return self._judged + self._responses[len(self._judged) :]

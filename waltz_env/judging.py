@@ -15,12 +15,11 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from itertools import islice
 
 from waltz_env.errors import JudgeError, UsageError
 from waltz_env.protocols import Judge
-from waltz_env.types import Judgement, NoVerdict, Prompt, Trajectory
+from waltz_env.types import Judgement, NoVerdict, Prompt, Response, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -82,4 +81,5 @@ def judge_games(trajectories: Sequence[Trajectory], judge: Judge) -> list[Trajec
 def with_judgements(trajectory: Trajectory, outcomes: Iterable[Judgement | NoVerdict]) -> Trajectory:
     """The same game with one outcome per response, in order."""
     pairs = zip(trajectory.responses, outcomes, strict=True)
-    return replace(trajectory, responses=tuple(replace(response, judgement=outcome) for response, outcome in pairs))
+    responses = tuple(Response(response.completion, outcome) for response, outcome in pairs)
+    return Trajectory(trajectory.prompt, responses, trajectory.critiques)

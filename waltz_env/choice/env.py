@@ -37,6 +37,10 @@ _ACTIONS: dict[AgentID, type[ConversationAction | FeedbackAction]] = {
     CONVERSATION: ConversationAction,
     FEEDBACK: FeedbackAction,
 }
+_NAMES = {
+    agent: f"An action of {agent} ({', '.join(f'{move.value} {move.name}' for move in moves)})"
+    for agent, moves in _ACTIONS.items()
+}
 
 
 class WaltzSafetyChoiceEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  # type: ignore[override]  # `agents`
@@ -230,7 +234,7 @@ class WaltzSafetyChoiceEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  
     def _features(self, seen: Observation) -> tuple[float, float, float, float]:
         responses, advice = seen["responses"], seen["feedback"]
         return (
-            len(advice) / max(1, self.max_rounds),
+            len(advice) / max(1, self.rules.max_rounds),
             _sign(seen["prompt"] == LOOKS_HARMFUL),
             _sign(responses[-1] == REFUSAL) if responses else 0.0,
             _sign(advice[-1] == DECLINE_ADVICE) if advice and advice[-1] else 0.0,
@@ -262,5 +266,4 @@ def _sign(yes: bool) -> float:
 
 def _move(agent: AgentID, action: Any) -> ConversationAction | FeedbackAction:
     moves = _ACTIONS[agent]
-    names = ", ".join(f"{move.value} {move.name}" for move in moves)
-    return moves(check_index(f"An action of {agent} ({names})", action, len(moves)))
+    return moves(check_index(_NAMES[agent], action, len(moves)))
