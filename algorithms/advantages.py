@@ -118,7 +118,7 @@ def returns_to_go(rewards: Tensor, mask: Tensor) -> Tensor:
     return (rewards * mask).flip(1).cumsum(1).flip(1) * mask
 
 
-def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, *, gae_lambda: float) -> Tensor:
+def generalized_advantages(rewards: Tensor, values: Tensor, *, mask: Tensor, gae_lambda: float) -> Tensor:
     """GAE without discount: sum_{l >= 0} lambda^l delta_{i+l} with delta_i = r_i + V(s_{i+1}) - V(s_i).
 
     Source: arXiv:1506.02438, eq. 16.
@@ -143,7 +143,7 @@ def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, *, gae
     return advantages * mask
 
 
-def normalize(values: Tensor, mask: Tensor, moments: Moments) -> Tensor:
+def normalize(values: Tensor, mask: Tensor, *, moments: Moments) -> Tensor:
     """Values (N, T) minus the mean of ``moments``, divided by their standard deviation; 0 outside the mask.
 
     The variance is the population's and at least 1e-8.

@@ -163,7 +163,7 @@ class Critic:
         except RuntimeError as error:
             raise CheckpointError(f"The checkpoint belongs to another critic; use its settings. {error}") from None
         moments = {name.removeprefix(_OPTIMIZER): t for name, t in state.items() if name.startswith(_OPTIMIZER)}
-        load_moments(self._optimizer, self._parameters, moments)
+        load_moments(self._optimizer, self._parameters, state=moments)
 
 
 def _moments(values: Tensor) -> Moments:

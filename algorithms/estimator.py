@@ -68,7 +68,7 @@ class Estimator(Protocol):
 
         Without this rule, normalization would blow up what is left of equal rewards, the noise of the KL penalty.
         """
-        return agents_with_spread(all_facts, self.surprises(all_facts), min_std)
+        return agents_with_spread(all_facts, self.surprises(all_facts), min_std=min_std)
 
     def advantages(self, batch: UpdateBatch) -> Tensor:
         """The advantage of every token, (N, T) float32, 0 outside the mask."""

@@ -51,14 +51,14 @@ def known_logprobs(
     sums = {}
     if reference is not None:
         for name, estimate in _REPORTED.items():
-            sums[name] = kl_estimate(old, reference, estimate)[mask].sum().item()
+            sums[name] = kl_estimate(old, reference, estimate=estimate)[mask].sum().item()
     largest = []
     weights = None
     if config.old_logprobs == "trainer":
         gap = (old - sampled)[mask].abs()
         largest = [gap.max().item()] if len(gap) else []
         sums["sampler_gap"] = gap.sum().item()
-        sums["mismatch_kl"] = kl_estimate(sampled, old, "k3")[mask].sum().item()
+        sums["mismatch_kl"] = kl_estimate(sampled, old, estimate="k3")[mask].sum().item()
         if config.sampler_correction == "truncated":
             weights = probability_ratio(old, sampled).clamp(max=config.sampler_cap)
             sums["sampler_weight"] = weights[mask].sum().item()

@@ -27,12 +27,12 @@ def probability_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
     return (logprobs - old_logprobs).clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT).exp()
 
 
-def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, *, clip: float) -> Tensor:
     """-min(s_i A_i, clip(s_i, 1 - eps, 1 + eps) A_i), the negative of the term in arXiv:2510.08240, eq. 4."""
     return -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
 
 
-def kl_estimate(logprobs: Tensor, reference: Tensor, estimate: KL) -> Tensor:
+def kl_estimate(logprobs: Tensor, reference: Tensor, *, estimate: KL) -> Tensor:
     """Per-token estimate of KL(policy || reference).
 
     Args:

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from waltz_env.errors import CheckpointError
+from waltz_env.checks import check_number
+from waltz_env.errors import CheckpointError, UsageError
 
 Schedule = Literal["constant", "linear"]
 _KEYS = ("exp_avg", "exp_avg_sq", "step")
@@ -26,6 +27,18 @@ def schedule_factor(step: int, schedule: Schedule, *, warmup_steps: int = 0, tot
     return warmup if schedule == "constant" else warmup * max(0.0, 1.0 - step / total_steps)
 
 
+def check_betas(betas: Sequence[float]) -> None:
+    """Check AdamW's moment decays.
+
+    Raises:
+        UsageError: they are not two numbers, at least 0 and below 1.
+    """
+    if len(betas) != 2:
+        raise UsageError(f"betas must be two numbers; got {betas!r}.")
+    for beta in betas:
+        check_number("Each of betas", beta, low=0, below=1)
+
+
 def moments_of(optimizer: torch.optim.AdamW, parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
     """Copies of AdamW's moments as ``"exp_avg.3"``, ... by the parameter's index; empty before the first step."""
     return {
@@ -36,7 +49,9 @@ def moments_of(optimizer: torch.optim.AdamW, parameters: Sequence[nn.Parameter])
     }
 
 
-def load_moments(optimizer: torch.optim.AdamW, parameters: Sequence[nn.Parameter], state: Mapping[str, Tensor]) -> None:
+def load_moments(
+    optimizer: torch.optim.AdamW, parameters: Sequence[nn.Parameter], *, state: Mapping[str, Tensor]
+) -> None:
     """Restore moments returned by ``moments_of``; other keys of ``state`` are ignored.
 
     Raises:

@@ -52,7 +52,7 @@ class PPO(Estimator):
 
     def _generalized(self, batch: UpdateBatch, values: Tensor) -> Tensor:
         rewards = batch.token_rewards(batch.rewards, beta=self.beta)
-        return generalized_advantages(rewards, values, batch.mask, gae_lambda=self.gae_lambda)
+        return generalized_advantages(rewards, values, mask=batch.mask, gae_lambda=self.gae_lambda)
 
 
 def _values(batch: UpdateBatch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the warm start that gives a policy the format before reinforcement learning begins."""
+"""Supervised fine-tuning: the warm start that teaches a policy the format before reinforcement learning begins."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from waltz_env.algorithms.batches import microbatches
-from waltz_env.algorithms.optimizer import schedule_factor
+from waltz_env.algorithms.optimizer import check_betas, schedule_factor
 from waltz_env.algorithms.protocols import Policy
+from waltz_env.checks import check_integer, check_number
 from waltz_env.errors import UsageError
 
 Example = tuple[Sequence[int], Sequence[int]]
@@ -26,18 +27,21 @@ class SupervisedConfig:
     """Settings of ``fit``.
 
     Attributes:
-        steps: AdamW steps. Steps and not seconds, so that a seed reproduces the result.
-        batch_size: examples in a step.
-        learning_rate: of the first step; it falls linearly to 0 after the last.
-        warmup_steps: over which the learning rate first rises linearly.
-        prompt_weight: weight of the loss on prompt tokens; target tokens have 1.
+        steps: number of AdamW steps. Steps and not seconds, so that a seed reproduces the result.
+        batch_size: examples per step.
+        learning_rate: peak learning rate; it falls linearly, to 0 after the last step.
+        warmup_steps: steps over which the learning rate first rises linearly.
+        prompt_weight: weight of the loss on prompt tokens; target tokens have weight 1.
         betas: AdamW's moment decays.
         weight_decay: AdamW's decoupled weight decay.
-        max_grad_norm: gradients are clipped to this global norm.
-        tokens_per_microbatch: padded tokens in one forward pass at most (a longer example goes alone); it bounds memory
-            and leaves the result as it is.
+        max_grad_norm: global norm that gradients are clipped to.
+        tokens_per_microbatch: largest number of padded tokens per forward pass (a longer example goes alone); limits
+            memory, does not change the result.
         bf16: whether the forward pass runs under bfloat16 autocast.
-        seed: of the order of the examples.
+        seed: seed of the order of the examples.
+
+    Raises:
+        UsageError: a setting is out of range.
     """
 
     steps: int = 1000
@@ -52,31 +56,42 @@ class SupervisedConfig:
     bf16: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "warmup_steps", "seed"):
+            check_integer(name, getattr(self, name), at_least=0)
+        for name in ("batch_size", "tokens_per_microbatch"):
+            check_integer(name, getattr(self, name), at_least=1)
+        for name in ("learning_rate", "prompt_weight", "weight_decay"):
+            check_number(name, getattr(self, name), low=0)
+        check_betas(self.betas)
+        if not self.max_grad_norm > 0:  # infinity is fine: no clipping
+            raise UsageError(f"max_grad_norm must be above 0; got {self.max_grad_norm!r}.")
+
 
 def fit(
     policy: Policy | nn.Module,
     examples: Sequence[Example],
-    config: SupervisedConfig | None = None,
     *,
+    config: SupervisedConfig | None = None,
     on_step: Callable[[int, float], object] | None = None,
 ) -> list[float]:
-    """Trains on (prompt, target) pairs by weighted next-token cross-entropy.
+    """Train on (prompt, target) pairs by weighted next-token cross-entropy.
 
     Args:
-        policy: a policy, or a bare causal language model of the Hugging Face kind
-            (``model(input_ids=, attention_mask=, position_ids=).logits``), whose trainable parameters are fitted.
-        examples: pairs of token ids; they are gone through in a seeded order as often as the steps need.
-        config: defaults to ``SupervisedConfig()``.
+        policy: a policy, or a bare causal language model with the interface of Hugging Face
+            (``model(input_ids=, attention_mask=, position_ids=).logits``); its trainable parameters are fitted.
+        examples: pairs of token ids; they are used in a seeded order, as often as the steps need.
+        config: the settings; ``SupervisedConfig()`` by default.
         on_step: called after each step with the number of steps done and the loss; for a progress bar.
 
     Returns:
-        The loss of each step, in nats per weighted token, before that step's change.
+        The loss of each step, in nats per weighted token, before that step changes the weights.
 
     Raises:
-        UsageError: there are no examples, an example has nothing to learn from, or a setting cannot work.
+        UsageError: there are no examples, or an example has nothing to learn from.
     """
     config = config or SupervisedConfig()
-    _check(examples, config)
+    _check(examples)
     forward, parameters, device = _parts(policy)
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
@@ -105,7 +120,7 @@ def fit(
     return losses
 
 
-def _check(examples: Sequence[Example], config: SupervisedConfig) -> None:
+def _check(examples: Sequence[Example]) -> None:
     if not examples:
         raise UsageError("Supervised fitting needs at least one (prompt_ids, target_ids) example; got none.")
     for i, (prompt, target) in enumerate(examples):
@@ -114,15 +129,10 @@ def _check(examples: Sequence[Example], config: SupervisedConfig) -> None:
                 f"Example {i} has {len(prompt)} prompt and {len(target)} target ids; each needs at least one "
                 "(start a prompt with the beginning-of-text token)."
             )
-    if config.steps < 0 or config.batch_size < 1 or config.prompt_weight < 0:
-        raise UsageError(
-            f"steps must be 0 or more, batch_size 1 or more, prompt_weight 0 or more; got steps={config.steps}, "
-            f"batch_size={config.batch_size}, prompt_weight={config.prompt_weight}."
-        )
 
 
 def _parts(policy: Policy | nn.Module) -> tuple[Callable[[Tensor, int], Tensor], list[nn.Parameter], torch.device]:
-    """How to get the last K logits (B, K, V) of ids (B, L), what to train, and where it is."""
+    """A function from ids (B, L) and K to the last K logits (B, K, V); what to train; its device."""
     if isinstance(policy, nn.Module):
         model = policy
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -140,17 +150,19 @@ def _parts(policy: Policy | nn.Module) -> tuple[Callable[[Tensor, int], Tensor],
 def _layout(ids: Tensor) -> tuple[Tensor, Tensor]:
     """Attention mask and position ids of right-padded rows.
 
-    The mask is all ones: in a causal model no real token sees the padding behind it, and attention without a mask has
+    The mask is all ones: in a causal model no real token sees the padding after it, and attention without a mask has
     faster kernels.
     """
     return torch.ones_like(ids), torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
 
 
 def _batches(examples: Sequence[Example], config: SupervisedConfig) -> Iterator[list[Example]]:
-    """Batches without end, each of examples of about equal length, in a seeded order."""
+    """Endless batches in a seeded order, each of examples with about the same length."""
     rng = np.random.default_rng(config.seed)
     lengths = np.array([len(prompt) + len(target) for prompt, target in examples])
     while True:
+        # Shuffle all examples, sort by length only within buckets of several batches, then shuffle the batches: little
+        # padding, and still a random order.
         order = rng.permutation(len(examples))
         bucket = config.batch_size * _BATCHES_PER_BUCKET
         chunks = [order[i : i + bucket] for i in range(0, len(order), bucket)]

@@ -26,7 +26,7 @@ from waltz_env.algorithms.losses import (
     probability_ratio,
     token_weights,
 )
-from waltz_env.algorithms.optimizer import Schedule, load_moments, moments_of, schedule_factor
+from waltz_env.algorithms.optimizer import Schedule, check_betas, load_moments, moments_of, schedule_factor
 from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import Metrics, Policy
 from waltz_env.algorithms.update_batch import UpdateBatch
@@ -91,10 +91,7 @@ class SurrogateConfig:
             check_integer(name, getattr(self, name), at_least=1)
         for name in ("warmup_steps", "total_steps"):
             check_integer(name, getattr(self, name), at_least=0)
-        if len(self.betas) != 2:
-            raise UsageError(f"betas must be two numbers; got {self.betas!r}.")
-        for beta in self.betas:
-            check_number("betas", beta, low=0, below=1)
+        check_betas(self.betas)
         check_choice("old_logprobs", self.old_logprobs, get_args(OldLogprobs))
         check_choice("sampler_correction", self.sampler_correction, get_args(SamplerCorrection))
         check_choice("schedule", self.schedule, get_args(Schedule))
@@ -184,7 +181,7 @@ class Surrogate:
         Raises:
             CheckpointError: the state belongs to other parameters.
         """
-        load_moments(self._optimizer, self._parameters, state)
+        load_moments(self._optimizer, self._parameters, state=state)
         self.updates = int(state["updates"])
 
     def _backward(self, micro: MicroBatch, step: Step, batch: UpdateBatch, advantages: Tensor, kl: KL | None) -> _Tally:
@@ -200,9 +197,9 @@ class Surrogate:
             logits = completion_logits(self.policy, micro)
         logprobs = token_logprobs(logits, micro.targets)
         ratio = probability_ratio(logprobs, here(batch.old_logprobs))
-        losses = clipped_surrogate(ratio, here(advantages), self.config.clip)
+        losses = clipped_surrogate(ratio, here(advantages), clip=self.config.clip)
         if kl is not None and batch.reference_logprobs is not None:
-            losses = losses + self.config.beta * kl_estimate(logprobs, here(batch.reference_logprobs), kl)
+            losses = losses + self.config.beta * kl_estimate(logprobs, here(batch.reference_logprobs), estimate=kl)
         if batch.sampler_weights is not None:
             losses = losses * here(batch.sampler_weights)
         # The weights divide by the rows or tokens of the whole step, over all micro-batches and processes, and are 0 on

@@ -82,7 +82,7 @@ class UpdateBatch:
         scored = advantages.token_rewards(torch.tensor(rewards), self.mask)
         if self.reference_logprobs is None:
             return scored
-        return scored - beta * kl_estimate(self.old_logprobs, self.reference_logprobs, "k1")
+        return scored - beta * kl_estimate(self.old_logprobs, self.reference_logprobs, estimate="k1")
 
     def spread(self, values: Sequence[float]) -> Tensor:
         """One value per row, repeated at every token of the row: (N, T), 0 outside the mask."""
@@ -90,6 +90,8 @@ class UpdateBatch:
 
     def reward_moments(self) -> dict[Hashable, Moments]:
         """The moments of each group's rewards, over all processes."""
+        # The facts of all processes are here, so nothing is sent. A group's key names its agent and turn (see
+        # ``Sample.group``): groups of different agents never meet, and one dict serves all of them.
         return reward_moments(self.all_facts)
 
     def group_moments(self, values: Sequence[float]) -> Mapping[Hashable, Moments]:
@@ -104,7 +106,7 @@ class UpdateBatch:
         moments = self.sum_moments({agent: Moments.of(values[i], self.mask[i]) for agent, i in rows.items()})
         normalized = torch.zeros_like(values)
         for agent, i in rows.items():
-            normalized[i] = advantages.normalize(values[i], self.mask[i], moments[agent])
+            normalized[i] = advantages.normalize(values[i], self.mask[i], moments=moments[agent])
         return normalized
 
 
@@ -150,7 +152,7 @@ def centered_rewards(facts: Sequence[SampleFacts], *, moments: Mapping[Hashable,
     return [fact.reward - moments[fact.group].mean for fact in facts]
 
 
-def agents_with_spread(facts: Sequence[SampleFacts], surprises: Sequence[float], min_std: float) -> set[str]:
+def agents_with_spread(facts: Sequence[SampleFacts], surprises: Sequence[float], *, min_std: float) -> set[str]:
     """Agents whose ``surprises``, one per row, have a standard deviation of at least ``min_std``.
 
     >>> facts = [SampleFacts(agent, 0, "", 0.0, 5, 0) for agent in "aab"]

@@ -23,17 +23,17 @@ def test_a_token_is_credited_with_what_comes_from_it_on() -> None:
 
 def test_normalisation_is_over_all_tokens_of_all_rows_with_population_variance() -> None:
     values = torch.tensor([[1.0, 1.0, 1.0], [5.0, 99.0, 99.0]])  # mean 2, variance (1 + 1 + 1 + 9) / 4 = 3
-    result = normalize(values, MASK, Moments.of(values, MASK))
+    result = normalize(values, MASK, moments=Moments.of(values, MASK))
     unit = 3**-0.5
     torch.testing.assert_close(result, torch.tensor([[-unit, -unit, -unit], [3 * unit, 0, 0]]))
 
 
 def test_the_variance_has_a_floor_of_1e_8() -> None:
     values, mask = torch.full((1, 2), 1.0), torch.ones(1, 2, dtype=torch.bool)
-    assert normalize(values, mask, Moments.of(values, mask)).tolist() == [[0.0, 0.0]]
+    assert normalize(values, mask, moments=Moments.of(values, mask)).tolist() == [[0.0, 0.0]]
     mean = 1 - 1e-4
     equal = Moments(2.0, 2 * mean, 2 * mean**2)  # variance 0; the values lie 1e-4 above the mean
-    torch.testing.assert_close(normalize(values, mask, equal), torch.ones(1, 2), rtol=1e-3, atol=0)
+    torch.testing.assert_close(normalize(values, mask, moments=equal), torch.ones(1, 2), rtol=1e-3, atol=0)
 
 
 @given(st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=5), min_size=2, max_size=6))

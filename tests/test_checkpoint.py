@@ -126,7 +126,7 @@ def train(algorithm: PolicyGradient, generator: torch.Generator, updates: int) -
     for _ in range(updates):
         samples: list[Sample] = []
         for i in range(12):
-            ((tokens, _),) = policy.sample([(i % 5,)], 1 + i % 3, generator)
+            ((tokens, _),) = policy.sample([(i % 5,)], 1 + i % 3, generator=generator)
             samples.append(row(policy, (i % 5,), tokens, float(tokens.count(1))))
         algorithm.update(samples)
 

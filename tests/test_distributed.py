@@ -32,7 +32,7 @@ def rows() -> list[Sample]:
     found = []
     for i in range(8):
         prompt, agent, state = (i % 5,), f"agent_{i % 2}", (float(i % 3),) * len(STATE)
-        ((tokens, logprobs),) = policy.sample([prompt], 1 + i % 4, generator)
+        ((tokens, logprobs),) = policy.sample([prompt], 1 + i % 4, generator=generator)
         found.append(Sample(prompt, tokens, logprobs, tokens.count(1) / len(tokens) + i, agent, 0, agent, state=state))
     return found
 

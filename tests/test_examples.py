@@ -50,7 +50,6 @@ def test_smollm2_makes_two_real_training_steps(monkeypatch: pytest.MonkeyPatch, 
     )
     last = load("train_smollm2").main(steps=(1, 1), games=2, out=tmp_path / "run")
     assert last["step"] == 2
-    assert last["conversation_0/skipped"] in (0.0, 1.0)
     assert (tmp_path / "run" / "checkpoints" / "step-00002").exists()
 
 

@@ -32,7 +32,7 @@ def test_the_clip_takes_the_pessimistic_side() -> None:
     ratio = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1])
     advantages = torch.tensor([1.0, -1.0, 1.0, -1.0, 2.0])
     expected = torch.tensor([-1.2, 1.5, -0.5, 0.8, -2.2])
-    torch.testing.assert_close(clipped_surrogate(ratio, advantages, 0.2), expected)
+    torch.testing.assert_close(clipped_surrogate(ratio, advantages, clip=0.2), expected)
 
 
 def test_the_log_ratio_is_clamped_to_20() -> None:
@@ -50,17 +50,17 @@ def test_sequences_or_tokens_weigh_equally() -> None:
 
 def test_kl_estimates_by_hand() -> None:
     logprobs, reference = torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.25)])
-    assert kl_estimate(logprobs, reference, "k1").item() == pytest.approx(math.log(2))
-    assert kl_estimate(logprobs, reference, "k2").item() == pytest.approx(math.log(2) ** 2 / 2)
-    assert kl_estimate(logprobs, reference, "k3").item() == pytest.approx(0.5 - 1 + math.log(2))
+    assert kl_estimate(logprobs, reference, estimate="k1").item() == pytest.approx(math.log(2))
+    assert kl_estimate(logprobs, reference, estimate="k2").item() == pytest.approx(math.log(2) ** 2 / 2)
+    assert kl_estimate(logprobs, reference, estimate="k3").item() == pytest.approx(0.5 - 1 + math.log(2))
 
 
 @given(st.floats(-60, 0), st.floats(-60, 0))
 def test_kl_estimates_are_bounded_and_k3_is_never_negative(logprob: float, reference: float) -> None:
     pair = torch.tensor([logprob]), torch.tensor([reference])
-    assert -10 <= kl_estimate(*pair, "k1").item() <= 10
-    assert 0 <= kl_estimate(*pair, "k2").item() <= 10
-    assert -1e-6 <= kl_estimate(*pair, "k3").item() <= 10
+    assert -10 <= kl_estimate(*pair, estimate="k1").item() <= 10
+    assert 0 <= kl_estimate(*pair, estimate="k2").item() <= 10
+    assert -1e-6 <= kl_estimate(*pair, estimate="k3").item() <= 10
 
 
 def exact_kl(table: Tensor, reference: Tensor) -> Tensor:
@@ -70,8 +70,8 @@ def exact_kl(table: Tensor, reference: Tensor) -> Tensor:
 
 def test_k1_and_k3_are_unbiased_by_enumeration() -> None:
     table, reference = random_table(4)[0].double(), random_table(4)[1].double()
-    for estimator in ("k1", "k3"):
-        values = kl_estimate(table.log_softmax(-1), reference.log_softmax(-1), estimator)
+    for estimate in ("k1", "k3"):
+        values = kl_estimate(table.log_softmax(-1), reference.log_softmax(-1), estimate=estimate)
         torch.testing.assert_close((table.softmax(-1) * values).sum(), exact_kl(table, reference))
 
 
@@ -87,8 +87,8 @@ def test_the_gradient_of_each_estimator_by_enumeration() -> None:
     of_kl = gradient(exact_kl(table, reference), table)
     of_reverse = gradient(exact_kl(reference, table), table)
 
-    def expected(estimator: str) -> Tensor:
-        values = kl_estimate(table.log_softmax(-1), reference.log_softmax(-1), estimator)  # type: ignore[arg-type]
+    def expected(estimate: str) -> Tensor:
+        values = kl_estimate(table.log_softmax(-1), reference.log_softmax(-1), estimate=estimate)  # type: ignore[arg-type]
         return gradient((probabilities * values).sum(), table)
 
     torch.testing.assert_close(expected("k1"), torch.zeros_like(of_kl), rtol=0, atol=1e-12)
@@ -113,9 +113,9 @@ def test_the_gradient_of_reward_less_penalty_by_enumeration() -> None:
     exact = gradient((probabilities * (rewards - beta * log_ratio)).sum(), table)
 
     old, mask = logprobs(table).detach(), torch.ones_like(sequences, dtype=torch.bool)
-    penalised = token_rewards(rewards, mask) - beta * kl_estimate(old, logprobs(reference), "k1")
+    penalised = token_rewards(rewards, mask) - beta * kl_estimate(old, logprobs(reference), estimate="k1")
     ratio = probability_ratio(logprobs(table), old)
-    losses = clipped_surrogate(ratio, returns_to_go(penalised, mask), 0.2)
+    losses = clipped_surrogate(ratio, returns_to_go(penalised, mask), clip=0.2)
     torch.testing.assert_close(gradient(-(probabilities.detach() * losses.sum(1)).sum(), table), exact)
 
 

@@ -16,7 +16,6 @@ from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import Learner, Policy, Sample
 from waltz_env.algorithms.registry import with_settings
 from waltz_env.algorithms.reinforce_pp import ReinforcePPConfig
-from waltz_env.algorithms.surrogate import SurrogateConfig
 from waltz_env.errors import CheckpointError, UsageError
 
 CONFIG = with_settings(ReinforcePPConfig(), learning_rate=0.05)
@@ -28,7 +27,7 @@ def rows(policy: ToyPolicy, count: int = 8, *, seed: int = 0) -> list[Sample]:
     found = []
     for i in range(count):
         prompt = (0,) * (i % 3) + (i % 5,)
-        ((tokens, _),) = policy.sample([prompt], 1 + i % 4, generator)
+        ((tokens, _),) = policy.sample([prompt], 1 + i % 4, generator=generator)
         found.append(row(policy, prompt, tokens, tokens.count(1) / len(tokens), group=str(i % 2)))
     return found
 
@@ -81,21 +80,10 @@ def test_the_gradient_is_that_of_the_exact_objective() -> None:
     torch.testing.assert_close(uniform.table.grad, -exact, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_the_first_update_has_ratio_1_and_kl_0_from_the_reference_it_started_from(temperature: float) -> None:
-    learner = ToyPolicy(random_table(5), temperature=temperature)
-    metrics = CONFIG.build(learner).update(rows(learner))
-    assert metrics["ratio_mean"] == pytest.approx(1, abs=1e-6)
-    assert metrics["ratio_max"] == pytest.approx(1, abs=1e-6)
-    assert metrics["clip_fraction"] == 0
-    assert metrics["kl"] == pytest.approx(0, abs=1e-6)
-    assert metrics["kl_k3"] == pytest.approx(0, abs=1e-6)
-
-
-def test_another_temperature_than_the_samplers_shows_in_the_ratio() -> None:
-    sampler = policy()
-    learner = policy(temperature=0.5)
-    assert CONFIG.build(learner).update(rows(sampler))["ratio_max"] > 1.1
+def test_the_ratio_is_that_of_the_distributions_at_the_temperature() -> None:
+    for sampler, learner in [(0.7, 0.7), (1.0, 0.5)]:
+        metrics = CONFIG.build(policy(temperature=learner)).update(rows(policy(temperature=sampler)))
+        assert (metrics["ratio_max"] < 1 + 1e-5) == (sampler == learner)
 
 
 def test_an_update_favours_rewarded_tokens() -> None:
@@ -224,11 +212,6 @@ def test_truncated_importance_weights_multiply_each_tokens_gradient() -> None:
     torch.testing.assert_close(corrected[2], 0.5 * plain[2])
 
 
-def test_importance_weights_need_log_probabilities_of_the_trainer() -> None:
-    with pytest.raises(UsageError, match="old_logprobs='trainer'"):
-        SurrogateConfig(sampler_correction="truncated")
-
-
 def test_several_epochs_move_the_ratio() -> None:
     learner = policy()
     metrics = with_settings(CONFIG, epochs=4).build(learner).update(rows(learner))
@@ -274,14 +257,6 @@ def test_a_state_of_other_parameters_is_refused() -> None:
     algorithm.update(rows(learner))
     with pytest.raises(CheckpointError, match="shapes"):
         CONFIG.build(larger).load_state_dict(algorithm.state_dict())
-
-
-@pytest.mark.parametrize(
-    "changes", [{"schedule": "linear"}, {"epochs": 0}, {"minibatches": 0}, {"learning_rate": -1.0}, {"clip": 0.0}]
-)
-def test_settings_that_cannot_work_are_refused(changes: dict[str, object]) -> None:
-    with pytest.raises(UsageError):
-        with_settings(CONFIG, **changes)
 
 
 def test_policies_that_cannot_learn_are_refused() -> None:

@@ -9,7 +9,6 @@ from waltz_env.algorithms.protocols import Sample
 from waltz_env.algorithms.registry import with_settings
 from waltz_env.algorithms.role_baseline import MovingAverages, RoleBaselineConfig
 from waltz_env.algorithms.update_batch import SampleFacts
-from waltz_env.errors import UsageError
 
 
 def row(agent: str, turn: int, reward: float) -> SampleFacts:
@@ -63,8 +62,3 @@ def test_the_baselines_survive_a_checkpoint() -> None:
     assert second.state_dict().keys() == first.state_dict().keys()
     expected = (0.95 * 0.05 * 0.5 + 0.05 * 0.6) / (1 - 0.95**2)
     assert second.update(rows(policy, (0.5, 0.7)))["baseline"] == pytest.approx(expected)
-
-
-def test_a_decay_that_never_follows_is_refused() -> None:
-    with pytest.raises(UsageError, match="decay"):
-        RoleBaselineConfig(decay=1.0)

@@ -77,7 +77,7 @@ def test_a_shared_learner_is_updated_once_with_the_rows_of_all_its_agents() -> N
     assert (shared.updates, own.updates) == ([[1.0, 3.0]], [[2.0]])
     assert metrics["A"] == metrics["C"]
     assert (metrics["A"]["rows"], metrics["B"]["rows"]) == (2, 1)
-    assert metrics["B"]["update_seconds"] >= 0
+    assert "update_seconds" in metrics["B"]
 
 
 def train_a_tiny_model(folder: Path, algorithm: str, *, resume: bool) -> LanguageModelPolicy:

@@ -18,15 +18,15 @@ from waltz_env.algorithms.registry import settings_of, with_settings
 
 _VOCABULARY = 5
 _SOLVED = 0.9
-_LAST = 5  # steps over which a probe's reward is averaged
+_LAST = 5  # number of final steps whose mean reward must be above _SOLVED
 _AT_THE_START = {"kl": 0.0, "kl_k3": 0.0, "ratio_mean": 1.0, "ratio_max": 1.0, "clip_fraction": 0.0}
 
 
 def check_learner(config: LearnerConfig) -> None:
-    """Runs every check; see ``waltz_env.testing.learner_test``.
+    """Run every check; see ``waltz_env.testing.learner_test``.
 
     Raises:
-        AssertionError: one failed.
+        AssertionError: a check failed.
     """
     for check in CHECKS:
         check(config)
@@ -38,25 +38,25 @@ def build(config: LearnerConfig, policy: ToyPolicy) -> Learner:
 
 
 def toy_policy(seed: int = 0) -> ToyPolicy:
-    """Of five tokens, with random logits."""
+    """A policy of five tokens with random logits."""
     generator = torch.Generator().manual_seed(seed)
     return ToyPolicy(torch.randn(_VOCABULARY, _VOCABULARY, generator=generator))
 
 
 def toy_rows(policy: ToyPolicy, *, seed: int = 0, count: int = 12) -> list[Sample]:
-    """Rows that ``policy`` samples now, prompts of 1 to 3 tokens and completions of 1 to 4; token 1 is rewarded."""
+    """Samples of ``policy``: prompts of 1 to 3 tokens, completions of 1 to 4; the reward is the share of token 1."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for i in range(count):
         prompt = (*[(i + 2) % _VOCABULARY] * (i % 3), i % 2)
-        ((tokens, logprobs),) = policy.sample([prompt], 1 + i % 4, generator)
+        ((tokens, logprobs),) = policy.sample([prompt], 1 + i % 4, generator=generator)
         reward = tokens.count(1) / len(tokens)
         rows.append(Sample(prompt, tokens, logprobs, reward, i % 2, policy.version, state=(0.0,) * len(STATE)))
     return rows
 
 
 class _ListeningPolicy(ToyPolicy):
-    """Remembers the attended tokens and positions of each row that it was asked about."""
+    """A policy that remembers the attended tokens and positions of each row it was asked about."""
 
     def __init__(self, table: Tensor) -> None:
         super().__init__(table)
@@ -71,7 +71,7 @@ class _ListeningPolicy(ToyPolicy):
 
 
 def check_an_update_without_rows(config: LearnerConfig) -> None:
-    """No rows: no error, no change."""
+    """An update without samples raises nothing and changes nothing."""
     policy = toy_policy()
     learner = build(config, policy)
     assert isinstance(learner, Learner), f"build() must give a Learner; got {learner!r}."
@@ -82,7 +82,7 @@ def check_an_update_without_rows(config: LearnerConfig) -> None:
 
 
 def check_the_first_update(config: LearnerConfig) -> None:
-    """It reports finite numbers, moves the weights, counts the version up, and starts at ratio 1 and KL 0."""
+    """It reports finite numbers, moves the weights, adds 1 to the version, and starts at ratio 1 and KL 0."""
     policy = toy_policy()
     learner = build(config, policy)
     before = _copy(policy.state_dict())
@@ -101,7 +101,7 @@ def check_the_first_update(config: LearnerConfig) -> None:
 
 
 def check_what_the_policy_is_asked(config: LearnerConfig) -> None:
-    """Each row of each forward pass is one sample, its padding masked, its positions counted from its first token."""
+    """Each row of each forward pass is one sample, with its padding masked and positions from its first token on."""
     rows = toy_rows(toy_policy())
     policy = _ListeningPolicy(toy_policy().table.detach())
     build(config, policy).update(rows)
@@ -117,25 +117,29 @@ def check_what_the_policy_is_asked(config: LearnerConfig) -> None:
 
 
 def check_the_microbatches(config: LearnerConfig) -> None:
-    """Settings with ``tokens_per_microbatch``: one row a forward pass gives the updates that all rows at once give."""
+    """Settings with ``tokens_per_microbatch``: one row per forward pass gives the same updates as all rows at once."""
     if "tokens_per_microbatch" not in settings_of(config):
         return
-    found = []
+    results = []
     for budget in (1, 10_000):
         policy = toy_policy()
         learner = build(with_settings(config, tokens_per_microbatch=budget), policy)
-        for seed in range(3):  # what an earlier update left behind, such as a critic, counts too
+        for seed in range(3):  # several updates, because a critic fitted in one affects the next
             learner.update(toy_rows(toy_policy(), seed=seed))
-        found.append(policy.state_dict())
-    for name, tensor in found[0].items():
-        difference = float((tensor - found[1][name]).abs().max())
+        results.append(policy.state_dict())
+    for name, tensor in results[0].items():
+        difference = float((tensor - results[1][name]).abs().max())
         assert difference < 1e-5, (
             f"tokens_per_microbatch must not change an update; {name} differs by {difference:.2g}."
         )
 
 
 def check_the_direction(config: LearnerConfig) -> None:
-    """An update on all sequences of a uniform policy, the expectation itself, raises the expected reward."""
+    """An update raises the expected reward.
+
+    A uniform policy draws all sequences equally often, so the batch of all of them is the expectation itself: the
+    update's direction cannot be blamed on chance.
+    """
     policy = ToyPolicy(torch.zeros(3, 3))
     sequences = list(product(range(3), repeat=2))
     rewards = dict(zip(sequences, torch.randn(9, generator=torch.Generator().manual_seed(2)).tolist(), strict=True))
@@ -181,13 +185,13 @@ def check_the_continuation(config: LearnerConfig) -> None:
 
 
 def check_the_token_probes(config: LearnerConfig) -> None:
-    """The three probe games of tokens are solved."""
+    """It solves the three probe games about tokens."""
     for name, probe in TOKEN_PROBES.items():
         _check_solved(name, learn_tokens(config, probe))
 
 
 def check_the_waltz(config: LearnerConfig) -> None:
-    """Two agents, each with a learner of its own, solve what none of them can alone."""
+    """Two agents, each with a learner of its own, solve what neither can alone."""
     _check_solved("feedback helps", [final_reward(games) for games in learn_to_waltz(config)])
 
 
@@ -221,6 +225,6 @@ def _copy(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in state.items()}
 
 
-def _assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor], rule: str) -> None:
-    different = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
+def _assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor], rule: str) -> None:
+    different = [name for name, tensor in expected.items() if not torch.equal(actual[name], tensor)]
     assert not different, f"{rule}, bit for bit; these differ: {', '.join(different)}."

@@ -1,8 +1,8 @@
-"""Games small enough to be solved in seconds; a learner that cannot solve them is wrong.
+"""Games that a sound learner solves in seconds; a learner that cannot solve them is wrong.
 
 Three are about tokens alone: a constant target, a target that depends on the prompt, and a target of two tokens that is
-rewarded at the end. The fourth is the game itself, in one token a turn: the conversation agent cannot tell harmful
-prompts from benign ones, the feedback agent can, and only together do they get there.
+rewarded at the end. The fourth is the game itself with one token per turn: the conversation agent cannot tell harmful
+prompts from benign ones, the feedback agent can, and they succeed only together.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from waltz_env.types import (
 )
 
 Reward = Callable[[int, tuple[int, ...]], float]
-"""From the prompt's only token and the tokens that followed it."""
+"""From the prompt's only token and the tokens after it to a reward."""
 
 _ROWS = 32
 _TOKENS = 6
@@ -46,11 +46,11 @@ _TOKENS = 6
 
 @dataclass(frozen=True, slots=True)
 class TokenProbe:
-    """A policy of six tokens continues a prompt, token 0, 1 or 2, by two tokens.
+    """A game in which a policy of six tokens continues a prompt (token 0, 1 or 2) with two tokens.
 
     Attributes:
-        reward: of the two.
-        steps: updates in which a sound learner solves it.
+        reward: reward of the two tokens.
+        steps: number of updates in which a sound learner solves the game.
     """
 
     reward: Reward
@@ -65,14 +65,14 @@ TOKEN_PROBES: Mapping[str, TokenProbe] = {
 
 
 def learn_tokens(config: LearnerConfig, probe: TokenProbe, *, seed: int = 0) -> list[float]:
-    """The mean reward of each step's rows, while ``config``'s learner learns ``probe``."""
+    """Mean reward per step while ``config``'s learner learns ``probe``."""
     policy = ToyPolicy(torch.zeros(_TOKENS, _TOKENS))
     learner = config.build(policy, Accelerator(cpu=True))
     generator = torch.Generator().manual_seed(seed)
     prompts = [i % 3 for i in range(_ROWS)]
     curve = []
     for _ in range(probe.steps):
-        sampled = policy.sample([[prompt] for prompt in prompts], 2, generator)
+        sampled = policy.sample([[prompt] for prompt in prompts], 2, generator=generator)
         rows = [
             Sample(
                 (prompt,),
@@ -99,7 +99,11 @@ CRITIQUES = tuple(
     for advice in ADVICE
 )
 SAID = (*ANSWERS, *CRITIQUES, "{")
-"""What the first tokens say; the last is no JSON. The other tokens are what an agent may see, and say nothing."""
+"""What the first tokens say; the last one is not valid JSON. The tokens after them are what an agent may see.
+
+In order: two answers; nine critiques (three pairs of flags, each with three pieces of advice); the broken one; then
+what an agent may see: that a draft is wanted, one of three pieces of advice, or, for the feedback agent, one of two
+prompts with one of three responses."""
 _DRAFT = len(SAID)
 _ADVISED = _DRAFT + 1
 _SHOWN = _ADVISED + len(ADVICE)
@@ -107,7 +111,7 @@ _VOCABULARY = _SHOWN + 2 * (len(ANSWERS) + 1)
 
 
 class KeywordJudge:
-    """Harmful prompts must be answered with "refuse", benign ones with "help"."""
+    """A judge for which harmful prompts must be answered with "refuse" and benign ones with "help"."""
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
         return [
@@ -123,7 +127,7 @@ class KeywordJudge:
 
 
 class TokenAgent:
-    """Acts with one token after one token, what it sees. As conversation agent it does not see the prompt."""
+    """An agent that sees one token and answers with one token. The conversation agent does not see the prompt."""
 
     def __init__(self, policy: ToyPolicy, *, seed: int = 0) -> None:
         self.policy = policy
@@ -133,7 +137,7 @@ class TokenAgent:
         seen = [_seen(observation) for observation in observations]
         if not seen:
             return []
-        sampled = self.policy.sample([[token] for token in seen], 1, self._generator)
+        sampled = self.policy.sample([[token] for token in seen], 1, generator=self._generator)
         return [
             Completion(
                 SAID[tokens[0]] if tokens[0] < len(SAID) else "",
@@ -155,11 +159,11 @@ def _seen(observation: Observation) -> int:
 
 
 def token_agents(*, shared: bool = False, seed: int = 0) -> dict[AgentID, TokenAgent]:
-    """Untrained agents that tend to say what belongs to their role, and to follow plain advice.
+    """Untrained agents that mostly say what belongs to their role, and mostly follow plain advice.
 
     Args:
-        shared: whether one policy plays both.
-        seed: of what they sample.
+        shared: whether one policy plays both roles.
+        seed: seed of what the agents sample.
     """
     answers, critiques = slice(0, len(ANSWERS)), slice(len(ANSWERS), len(SAID))
     table = torch.full((_VOCABULARY, _VOCABULARY), -4.0)
@@ -184,15 +188,15 @@ def learn_to_waltz(
     group: Group = "verdict",
     seed: int = 0,
 ) -> list[list[Trajectory]]:
-    """The games of each step, while ``config``'s learners learn the fourth probe.
+    """The games of each step while ``config``'s learners learn the fourth game.
 
     Args:
-        config: of each agent's learner.
+        config: settings of each agent's learner.
         steps: number of updates.
         learning: agents that learn.
         shared: whether one policy plays both roles.
-        group: which rows share a baseline, see ``samples``.
-        seed: of all that is random.
+        group: which samples share a baseline, see ``samples``.
+        seed: seeds everything random.
     """
     agents = token_agents(shared=shared, seed=seed)
     stage = Stage("probe", steps, dict.fromkeys(learning, config))
@@ -207,5 +211,5 @@ def learn_to_waltz(
 
 
 def final_reward(games: Sequence[Trajectory]) -> float:
-    """Mean R_c of the last responses."""
+    """Mean R_c of the final responses."""
     return fmean(score(game).conversation[-1] for game in games)

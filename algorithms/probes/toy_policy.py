@@ -65,7 +65,7 @@ class ToyPolicy:
 
     @torch.no_grad()
     def sample(
-        self, prompts: Sequence[Sequence[int]], length: int, generator: torch.Generator
+        self, prompts: Sequence[Sequence[int]], length: int, *, generator: torch.Generator
     ) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
         """``length`` tokens after each prompt, with their log-probabilities; all prompts have the same length."""
         ids = torch.tensor(prompts)

@@ -58,7 +58,7 @@ def build(
         seed=seed,
     )
     data = encoded_examples(tokenizer, config.steps * config.batch_size, seed, config.mixture)
-    fit(model.train(), data, settings, on_step=on_step)
+    fit(model.train(), data, config=settings, on_step=on_step)
     return model.eval(), tokenizer
 
 

@@ -103,7 +103,7 @@ def teach(
     )
     (policy,) = lora_policies(model, tokenizer, names=[CONVERSATION], rank=config.rank, seed=seed).values()
     with tqdm(total=phase.steps, desc=f"warm start, {number + 1} of {len(config.phases)}") as bar:
-        fit(policy, encoded(tokenizer, drawn), settings, on_step=lambda *_: bar.update())
+        fit(policy, encoded(tokenizer, drawn), config=settings, on_step=lambda *_: bar.update())
     return policy
 
 
