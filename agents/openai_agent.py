@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from waltz_env.agents.templates import Template
 from waltz_env.chat_template import normalized
 from waltz_env.errors import AgentError, UnreadablePromptError, UsageError
+from waltz_env.sampling_options import SamplingOptions
 from waltz_env.server_client import ServerClient, ServerError
-from waltz_env.types import Completion, Finish, Observation
+from waltz_env.types import Completion, Finish, Observation, Usage
 from waltz_env.untrusted_text import encodable
 
 FULL_DISTRIBUTION = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -86,6 +87,22 @@ class OpenAIAgent:
         """Do the same as ``act`` without blocking. Cancelling it drops the requests."""
         return await asyncio.wrap_future(self.server.submit(self._act(observations)))
 
+    async def aact_with(
+        self,
+        observations: Sequence[Observation],
+        options: Sequence[SamplingOptions],
+        *,
+        started: Callable[[], None] = lambda: None,
+    ) -> list[Completion]:
+        """Do the same as ``aact``, each completion sampled by its own options.
+
+        Args:
+            observations: what is asked.
+            options: how each completion is sampled.
+            started: called whenever a request has got one of the client's slots.
+        """
+        return await asyncio.wrap_future(self.server.submit(self._act(observations, options, started)))
+
     def detach(self) -> OpenAIAgent:
         """Return the agent itself: no update in this process changes the server's weights."""
         return self
@@ -94,28 +111,49 @@ class OpenAIAgent:
         """Close the connections of ``server``. The agent cannot act after that."""
         self.server.close()
 
-    async def _act(self, observations: Sequence[Observation]) -> list[Completion]:
+    async def _act(
+        self,
+        observations: Sequence[Observation],
+        options: Sequence[SamplingOptions] = (),
+        started: Callable[[], None] = lambda: None,
+    ) -> list[Completion]:
+        options = options or [SamplingOptions()] * len(observations)
         first = self._sent
         self._sent += len(observations)
-        requests = [self._request(observation, number) for number, observation in enumerate(observations, first)]
-        outcomes = [self._outcome(answer) for answer in await self.server.ask("chat/completions", requests)]
+        requests = [
+            self._request(observation, number, wanted)
+            for number, (observation, wanted) in enumerate(zip(observations, options, strict=True), first)
+        ]
+        answers = await self.server.ask("chat/completions", requests, started=started)
+        outcomes = [self._outcome(answer, wanted) for answer, wanted in zip(answers, options, strict=True)]
         failures = [outcome for outcome in outcomes if isinstance(outcome, ServerError)]
         if failures:
             _raise_together(outcomes, failures)
         return [outcome for outcome in outcomes if isinstance(outcome, Completion)]
 
-    def _request(self, observation: Observation, number: int) -> dict[str, Any]:
+    def _request(self, observation: Observation, number: int, options: SamplingOptions) -> dict[str, Any]:
         messages = [
             {**message, "content": encodable(message["content"])} for message in normalized(self.template(observation))
         ]
         request = {"model": self.model, "messages": messages, **self._settings}
-        return request if self.seed is None else {**request, "seed": self.seed + number}
+        if self.seed is not None:
+            request["seed"] = self.seed + number
+        wanted = {"temperature": options.temperature, "top_p": options.top_p, "seed": options.seed}
+        request |= {name: value for name, value in wanted.items() if value is not None}
+        if options.max_tokens is not None:
+            request["max_tokens"] = min(options.max_tokens, request["max_tokens"])
+            if "max_completion_tokens" in self.server.parameters:  # the newer name of the limit
+                request["max_completion_tokens"] = options.max_tokens
+        if options.stop:
+            request["stop"] = list(options.stop)
+        return request
 
-    def _outcome(self, answer: str | ServerError) -> Completion | ServerError:
+    def _outcome(self, answer: str | ServerError, options: SamplingOptions) -> Completion | ServerError:
         if isinstance(answer, ServerError):
             return answer
+        plain = options.temperature in (None, 1.0) and options.top_p in (None, 1.0)
         try:
-            return _read(answer, self._token_ids)
+            return _read(answer, self._token_ids and plain)
         except ValidationError:
             return ServerError(
                 f"The server of {self.model!r} at {self.server.base_url} answered with something that is not a "
@@ -144,11 +182,25 @@ class _Choice(BaseModel):
     logprobs: _Logprobs | None = None
 
 
+class _Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+
+
 class _Answer(BaseModel):
     """The parts of a chat completion that are read; ``prompt_token_ids`` and ``token_ids`` are extensions of vLLM."""
 
     choices: tuple[_Choice]
     prompt_token_ids: tuple[int, ...] | None = None
+    usage: _Usage | None = None
+
+    @field_validator("usage", mode="wrap")
+    @classmethod
+    def _drop_unreadable(cls, value: Any, read: ValidatorFunctionWrapHandler) -> _Usage | None:
+        try:
+            return read(value)
+        except ValidationError:
+            return None  # a text is worth more than its count
 
 
 def _read(body: str, token_ids: bool) -> Completion:
@@ -159,9 +211,11 @@ def _read(body: str, token_ids: bool) -> Completion:
     text = choice.message.content if choice.message.content is not None else choice.message.refusal or ""
     logprobs = tuple(token.logprob for token in (choice.logprobs and choice.logprobs.content) or ())
     ids = choice.token_ids or ()
+    counted = answer.usage
+    usage = None if counted is None else Usage(counted.prompt_tokens, counted.completion_tokens)
     if not token_ids or answer.prompt_token_ids is None or not ids or len(ids) != len(logprobs):
-        return Completion(text, finish)
-    return Completion(text, finish, answer.prompt_token_ids, ids, logprobs)
+        return Completion(text, finish, usage=usage)
+    return Completion(text, finish, answer.prompt_token_ids, ids, logprobs, usage=usage)
 
 
 def _settings(

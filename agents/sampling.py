@@ -2,7 +2,7 @@
 
 A plain loop around the model's forward pass. Unlike ``generate`` of transformers it draws from a random stream of its
 own, keeps every log-probability, drops rows that have ended, and reads the common beginning of all prompts only once.
-Top-p and top-k are absent on purpose: policy-gradient samples must come from the full distribution.
+Top-p is for serving alone, and top-k is absent: policy-gradient samples must come from the full distribution.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def sample(
     *,
     uniforms: Tensor,
     stop_ids: Sequence[int],
-    temperature: float,
+    temperature: float | Tensor,
+    top_p: Tensor | None = None,
 ) -> list[Sampled]:
     """Continues each prompt until a stop token or the limit, in one batch.
 
@@ -55,7 +56,9 @@ def sample(
         uniforms: numbers in [0, 1), shape (B, T), float64; T is the largest number of tokens to sample.
         stop_ids: ids that end a row; the stop token itself is kept.
         temperature: log-probabilities are those of ``logits / temperature``; 0 takes the most likely token and gives
-            the log-probabilities of temperature 1.
+            the log-probabilities of temperature 1. One for all rows, or one per row, shape (B,).
+        top_p: probability mass of the smallest set of tokens to sample from, in (0, 1], shape (B,); None: all tokens.
+            Log-probabilities remain those of the full distribution. Not for learning.
 
     Raises:
         DivergedError: the model's logits are NaN or infinite.
@@ -66,6 +69,8 @@ def sample(
     # pass reads whole prompts (B, L), every later one a single token per row (B, 1).
     count, limit = uniforms.shape
     uniforms = uniforms.to(model.device)
+    temperatures = torch.as_tensor(temperature, dtype=torch.float32, device=model.device).expand(count)
+    masses = (torch.ones(count) if top_p is None else top_p).to(model.device)
     stops = torch.tensor(stop_ids, device=model.device)
     all_tokens = torch.zeros(count, limit, dtype=torch.int64, device=model.device)
     all_logprobs = torch.zeros(count, limit, device=model.device)
@@ -83,7 +88,10 @@ def sample(
             use_cache=True,
             **cached,
         ).logits[:, -1]
-        tokens, logprobs = _draw(logits, uniforms[rows, step], temperature)
+        if isinstance(temperature, Tensor) or top_p is not None:
+            tokens, logprobs = _draw_each(logits, uniforms[rows, step], temperatures[rows], masses[rows])
+        else:
+            tokens, logprobs = _draw(logits, uniforms[rows, step], temperature)
         all_tokens[rows, step] = tokens
         all_logprobs[rows, step] = logprobs
         ending = rows[torch.isin(tokens, stops) & ~stopped[rows]]
@@ -130,6 +138,21 @@ def _draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor,
         thresholds = uniforms.unsqueeze(-1) * cumulative[:, -1:]  # the sum is 1 only up to rounding
         tokens = torch.searchsorted(cumulative, thresholds, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
     return tokens, distribution.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def _draw_each(logits: Tensor, uniforms: Tensor, temperatures: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
+    """``_draw`` with a temperature and a top-p mass per row, each of shape (B,)."""
+    greedy = temperatures == 0
+    distribution = torch.log_softmax(logits.float() / temperatures.masked_fill(greedy, 1.0).unsqueeze(-1), dim=-1)
+    # Likeliest token first: then what lies above the mass is the end of the row, and greedy is the first token.
+    ordered, tokens = distribution.sort(dim=-1, descending=True)
+    cumulative = ordered.exp().cumsum(-1, dtype=torch.float64)
+    kept = torch.searchsorted(cumulative, masses.double().unsqueeze(-1) * cumulative[:, -1:])
+    bounds = cumulative.gather(-1, kept.clamp(max=logits.shape[-1] - 1))
+    places = torch.searchsorted(cumulative, uniforms.unsqueeze(-1) * bounds, right=True)
+    places = torch.minimum(places, kept).masked_fill(greedy.unsqueeze(-1), 0)
+    chosen = tokens.gather(-1, places.clamp(max=logits.shape[-1] - 1))
+    return chosen.squeeze(-1), distribution.gather(-1, chosen).squeeze(-1)
 
 
 def _read_shared_start(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor, Tensor]:

@@ -14,7 +14,8 @@ from waltz_env.agents.prompt_encoder import PromptEncoder
 from waltz_env.agents.sampling import Sampled, sample
 from waltz_env.agents.templates import Template
 from waltz_env.errors import UsageError
-from waltz_env.types import Completion, Observation
+from waltz_env.sampling_options import SamplingOptions
+from waltz_env.types import Completion, Observation, Usage
 
 
 class TransformersAgent:
@@ -74,12 +75,26 @@ class TransformersAgent:
             UnreadablePromptError: the model cannot read some prompts, see ``PromptEncoder``.
             DivergedError: the policy's logits are NaN or infinite.
         """
+        return self.act_with(observations, [SamplingOptions()] * len(observations))
+
+    def act_with(self, observations: Sequence[Observation], options: Sequence[SamplingOptions]) -> list[Completion]:
+        """Do the same as ``act``, each completion sampled by its own options.
+
+        Raises:
+            UnreadablePromptError: as in ``act``.
+            DivergedError: as in ``act``.
+        """
         if not observations:
             return []
         prompts = self._encoder.encode(observations)
-        uniforms = torch.rand(len(prompts), self.max_new_tokens, dtype=torch.float64, generator=self._generator)
+        limits = [min(wanted.max_tokens or self.max_new_tokens, self.max_new_tokens) for wanted in options]
+        uniforms = torch.rand(len(prompts), max(limits), dtype=torch.float64, generator=self._generator)
+        for row, wanted in enumerate(options):
+            if wanted.seed is not None:
+                stream = torch.Generator().manual_seed(wanted.seed)
+                uniforms[row] = torch.rand(self.max_new_tokens, dtype=torch.float64, generator=stream)[: max(limits)]
+        temperatures, top_p = self._sampling(options)
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-        on_policy = self.temperature in (None, self.policy.temperature)
         completions: dict[int, Completion] = {}
         with self.policy.sampling_model(self.sampling_dtype) as model:
             for start in range(0, len(order), self.batch_size):
@@ -89,13 +104,30 @@ class TransformersAgent:
                     [prompts[row] for row in rows],
                     uniforms=uniforms[rows],
                     stop_ids=self._stop_ids,
-                    temperature=self.policy.temperature if self.temperature is None else self.temperature,
+                    temperature=temperatures[rows] if isinstance(temperatures, Tensor) else temperatures,
+                    top_p=None if top_p is None else top_p[rows],
                 )
                 for row, result in zip(rows, sampled, strict=True):
                     completions[row] = as_completion(
-                        self.policy, prompts[row], result, keep_ids=on_policy, version=self.policy.version
+                        self.policy,
+                        prompts[row],
+                        _within(result, limits[row]),
+                        keep_ids=self._on_policy(options[row]),
+                        version=self.policy.version,
                     )
         return [completions[row] for row in range(len(prompts))]
+
+    def _sampling(self, options: Sequence[SamplingOptions]) -> tuple[float | Tensor, Tensor | None]:
+        """Temperature and top-p: one temperature for all, the learner's case, unless some options say otherwise."""
+        own = self.policy.temperature if self.temperature is None else self.temperature
+        if all(wanted.temperature is None and wanted.top_p is None for wanted in options):
+            return own, None
+        temperatures = [own if wanted.temperature is None else wanted.temperature for wanted in options]
+        return torch.tensor(temperatures), torch.tensor([wanted.top_p or 1.0 for wanted in options])
+
+    def _on_policy(self, options: SamplingOptions) -> bool:
+        temperature = self.temperature if options.temperature is None else options.temperature
+        return temperature in (None, self.policy.temperature) and options.top_p in (None, 1.0)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of the random stream, uint8."""
@@ -104,6 +136,13 @@ class TransformersAgent:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores a state returned by ``state_dict``."""
         self._generator.set_state(state["generator"].cpu())
+
+
+def _within(sampled: Sampled, limit: int) -> Sampled:
+    """What was sampled for one prompt, up to its own limit."""
+    if len(sampled.token_ids) <= limit:
+        return sampled
+    return Sampled(sampled.token_ids[:limit], sampled.logprobs[:limit], stopped=False)
 
 
 def as_completion(
@@ -122,6 +161,7 @@ def as_completion(
     return Completion(
         text=str(policy.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)),
         finish="stop" if sampled.stopped else "length",
+        usage=Usage(len(prompt), len(sampled.token_ids)),
         prompt_ids=tuple(prompt) if keep_ids else None,
         token_ids=sampled.token_ids if keep_ids else None,
         logprobs=sampled.logprobs if keep_ids else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.games import REFUSING, SAFE, UNSAFE, any_text
 from tests.guards import RUBRIC_HARMFUL, RUBRIC_SAFE, WILDGUARD_HARMFUL, WILDGUARD_SAFE
-from tests.upstream import Upstream, always, drops, fails, hangs, in_turn, says, sends
+from tests.upstream import Upstream, always, drops, fails, hangs, in_turn, once, says, sends
 from waltz_env.errors import UsageError
 from waltz_env.judges import LlamaGuardJudge, RubricJudge, ServerCompleter, WildGuardJudge
 from waltz_env.judges.llama_guard import Checked, conversation, parse_llama_guard
@@ -312,7 +313,14 @@ def test_the_deadline_is_for_the_whole_batch(upstream) -> None:
 
 
 def test_no_more_requests_are_under_way_than_allowed(upstream) -> None:
-    server = upstream(always(says(RUBRIC_SAFE, after=0.02)))
+    third = threading.Event()
+
+    def waits_for_the_third(_: dict, number: int):
+        if number == 2:
+            third.set()
+        return once(third, says(RUBRIC_SAFE))
+
+    server = upstream(waits_for_the_third)
     with model(server, max_concurrent=3) as completer:
         RubricJudge(completer).judge([BENIGN] * 9, ["By its pins."] * 9)
     assert server.most == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from contextlib import closing
 from typing import Any
@@ -21,6 +22,7 @@ from tests.upstream import (
     fails,
     hangs,
     in_turn,
+    once,
     says,
     sends,
 )
@@ -51,7 +53,7 @@ def agent(server: Upstream, **settings) -> closing[OpenAIAgent]:
 
 
 def echoes(body: dict, _: int):
-    return says(body["messages"][-1]["content"].rpartition("\n\n")[2].upper(), after=0.02)
+    return says(body["messages"][-1]["content"].rpartition("\n\n")[2].upper())
 
 
 def test_each_observation_gets_its_completion_in_order(upstream) -> None:
@@ -104,7 +106,14 @@ def test_an_answer_without_text_is_an_empty_completion(upstream) -> None:
 
 
 def test_no_more_requests_are_under_way_than_allowed(upstream) -> None:
-    server = upstream(echoes)
+    third = threading.Event()
+
+    def waits_for_the_third(_: dict, number: int):
+        if number == 2:
+            third.set()
+        return once(third, says("x"))
+
+    server = upstream(waits_for_the_third)
     with agent(server, max_concurrent=3) as asked:
         asked.act(OBSERVATIONS * 4)
     assert server.most == 3
@@ -123,8 +132,8 @@ def test_what_may_pass_is_tried_again(trouble, upstream) -> None:
     [
         (fails(500), "error", 2),
         (fails(400), "error", 1),
-        (fails(503), "unavailable", 2),
-        (fails(429), "unavailable", 2),
+        (fails(503), "overloaded", 2),
+        (fails(429), "overloaded", 2),
         (drops, "unavailable", 2),
         (breaks_off, "unavailable", 2),
         (hangs, "timeout", 2),
@@ -281,11 +290,9 @@ def test_cancelling_drops_the_requests(upstream) -> None:
 
     async def cancel(asked: OpenAIAgent) -> None:
         task = asyncio.create_task(asked.aact(OBSERVATIONS))
-        while len(server.requests) < 3:  # each has been read to its end and is being kept waiting
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(server.wait_for, lambda: len(server.requests) == 3)
         task.cancel()
-        while server.left < 3:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(server.wait_for, lambda: server.left == 3)
 
     with agent(server) as asked:
         asyncio.run(asyncio.wait_for(cancel(asked), 20))

@@ -51,6 +51,39 @@ def test_log_probabilities_are_those_of_a_plain_forward_at_the_temperature() -> 
             torch.testing.assert_close(torch.tensor(result.logprobs), expected, atol=1e-4, rtol=0)
 
 
+def test_each_row_may_have_its_own_temperature() -> None:
+    prompts, numbers = [[1, 2], [3], [4, 5, 6]], uniforms(3, 10)
+    temperatures = torch.tensor([0.5, 1.0, 0.0])
+    results = sample(MODEL, prompts, uniforms=numbers, stop_ids=NO_STOP, temperature=temperatures)
+    for row, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
+        temperature = float(temperatures[row])
+        torch.testing.assert_close(
+            torch.tensor(result.logprobs), scored(prompt, result.token_ids, temperature or 1.0), atol=1e-4, rtol=0
+        )
+    (greedy,) = sample(MODEL, prompts[2:], uniforms=numbers[2:], stop_ids=NO_STOP, temperature=0.0)
+    assert results[2].token_ids == greedy.token_ids
+
+
+@pytest.mark.parametrize("mass", [1e-6, 0.1, 0.5, 0.9])
+def test_top_p_keeps_the_smallest_set_of_tokens_with_that_mass_and_their_proportions(mass: float) -> None:
+    with torch.no_grad():
+        distribution = MODEL(torch.tensor([[1, 2, 3]])).logits[0, -1].double().softmax(-1)
+    ordered, tokens = distribution.sort(descending=True)
+    kept = int((ordered.cumsum(-1) < mass).sum()) + 1
+    grid = ((torch.arange(2000) + 0.5) / 2000).double()[:, None]
+    results = sample(
+        MODEL,
+        [[1, 2, 3]] * 2000,
+        uniforms=grid,
+        stop_ids=NO_STOP,
+        temperature=1.0,
+        top_p=torch.full((2000,), mass),
+    )
+    drawn = torch.bincount(torch.tensor([result.token_ids[0] for result in results]), minlength=len(distribution))
+    expected = torch.zeros_like(distribution).scatter(0, tokens[:kept], ordered[:kept] / ordered[:kept].sum())
+    torch.testing.assert_close(drawn / 2000, expected, atol=1e-3, rtol=0, check_dtype=False)
+
+
 def test_rows_that_end_leave_the_batch_and_the_others_go_on_unchanged() -> None:
     prompts = [[index, 3 * index % 7] for index in range(24)]
     stops = list(range(0, 261, 8))  # one token in eight ends a row

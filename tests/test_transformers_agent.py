@@ -21,6 +21,7 @@ from waltz_env.judges import RuleJudge
 from waltz_env.protocols import Agent
 from waltz_env.rollout import play
 from waltz_env.rules import Rules
+from waltz_env.sampling_options import SamplingOptions
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Kind, Labels, Message, Observation, Prompt
 
 PROMPTS = [Prompt(text, Kind.BENIGN, id=text) for text in ("Hi", "How do I kill a process?", "x" * 60, "Why?")]
@@ -181,6 +182,38 @@ def test_a_prompt_that_is_too_long_is_an_error_and_the_rest_of_the_batch_is_as_w
         speaker.act(batch)
     assert (error.value.kind, error.value.rows) == ("too_long", (1, 3))
     assert speaker.act([batch[0], batch[2]]) == alone.act([batch[0], batch[2]])
+
+
+def test_options_hold_for_each_completion_alone() -> None:
+    options = [
+        SamplingOptions(),
+        SamplingOptions(max_tokens=3),
+        SamplingOptions(temperature=0.0),
+        SamplingOptions(seed=5),
+        SamplingOptions(seed=5, top_p=0.5),
+        SamplingOptions(max_tokens=999),
+    ]
+    observations = observe(PROMPTS[1:2]) * len(options)
+    plain, short, greedy, seeded, nucleus, long = agent().act_with(observations, options)
+    assert short.tokens is not None
+    assert (short.tokens.completion_tokens, short.finish) == (3, "length")
+    assert len(long.token_ids or ()) <= 12
+    assert [c.token_ids is not None for c in (plain, short, greedy, seeded, nucleus)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
+    assert nucleus.tokens is not None  # counted though the ids are not kept
+    again = agent(seed=99).act_with(observations[:2], [SamplingOptions(seed=5), SamplingOptions(temperature=0.0)])
+    assert [completion.text for completion in again] == [seeded.text, greedy.text]
+
+
+def test_without_options_it_acts_as_it_does_in_training() -> None:
+    observations = observe(PROMPTS[:2])
+    assert agent().act_with(observations, [SamplingOptions()] * 2) == agent().act(observations)
+    assert agent().act_with([], []) == []
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -54,8 +55,18 @@ def fails(status: int) -> Answer:
 
 
 async def hangs(_: asyncio.StreamWriter) -> None:
-    """Nothing, for longer than any test waits."""
-    await asyncio.sleep(600)
+    """Nothing, ever."""
+    await asyncio.Event().wait()
+
+
+def once(event: threading.Event, answer: Answer) -> Answer:
+    """The answer, as soon as the event is set."""
+
+    async def wait(writer: asyncio.StreamWriter) -> None:
+        await asyncio.to_thread(event.wait, 20)
+        await answer(writer)
+
+    return wait
 
 
 async def drops(_: asyncio.StreamWriter) -> None:
@@ -92,6 +103,7 @@ class Upstream:
         self.now = self.most = self.left = 0
         self.port = 0
         self._writers: set[asyncio.StreamWriter] = set()
+        self._changed = threading.Condition()
         self.start()
 
     @property
@@ -108,6 +120,11 @@ class Upstream:
         self.port = server.sockets[0].getsockname()[1]
         self._server = server
 
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Blocks until the condition holds for ``requests``, ``now``, ``most`` or ``left``."""
+        with self._changed:
+            assert self._changed.wait_for(condition, timeout=20)
+
     def stop(self) -> None:
         """Every connection is cut."""
         self._loop.run(self._close())
@@ -115,28 +132,37 @@ class Upstream:
 
     async def _close(self) -> None:
         self._server.close()
-        await asyncio.sleep(0.05)  # connections just accepted get to their handlers
+        for _ in range(10):  # rounds of the loop in which connections just accepted get to their handlers
+            await asyncio.sleep(0)
         for writer in self._writers:
             writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        self.now += 1
-        self.most = max(self.most, self.now)
+        self._count(now=1)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             length = int(head.split("content-length:")[1].split("\r\n")[0])
             body = json.loads(await reader.readexactly(length))
-            self.requests.append(body)
+            self._count(request=body)
             answering = asyncio.ensure_future(self.script(body, len(self.requests) - 1)(writer))
             leaving = asyncio.ensure_future(reader.read())
             await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            self.left += not answering.done()
+            self._count(left=not answering.done())
             answering.cancel()
             leaving.cancel()
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass  # the client was there only to look, or left; or the server is stopped
         finally:
-            self.now -= 1
+            self._count(now=-1)
             self._writers.remove(writer)
             writer.close()
+
+    def _count(self, *, now: int = 0, left: bool = False, request: Json | None = None) -> None:
+        with self._changed:
+            self.now += now
+            self.most = max(self.most, self.now)
+            self.left += left
+            if request is not None:
+                self.requests.append(request)
+            self._changed.notify_all()

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-AgentFailure = Literal["error", "timeout", "unavailable", "malformed", "too_long", "unreadable"]
+AgentFailure = Literal["error", "timeout", "unavailable", "overloaded", "malformed", "too_long", "unreadable"]
 
 
 class WaltzError(Exception):
@@ -47,8 +47,8 @@ class AgentError(WaltzError, RuntimeError):
 
     Args:
         message: what failed, for how many observations, and what to do. Never what a user or an agent wrote.
-        kind: ``"timeout"``, ``"unavailable"`` (nothing answers, or it is overloaded: later may work) or ``"error"``;
-            see also ``UnreadablePromptError``.
+        kind: ``"timeout"``, ``"unavailable"`` (nothing answers: later may work), ``"overloaded"`` (too many requests:
+            later may work) or ``"error"``; see also ``UnreadablePromptError``.
         partial: the batch in order, with ``None`` where there is no completion. Empty: the whole batch failed.
     """
 

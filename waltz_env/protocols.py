@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+from waltz_env.sampling_options import SamplingOptions
 from waltz_env.types import Completion, Judgement, NoVerdict, Observation, Prompt
 
 
@@ -28,6 +29,15 @@ class Agent(Protocol):
 
         Agents are only asked when it is their turn: every observation has ``active == 1``.
         """
+        ...
+
+
+@runtime_checkable
+class SamplingAgent(Agent, Protocol):
+    """An agent that also lets its caller decide how it samples."""
+
+    def act_with(self, observations: Sequence[Observation], options: Sequence[SamplingOptions]) -> Sequence[Completion]:
+        """Do the same as ``act``, each completion sampled by its own options."""
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 import re
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -91,10 +91,22 @@ class ServerClient:
         """The server's address, with defaults resolved."""
         return str(self._connection().client.base_url)
 
-    async def ask(self, endpoint: Endpoint, requests: Sequence[Mapping[str, Any]]) -> list[str | ServerError]:
-        """Return the body of each answer, or the error in its place, in order. Await it on the client's own loop."""
+    async def ask(
+        self,
+        endpoint: Endpoint,
+        requests: Sequence[Mapping[str, Any]],
+        *,
+        started: Callable[[], None] = lambda: None,
+    ) -> list[str | ServerError]:
+        """Return the body of each answer, or the error in its place, in order. Await it on the client's own loop.
+
+        Args:
+            endpoint: path below ``base_url``.
+            requests: arguments of the official client's ``create``.
+            started: called whenever a request has got a free slot and is about to be sent.
+        """
         by = asyncio.get_running_loop().time() + self.deadline
-        return await asyncio.gather(*(self._ask(endpoint, request, by) for request in requests))
+        return await asyncio.gather(*(self._ask(endpoint, request, by, started) for request in requests))
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the client's loop and return its result."""
@@ -111,7 +123,9 @@ class ServerClient:
             self._loop.run(connection.client.close())
         self._loop.close()
 
-    async def _ask(self, endpoint: Endpoint, request: Mapping[str, Any], by: float) -> str | ServerError:
+    async def _ask(
+        self, endpoint: Endpoint, request: Mapping[str, Any], by: float, started: Callable[[], None]
+    ) -> str | ServerError:
         import openai
 
         client, slots = self._connection().client, self._connection().slots
@@ -123,6 +137,7 @@ class ServerClient:
 
         try:
             async with asyncio.timeout_at(by), slots:
+                started()
                 return (await create(**_with_parameters(request, self.parameters))).text
         except TimeoutError:
             return failed(f"gave no answer within the deadline of {self.deadline:g} s", "timeout")
@@ -133,7 +148,7 @@ class ServerClient:
                 return failed("says that a prompt is longer than the model's context", "too_long")
             return failed(
                 f"answered with status {error.status_code}{_reason(error)}",
-                "unavailable" if error.status_code in BUSY else "error",
+                "overloaded" if error.status_code in BUSY else "error",
             )
         except openai.APIConnectionError:
             return failed("could not be reached or dropped the connection", "unavailable")
@@ -165,6 +180,8 @@ def _with_parameters(request: Mapping[str, Any], parameters: Mapping[str, Any]) 
     """The request with ``parameters`` on top, as arguments of the official client, which refuses names it lacks."""
     kept = {name: value for name, value in request.items() if name not in parameters}
     given = {name: value for name, value in parameters.items() if value is not None}
+    if "max_completion_tokens" in request and "max_completion_tokens" in given:  # a request may ask for less
+        given["max_completion_tokens"] = min(request["max_completion_tokens"], given["max_completion_tokens"])
     if given:
         kept["extra_body"] = {**kept.get("extra_body", {}), **given}
     return kept

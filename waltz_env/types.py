@@ -115,6 +115,17 @@ Finish = Literal["stop", "length", "cut"]
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that one completion, or several, took: of the prompts and of what was sampled."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One action of an agent, with what a learner needs to train on it.
 
@@ -125,6 +136,7 @@ class Completion:
         token_ids: sampled ids, shape (T,), with the end-of-turn token if it was sampled.
         logprobs: log-probability of each of ``token_ids`` under the sampling policy, in nats, shape (T,).
         version: number of updates of the weights that sampled it.
+        usage: number of tokens as a server counted them; not compared, and not stored with games.
     """
 
     text: str
@@ -133,10 +145,18 @@ class Completion:
     token_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
     version: int = 0
+    usage: Usage | None = field(default=None, compare=False)
 
     @property
     def truncated(self) -> bool:
         return self.finish != "stop"
+
+    @property
+    def tokens(self) -> Usage | None:
+        """The number of tokens, from ``usage`` or the ids; None if neither is known."""
+        if self.usage is not None or self.prompt_ids is None or self.token_ids is None:
+            return self.usage
+        return Usage(len(self.prompt_ids), len(self.token_ids))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,43 @@
+"""How one completion is sampled, where its reader may decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from waltz_env.checks import check_integer, check_number
+from waltz_env.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """Wishes for one completion. None, or no stop string, leaves the agent's own setting.
+
+    Attributes:
+        temperature: sampling temperature; 0 is greedy.
+        top_p: probability mass of the smallest set of tokens to sample from, in (0, 1].
+        max_tokens: maximum number of tokens, at most the agent's own.
+        seed: seed of the completion's own random stream.
+        stop: strings that the text ends before.
+
+    Raises:
+        UsageError: a value is out of range.
+        UsageTypeError: a value is of the wrong type.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None:
+            check_number("temperature", self.temperature, low=0)
+        if self.top_p is not None:
+            check_number("top_p", self.top_p, above=0, high=1)
+        if self.max_tokens is not None:
+            check_integer("max_tokens", self.max_tokens, at_least=1)
+        if self.seed is not None:
+            check_integer("seed", self.seed, at_least=-(2**63))
+        if not all(self.stop):
+            raise UsageError("A stop string must not be empty.")
