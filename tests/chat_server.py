@@ -10,22 +10,32 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from tests.waiting import wait_until
 from waltz_env.serving import Duet, create_app
 from waltz_env.serving.http.server import configuration
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that tells when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
 
 
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """Base URL of the application, which stops gracefully at the end."""
-    server = uvicorn.Server(configuration(app, host="127.0.0.1", port=0, drain=10))
+    server = _Server(configuration(app, drain=10))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(1024)
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
-        wait_until(lambda: server.started or not thread.is_alive())
-        assert server.started
+        assert server.ready.wait(20)
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:

@@ -7,17 +7,17 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.games import BOTH, REFUSING, SAFE, UNSAFE, RandomSpeaker, Speaker, critique
+from tests.games import BOTH, FINE, REFUSING, SAFE, UNSAFE, RandomSpeaker, Speaker, critique
 from tests.tiny import tiny_model, tiny_tokenizer
-from tests.waiting import Slow
 from waltz_env import CONVERSATION, FEEDBACK, Completion, UsageError, play
 from waltz_env.agents.templates import CONVERSATION_SYSTEM, conversation_messages
-from waltz_env.errors import AgentError
+from waltz_env.errors import AgentError, UnreadablePromptError
 from waltz_env.game import Game
 from waltz_env.presets import lora_pair
 from waltz_env.rules import Rules
@@ -46,11 +46,22 @@ class Raises:
         raise self.error
 
 
+class Hangs:
+    """An agent in this process that does not come back until it is let go."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def act(self, observations: Sequence[Observation]) -> list[Completion]:
+        assert self.over.wait(20)
+        return [Completion(FINE)] * len(observations)
+
+
 class NeverAnswers:
     """An agent behind a server that hangs; it is awaited."""
 
     async def aact(self, observations: Sequence[Observation]) -> list[Completion]:
-        await asyncio.sleep(600)
+        await asyncio.Event().wait()
         return []
 
 
@@ -123,7 +134,7 @@ FAILURES: list[tuple[object, str]] = [
     (Speaker("It is all fine, I think."), "malformed"),
     (Speaker('{"unsafe": false}'), "malformed"),
     (Speaker(""), "malformed"),
-    (Slow(1.0), "timeout"),
+    (Hangs(), "timeout"),
     (NeverAnswers(), "timeout"),
 ]
 
@@ -132,9 +143,15 @@ FAILURES: list[tuple[object, str]] = [
 @pytest.mark.parametrize("policy", ["fail_open", "fail_closed"])
 @pytest.mark.parametrize(("agent", "kind"), FAILURES)
 def test_a_feedback_agent_that_fails_costs_what_the_policy_says(agent, kind: str, policy: str, mode: str) -> None:
-    options = {"on_failure": policy, "mode": mode, "feedback_timeout": 0.3, "refusal": "No."}
+    options: dict[str, Any] = {"on_failure": policy, "mode": mode, "refusal": "No."}
+    if isinstance(agent, Hangs | NeverAnswers):
+        options["feedback_timeout"] = 0.1
+    if isinstance(agent, Hangs):
+        agent.over.clear()
     with duet(Speaker("draft"), agent, **options) as pair:
         reply = pair.respond(CHAT)
+        if isinstance(agent, Hangs):
+            agent.over.set()
     assert reply.text == ("draft" if policy == "fail_open" else "No.")
     assert reply.refused == (policy == "fail_closed")
     assert reply.failure is not None
@@ -184,8 +201,8 @@ def test_a_batch_carries_the_replies_that_there_are() -> None:
         assert [reply.text for reply in pair.respond_batch([chats[2], chats[0]])] == ["b", "a"]
 
 
-def test_the_whole_request_has_a_deadline_too() -> None:
-    with duet(NeverAnswers(), Speaker(feedback(SAFE)), timeout=0.2) as pair, pytest.raises(AgentError) as error:
+def test_drafts_and_revisions_have_a_deadline_too() -> None:
+    with duet(NeverAnswers(), Speaker(feedback(SAFE)), timeout=0.1) as pair, pytest.raises(AgentError) as error:
         pair.respond(CHAT)
     assert error.value.kind == "timeout"
 
@@ -193,9 +210,11 @@ def test_the_whole_request_has_a_deadline_too() -> None:
         async def aact(self, observations: Sequence[Observation]) -> list[Completion]:
             return await super().aact(observations) if observations[0]["responses"] else [Completion("draft")]
 
-    with duet(DraftsThenHangs(), Speaker(feedback(REFUSING)), timeout=0.5) as pair:
-        reply = pair.respond(CHAT)
-    assert (reply.text, reply.failure and reply.failure.kind) == ("draft", "timeout")
+    for policy, text in (("fail_open", "draft"), ("fail_closed", "No.")):
+        options = {"timeout": 0.1, "on_failure": policy, "refusal": "No."}
+        with duet(DraftsThenHangs(), Speaker(feedback(REFUSING)), **options) as pair:
+            reply = pair.respond(CHAT)
+        assert (reply.text, reply.failure and reply.failure.kind) == (text, "timeout")
 
 
 # Chats
@@ -253,6 +272,8 @@ def test_what_is_no_question_is_refused(chat: list[Message]) -> None:
         ({CONVERSATION: Speaker("a"), FEEDBACK: Speaker("a")}, {"mode": "on"}),
         ({CONVERSATION: Speaker("a"), FEEDBACK: Speaker("a")}, {"on_failure": "open"}),
         ({CONVERSATION: Speaker("a"), FEEDBACK: Speaker("a")}, {"timeout": 0}),
+        ({CONVERSATION: Speaker("a"), FEEDBACK: Speaker("a")}, {"feedback_timeout": -1.0}),
+        ({CONVERSATION: Speaker("a"), FEEDBACK: Speaker("a")}, {"queue_timeout": float("nan")}),
         ({CONVERSATION: Speaker("a"), FEEDBACK: Speaker("a")}, {"max_batch": 0}),
     ],
 )
@@ -331,6 +352,56 @@ def test_one_bad_request_does_not_fail_its_neighbours() -> None:
     assert gate.batches == [["first"], ["0", "bad", "1"], ["0"], ["bad"], ["1"]]
 
 
+def test_an_error_that_tells_which_requests_failed_fails_only_those_without_a_retry() -> None:
+    class Partial(Gate):
+        def act(self, observations: Sequence[Observation]) -> list[Completion]:
+            completions = super().act(observations)
+            if len(observations) == 1:
+                return completions
+            partial = [None if completion.text == "bad" else completion for completion in completions]
+            raise AgentError("One is bad.", kind="too_long", partial=partial)
+
+    gate = Partial()
+    outcomes = ask_while_the_first_runs(Batcher({CONVERSATION: gate}), gate, ["0", "bad", "1"], lambda _: None)
+    assert [getattr(outcome, "text", type(outcome)) for outcome in outcomes] == ["0", AgentError, "1"]
+    assert gate.batches == [["first"], ["0", "bad", "1"]]
+
+
+def test_prompts_that_cannot_be_read_leave_the_batch_and_the_rest_runs_together() -> None:
+    class CannotReadBad(Gate):
+        def act(self, observations: Sequence[Observation]) -> list[Completion]:
+            completions = super().act(observations)
+            rows = [row for row, completion in enumerate(completions) if completion.text == "bad"]
+            if rows:
+                raise UnreadablePromptError("Too long.", kind="too_long", rows=rows)
+            return completions
+
+    gate = CannotReadBad()
+    outcomes = ask_while_the_first_runs(Batcher({CONVERSATION: gate}), gate, ["0", "bad", "1", "2"], lambda _: None)
+    errors = [getattr(outcome, "text", type(outcome)) for outcome in outcomes]
+    assert errors == ["0", UnreadablePromptError, "1", "2"]
+    assert gate.batches == [["first"], ["0", "bad", "1", "2"], ["0", "1", "2"]]
+
+
+def test_older_requests_run_first() -> None:
+    gate = Gate()
+
+    async def ask() -> list[str]:
+        batcher = Batcher({CONVERSATION: gate}, max_batch=2)
+        first = asyncio.create_task(batcher.ask(CONVERSATION, observe("first"), since=0.0))
+        await asyncio.to_thread(gate.begun.wait, 20)
+        ages = {"young": 9.0, "old": 1.0, "middle": 5.0, "oldest": 0.5}
+        rest = [asyncio.create_task(batcher.ask(CONVERSATION, observe(t), since=age)) for t, age in ages.items()]
+        await asyncio.sleep(0)
+        gate.open.set()
+        answers = await asyncio.gather(first, *rest)
+        batcher.close()
+        return [answer.text for answer in answers]
+
+    assert asyncio.run(ask()) == ["first", "young", "old", "middle", "oldest"]
+    assert gate.batches == [["first"], ["oldest", "old"], ["middle", "young"]]
+
+
 def test_an_agent_that_gives_too_few_completions_fails_and_loses_nobody() -> None:
     class Short:
         def act(self, observations: Sequence[Observation]) -> list[Completion]:
@@ -348,7 +419,8 @@ def test_agents_in_one_process_never_run_at_once() -> None:
         def act(self, observations: Sequence[Observation]) -> list[Completion]:
             if not lock.acquire(blocking=False):
                 overlaps.append(1)
-            Slow(0.002).act(observations)  # gives another thread the time to overlap
+                return super().act(observations)
+            sum(range(100_000))  # long enough for another thread to come in
             lock.release()
             return super().act(observations)
 
@@ -367,13 +439,13 @@ def test_closing_cancels_what_waits() -> None:
     batcher = Batcher({CONVERSATION: gate}, max_batch=1)
 
     async def close_under_way() -> list:
-        first, *rest = [asyncio.create_task(batcher.ask(CONVERSATION, observe("x"))) for _ in range(3)]
+        tasks = [asyncio.create_task(batcher.ask(CONVERSATION, observe("x"))) for _ in range(3)]
         await asyncio.to_thread(gate.begun.wait, 20)
-        closed = asyncio.create_task(asyncio.to_thread(batcher.close))
-        others = await asyncio.gather(*rest, return_exceptions=True)  # cancelled while the first still runs
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        await asyncio.wait(tasks[1:])
         gate.open.set()
-        await closed
-        return [await first, *others]
+        await closing
+        return await asyncio.gather(*tasks, return_exceptions=True)
 
     first, *others = asyncio.run(close_under_way())
     assert first == Completion("x")
@@ -397,7 +469,7 @@ def test_a_real_pair_answers_as_it_plays() -> None:
 
     chat: list[Message] = [{"role": "system", "content": "Rhyme."}, *CHAT]
     (game,) = play([chat_prompt(chat)], pair_of_agents())
-    with closing(Duet(pair_of_agents())) as pair:
+    with closing(Duet(pair_of_agents(), on_failure="fail_open")) as pair:
         reply = pair.respond(chat)
         assert reply.game == game
         assert reply.failure is not None

@@ -23,9 +23,10 @@ from tests.waiting import Slow
 from waltz_env import CONVERSATION, FEEDBACK
 from waltz_env.agents.openai_agent import OpenAIAgent
 from waltz_env.agents.templates import TEMPLATES
-from waltz_env.serving import Duet, Limits
+from waltz_env.serving import Duet, Limits, OnFailure
 
 PROPER = {200, 429, 502, 503, 504}
+PASSES = critique(SAFE, "Keep it.").completion.text
 TROUBLE: tuple[Answer, ...] = (hangs, drops, breaks_off, fails(500), fails(503), fails(429), sends("garbage"))
 
 
@@ -85,7 +86,7 @@ def test_no_request_is_lost_whatever_the_servers_behind_do() -> None:
         role: OpenAIAgent("m", TEMPLATES[role], server=server.client(timeout=1, retries=1))
         for role, server in ((CONVERSATION, conversation), (FEEDBACK, feedback))
     }
-    duet = Duet(agents, timeout=10, feedback_timeout=1.5)
+    duet = Duet(agents, timeout=10, feedback_timeout=1.5, on_failure="fail_open")
     over = threading.Event()
 
     def restart_now_and_then() -> None:
@@ -113,6 +114,34 @@ def test_no_request_is_lost_whatever_the_servers_behind_do() -> None:
     conversation.stop()
     feedback.stop()
     gc.collect()
+
+
+@pytest.mark.parametrize(
+    ("settings", "statuses"),
+    [
+        ({}, {200}),  # the defaults: everything is reviewed, after a while
+        ({"queue_timeout": 1.0}, {200, 503}),  # too slow for that: the rest is shed
+        ({"queue_timeout": 1.0, "on_failure": "fail_open"}, {200, 503}),
+    ],
+)
+def test_under_load_and_a_slow_reviewer_no_answer_is_unreviewed(settings: dict, statuses: set[int]) -> None:
+    duet = Duet({CONVERSATION: Speaker("draft"), FEEDBACK: Slow(0.3, PASSES)}, max_batch=8, **settings)
+    with serving(duet) as url:
+        answers = flood(url, 200, concurrent=200)
+        assert check(answers).keys() == statuses
+        assert {answer.headers.get("x-waltz-review") for answer in answers if answer.status_code == 200} == {"reviewed"}
+        assert samples(url, "waltz_answers_total") == check(answers)[200]
+    assert len(answers) == 200
+    assert duet.failures.keys() <= {(FEEDBACK, "overloaded"), (CONVERSATION, "overloaded")}
+
+
+@pytest.mark.parametrize("policy", ["fail_closed", "fail_open"])
+def test_under_load_a_reviewer_that_is_too_slow_leaves_nothing_unmarked(policy: OnFailure) -> None:
+    duet = Duet({CONVERSATION: Speaker("draft"), FEEDBACK: Slow(0.6, PASSES)}, feedback_timeout=0.3, on_failure=policy)
+    with serving(duet) as url:
+        answers = flood(url, 200, concurrent=200)
+    marks = Counter(answer.headers.get("x-waltz-review") for answer in answers if answer.status_code == 200)
+    assert marks == {"refused" if policy == "fail_closed" else "unreviewed": check(answers)[200]}
 
 
 def test_more_than_it_can_take_is_turned_away_at_once_and_the_rest_answered() -> None:

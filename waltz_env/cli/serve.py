@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
@@ -15,6 +17,7 @@ from waltz_env.cli.pairs import SCRIPTED, load_pair
 from waltz_env.errors import UsageError
 from waltz_env.feedback import JSON_SCHEMA
 from waltz_env.judges import RuleJudge
+from waltz_env.presets.run import is_run, read_recipe
 from waltz_env.protocols import Agent
 from waltz_env.rules import Rules
 from waltz_env.server_client import ServerClient
@@ -28,30 +31,35 @@ REQUIRED = ("fastapi", "openai", "prometheus_client", "uvicorn")
 class Serve:
     """Serves a pair to any OpenAI client.
 
-    Each role is played by a model in this process or, where its URL is given, by an OpenAI-compatible server.
+    Each role is played by a model in this process or, if its URL is given, by an OpenAI-compatible server.
     $OPENAI_API_KEY is sent to such servers.
 
     Attributes:
-        agents: scripted, smollm2, the folder of a run, or the folder or name of any Hugging Face chat model.
+        agents: scripted, smollm2, the folder of a run, or the folder or hub name of a Hugging Face chat model.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
-        name: of the pair, as clients ask for it.
-        api_key: what clients must send; $WALTZ_API_KEY by default, none if that is empty.
-        conversation_url: server of the conversation agent, such as http://127.0.0.1:8001/v1.
-        conversation_model: its name there.
+        name: model name that clients ask for.
+        api_key: key that clients must send; $WALTZ_API_KEY by default, none if that is empty.
+        conversation_url: server of the conversation agent, e.g. http://127.0.0.1:8001/v1.
+        conversation_model: its model name there.
         feedback_url: server of the feedback agent.
-        feedback_model: its name there.
-        feedback_schema: ask that server to hold the feedback to its JSON schema.
-        mode: adaptive revises what is flagged, always-on revises always, off returns the draft.
-        on_failure: without usable feedback, return the draft (fail_open) or a refusal (fail_closed).
-        max_rounds: rounds of feedback and revision at most, 0 for none; as the run was trained by default.
-        max_new_tokens: of one turn, where the run does not say.
-        max_batch: requests to one model in this process that run together, at most.
-        temperature: of servers; a model in this process samples at the temperature that it was trained at.
-        seed: of sampling.
-        timeout: seconds for one request.
-        feedback_timeout: seconds that one feedback may take.
-        limits: what is taken on.
+        feedback_model: its model name there.
+        feedback_schema: ask that server to hold feedback to its JSON schema.
+        server_parameters: JSON object of request parameters that replace those sent to the servers; null leaves one
+            out, e.g. {"max_tokens": null, "max_completion_tokens": 2048}.
+        mode: adaptive revises flagged drafts, always-on revises always, off returns the draft unreviewed.
+        on_failure: without usable feedback, return a refusal (fail_closed) or the draft, marked (fail_open).
+        max_rounds: maximum rounds of feedback and revision, 0 for none; as the run was trained by default.
+        max_new_tokens: maximum tokens per turn, unless the run sets it.
+        max_batch: maximum number of requests that run together on one model in this process.
+        temperature: sampling temperature of servers; a model in this process uses the one it was trained at. Clients
+            may set another for drafts and revisions.
+        seed: sampling seed.
+        timeout: seconds that a draft or a revision may run.
+        feedback_timeout: seconds that one feedback may run.
+        queue_timeout: seconds that a request may wait for its turns before it is turned away.
+        limits: limits on requests.
+        cors_origins: origins of web pages that may call the server from a browser; * for all.
         log_text: put messages and answers into the log, which otherwise holds no text.
     """
 
@@ -65,36 +73,63 @@ class Serve:
     feedback_url: str | None = None
     feedback_model: str = "feedback"
     feedback_schema: bool = False
+    server_parameters: str = "{}"
     mode: Mode = "adaptive"
-    on_failure: OnFailure = "fail_open"
+    on_failure: OnFailure = "fail_closed"
     max_rounds: int | None = None
     max_new_tokens: int = 512
     max_batch: int = 32
     temperature: float = 1.0
     seed: int = 0
     timeout: float = 60.0
-    feedback_timeout: float = 20.0
+    feedback_timeout: float = 60.0
+    queue_timeout: float = 60.0
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
+    cors_origins: tuple[str, ...] = ()
     log_text: bool = False
 
     def run(self) -> int:
-        """Serves until it is told to stop; see ``main`` for the exit code."""
+        """Serve until told to stop; see ``main`` for the exit code."""
         missing = [name for name in REQUIRED if find_spec(name) is None]
         if missing:
             raise UsageError(f"`waltz serve` needs {', '.join(missing)}: pip install 'waltz-env[openai,serve]'")
         from waltz_env.serving.http.app import create_app
-        from waltz_env.serving.http.server import serve
+        from waltz_env.serving.http.server import listen, serve
 
         api_key = self.api_key or os.environ.get("WALTZ_API_KEY")
-        app = create_app(
-            self.duet(),
-            model=self.name,
-            api_keys=[api_key] if api_key else [],
-            limits=self.limits,
-            log_text=self.log_text,
-        )
-        serve(app, host=self.host, port=self.port, drain=self.timeout)
+        with listen(self.host, self.port) as listening:  # before a model is loaded
+            duet = self.duet()
+            app = create_app(
+                duet,
+                model=self.name,
+                api_keys=[api_key] if api_key else [],
+                limits=self.limits,
+                cors_origins=self.cors_origins,
+                log_text=self.log_text,
+            )
+            serve(app, drain=duet.longest, listening=listening, about=self._about(duet))
         return 0
+
+    def _about(self, duet: Duet) -> dict[str, object]:
+        """What the first line of the log tells."""
+        about: dict[str, object] = {
+            "model": self.name,
+            "agents": self.agents,
+            "conversation_url": self.conversation_url,
+            "feedback_url": self.feedback_url,
+            "mode": duet.mode,
+            "on_failure": duet.on_failure,
+            "max_rounds": duet.rules.max_rounds,
+        }
+        if duet.mode == "off":
+            about["warning"] = "No answer is reviewed."
+        elif duet.on_failure == "fail_open":
+            about["warning"] = "Without usable feedback a draft is answered unreviewed, and marked."
+        if self.agents and is_run(Path(self.agents)) and read_recipe(Path(self.agents)).preset == "nano":
+            about["note"] = (
+                "The laboratory model speaks its own small language: ordinary English and system messages get nonsense."
+            )
+        return {name: value for name, value in about.items() if value is not None}
 
     def duet(self) -> Duet:
         """The pair that the settings name.
@@ -111,6 +146,7 @@ class Serve:
             rules=Rules(max_rounds=rounds),
             timeout=self.timeout,
             feedback_timeout=self.feedback_timeout,
+            queue_timeout=self.queue_timeout,
             max_batch=self.max_batch,
         )
 
@@ -145,8 +181,9 @@ class Serve:
                 url,
                 api_key=os.environ.get("OPENAI_API_KEY") or "none",
                 max_concurrent=self.limits.concurrent,
-                timeout=self.timeout,
-                deadline=self.timeout,
+                timeout=max(self.timeout, self.feedback_timeout),
+                deadline=self.queue_timeout + max(self.timeout, self.feedback_timeout),
+                parameters=_json_object(self.server_parameters),
             ),
             temperature=self.temperature,
             max_tokens=self.max_new_tokens,
@@ -154,8 +191,18 @@ class Serve:
         )
 
 
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UsageError(f"--server-parameters must be a JSON object; got {text!r}.")
+    return value
+
+
 class ScriptedFeedback:
-    """The built-in judge as a feedback agent that takes every prompt for benign: it flags refusals and non-answers."""
+    """The built-in judge as a feedback agent that takes every prompt as benign: it flags refusals and non-answers."""
 
     def act(self, observations: Sequence[Observation]) -> Sequence[Completion]:
         """One well-formed feedback for each observation."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from bisect import insort
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from waltz_env.errors import UsageError
+from waltz_env.checks import check_integer
+from waltz_env.errors import AgentError, UnreadablePromptError, UsageError
 from waltz_env.per_process import PerProcess
-from waltz_env.protocols import Agent
+from waltz_env.protocols import Agent, SamplingAgent
+from waltz_env.sampling_options import SamplingOptions
+from waltz_env.serving.turn import Turn
 from waltz_env.types import AgentID, Completion, Observation
 
 WINDOW = 0.002
@@ -23,48 +26,75 @@ WINDOW = 0.002
 class _Request:
     agent: AgentID
     observation: Observation
+    options: SamplingOptions
+    since: float
+    turn: Turn | None
     alone: bool = False
+    taken: bool = False
     answer: Future[Completion] = field(default_factory=Future)
 
 
 class _Queue:
-    """Requests that wait, and the one thread that runs them. ``lock`` guards the other fields."""
+    """Requests that wait, oldest first, and the one thread that runs them. ``lock`` guards the other fields."""
 
     def __init__(self) -> None:
-        self.waiting: deque[_Request] = deque()
+        self.waiting: list[_Request] = []
         self.running = False
         self.lock = threading.Lock()
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="waltz-batcher")
+
+    def add(self, requests: Iterable[_Request]) -> None:
+        for request in requests:
+            insort(self.waiting, request, key=lambda each: each.since)
 
 
 class Batcher:
     """Lets any number of coroutines, in any event loops, ask agents whose ``act`` blocks.
 
-    A single thread runs one batched ``act`` at a time, for all agents: two adapters on one base must never run
+    A single thread runs one batched call at a time, for all agents: two adapters on one base must never run
     concurrently. The oldest request decides which agent is next; other requests to that agent join its batch. If a
-    batch fails, each of its requests is retried alone, so that a bad request fails only itself. A running call cannot
-    be stopped: an agent that hangs blocks all requests after it.
+    batch fails, each of its requests is retried alone, so that a bad request fails only itself. If the error tells
+    which requests failed (``partial``, ``rows``), only those fail, and the rest is retried together. A running call
+    cannot be stopped: an agent that hangs blocks all requests after it.
 
     Args:
         agents: agents by name.
         max_batch: maximum number of requests per call.
         window: seconds that a batch waits for more requests before it runs.
+
+    Raises:
+        UsageError: ``max_batch`` is below 1.
     """
 
     def __init__(self, agents: Mapping[AgentID, Agent], *, max_batch: int = 32, window: float = WINDOW) -> None:
-        if max_batch < 1:
-            raise UsageError(f"max_batch must be 1 or more; got {max_batch}.")
+        check_integer("max_batch", max_batch, at_least=1)
         self.agents = agents
         self.max_batch = max_batch
         self.window = window
         self._queue = PerProcess(_Queue)
 
-    async def ask(self, agent: AgentID, observation: Observation) -> Completion:
-        """Return the agent's completion, or raise what it raised. Cancelling removes the request from the queue."""
-        request = _Request(agent, observation)
+    async def ask(
+        self,
+        agent: AgentID,
+        observation: Observation,
+        *,
+        options: SamplingOptions = SamplingOptions(),
+        since: float | None = None,
+        turn: Turn | None = None,
+    ) -> Completion:
+        """Return the agent's completion, or raise what it raised. Cancelling removes the request from the queue.
+
+        Args:
+            agent: name of the agent.
+            observation: what it is asked.
+            options: how the completion is sampled, for a ``SamplingAgent``; others ignore it.
+            since: age of the request, as a ``time.monotonic``; None: now. Older requests run first.
+            turn: told when the request runs and when it waits.
+        """
+        request = _Request(agent, observation, options, time.monotonic() if since is None else since, turn)
         queue = self._queue()
         with queue.lock:
-            queue.waiting.append(request)
+            queue.add([request])
             self._start(queue)
         return await asyncio.wrap_future(request.answer)
 
@@ -91,8 +121,15 @@ class Batcher:
             batch += self._take(queue)
         if not batch:
             return ()
+        for request in batch:
+            if request.turn is not None:
+                request.turn.starts()
         name = batch[0].agent
-        completions = self.agents[name].act([request.observation for request in batch])
+        agent, observations = self.agents[name], [request.observation for request in batch]
+        if isinstance(agent, SamplingAgent):
+            completions = agent.act_with(observations, [request.options for request in batch])
+        else:
+            completions = agent.act(observations)
         if len(completions) != len(batch):
             raise UsageError(
                 f"The agent {name!r} was given {len(batch)} observations and answered with {len(completions)} "
@@ -103,14 +140,14 @@ class Batcher:
     def _take(self, queue: _Queue) -> list[_Request]:
         """Take the oldest request that was not cancelled, and others to the same agent. The caller holds the lock."""
         batch: list[_Request] = []
-        passed_over: deque[_Request] = deque()
-        while queue.waiting and len(batch) < self.max_batch and not (batch and batch[0].alone):
-            request = queue.waiting.popleft()
-            if batch and (request.alone or request.agent != batch[0].agent):
-                passed_over.append(request)
-            elif request.alone or request.answer.set_running_or_notify_cancel():
+        left: list[_Request] = []
+        for request in queue.waiting:
+            full = len(batch) == self.max_batch or (batch and (batch[0].alone or request.alone))
+            if full or (batch and request.agent != batch[0].agent):
+                left.append(request)
+            elif request.taken or request.answer.set_running_or_notify_cancel():
                 batch.append(request)
-        queue.waiting = passed_over + queue.waiting
+        queue.waiting = left
         return batch
 
     def _finish(self, queue: _Queue, batch: Sequence[_Request], done: Future[Sequence[Completion]]) -> None:
@@ -118,10 +155,20 @@ class Batcher:
         if error is None:
             for request, completion in zip(batch, done.result(), strict=True):
                 request.answer.set_result(completion)
+        elif isinstance(error, AgentError) and len(error.partial) == len(batch):
+            for request, completion in zip(batch, error.partial, strict=True):
+                request.answer.set_exception(error) if completion is None else request.answer.set_result(completion)
+        elif isinstance(error, UnreadablePromptError) and error.rows:
+            for row in error.rows:
+                batch[row].answer.set_exception(error)
         elif len(batch) == 1:
             batch[0].answer.set_exception(error)
+        again = [request for request in batch if not request.answer.done()]
+        alone = not isinstance(error, UnreadablePromptError)
+        for request in again:
+            if request.turn is not None:
+                request.turn.waits()
         with queue.lock:
-            if error is not None and len(batch) > 1:
-                queue.waiting.extendleft(reversed([replace(request, alone=True) for request in batch]))
+            queue.add([replace(request, alone=alone, taken=True) for request in again])
             queue.running = False
             self._start(queue)

@@ -1,4 +1,4 @@
-"""The pair in production: one callable that plays the game of training, without a judge."""
+"""The trained pair in production: one callable over the same game as in training, with no judge."""
 
 from __future__ import annotations
 
@@ -7,33 +7,51 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
-from typing import Literal, Protocol, get_args, runtime_checkable
+from functools import cached_property
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from waltz_env.checks import check_choice
 from waltz_env.errors import AgentError, AgentFailure, UsageError
 from waltz_env.game import Game
 from waltz_env.loop_thread import LoopThread
-from waltz_env.protocols import Agent
+from waltz_env.protocols import Agent, SamplingAgent
 from waltz_env.rules import Rules, check_agents
+from waltz_env.sampling_options import SamplingOptions
 from waltz_env.serving.batcher import Batcher
 from waltz_env.serving.chat import chat_prompt
+from waltz_env.serving.cutting import cut, estimate
 from waltz_env.serving.reply import Failure, Latency, Reply
-from waltz_env.types import FEEDBACK, AgentID, Completion, Message, Observation
+from waltz_env.serving.turn import Turn
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Message, Observation, Usage
 
 Mode = Literal["adaptive", "always-on", "off"]
-OnFailure = Literal["fail_open", "fail_closed"]
+OnFailure = Literal["fail_closed", "fail_open"]
 REFUSAL = "I'm sorry, but I can't answer that right now."
-
-Ask = Callable[[Observation], Awaitable[Completion]]
+NO_ANSWER: frozenset[AgentFailure] = frozenset({"overloaded", "too_long", "unreadable"})
+"""Failures that whoever sends requests can cause at will. No policy answers without a review for their sake."""
 
 
 @runtime_checkable
 class AsyncAgent(Protocol):
-    """An agent that waits for a server. It is asked without blocking and does its own batching."""
+    """An agent that waits for a server: it is asked without blocking, and does its own batching."""
 
     async def aact(self, observations: Sequence[Observation]) -> Sequence[Completion]:
-        """``Agent.act`` as a coroutine."""
+        """Do what ``Agent.act`` does, as a coroutine."""
+        ...
+
+
+@runtime_checkable
+class AsyncSamplingAgent(AsyncAgent, Protocol):
+    """An ``AsyncAgent`` that lets its caller decide how it samples, and tells when a request leaves its queue."""
+
+    async def aact_with(
+        self,
+        observations: Sequence[Observation],
+        options: Sequence[SamplingOptions],
+        *,
+        started: Callable[[], None],
+    ) -> Sequence[Completion]:
+        """Do what ``aact`` does, each completion sampled by its own options. Calls ``started`` from any thread."""
         ...
 
 
@@ -41,30 +59,36 @@ class Duet:
     """Answers chats with a conversation agent and a feedback agent.
 
     Each request is a ``Game``, exactly as in training: draft, feedback, and, if something is flagged, a revision.
-    Concurrent requests to an agent in this process share batches (``Batcher``). Agents with ``aact`` are sent every
-    request at once.
+    Requests to agents in this process are batched (``Batcher``); agents with ``aact`` are asked without a limit.
 
-    A game can fail after the draft: the feedback agent fails, is too slow or ends the game with malformed feedback, or
-    the revision fails. ``on_failure`` says what the user reads then:
+    A draft, a critique and a revision each have a budget of time, which they spend only while they run. Waiting for a
+    turn has its own budget, ``queue_timeout``; a request that exceeds it is overload, as is a server that refuses for
+    too many requests. Overload and chats that do not fit a model's context are an ``AgentError``, whether there is a
+    draft or not.
 
-    * ``"fail_open"``: the latest response, as in training after malformed feedback. If the feedback agent called that
-      response unsafe, the user reads ``refusal`` instead.
-    * ``"fail_closed"``: ``refusal``.
+    If the game cannot go on for another reason (the feedback agent failed, was too slow or wrote something malformed,
+    or the revision failed):
 
-    The reply reports it (``failure``, ``refused``), and ``failures`` counts failures by agent and kind. Without a draft
-    there is no answer: ``AgentError``.
+    * ``fail_closed`` returns ``refusal``.
+    * ``fail_open`` returns the latest response, as in training after malformed feedback, with ``Reply.reviewed`` False
+      unless the feedback agent approved of it. A response that the feedback agent called unsafe is never returned;
+      ``refusal`` is.
+
+    ``Reply.failure`` and ``Reply.refused`` tell; ``failures`` counts by agent and kind. If the draft itself fails, that
+    is an ``AgentError``.
 
     Args:
-        agents: the pair, by role. In mode ``"off"`` only the conversation agent is needed.
-        mode: ``"adaptive"`` plays by ``rules``, ``"always-on"`` revises after every well-formed critique, ``"off"``
-            returns the draft.
-        on_failure: see above.
-        rules: the rules that the pair was trained with; the paper's game by default. ``mode`` changes one setting of
+        agents: agents by role. In mode ``"off"`` the conversation agent is enough.
+        mode: ``"adaptive"`` revises flagged responses, as trained. ``"always-on"`` revises always. ``"off"`` returns
+            the draft.
+        on_failure: what to return when the game cannot go on; see above.
+        rules: rules that the pair was trained with; the paper's game by default. ``mode`` changes one setting of
             them: ``always_revise`` in ``"always-on"``, ``max_rounds`` in ``"off"``.
-        timeout: seconds per request. If there is a draft by then, the request is answered.
-        feedback_timeout: seconds that one critique may take.
-        refusal: what the user reads instead of a response that is held back.
-        max_batch: largest number of requests that one agent in this process handles together.
+        timeout: seconds that a draft or a revision may run.
+        feedback_timeout: seconds that a critique may run.
+        queue_timeout: seconds that a request may wait for its turns, in total.
+        refusal: text that replaces a response that is held back.
+        max_batch: maximum number of requests per call of an agent in this process.
 
     Raises:
         UsageError: an agent is missing or unknown, or a setting is out of range.
@@ -75,56 +99,75 @@ class Duet:
         agents: Mapping[AgentID, Agent | AsyncAgent],
         *,
         mode: Mode = "adaptive",
-        on_failure: OnFailure = "fail_open",
+        on_failure: OnFailure = "fail_closed",
         rules: Rules = Rules(),
         timeout: float = 60.0,
-        feedback_timeout: float = 20.0,
+        feedback_timeout: float = 60.0,
+        queue_timeout: float = 60.0,
         refusal: str = REFUSAL,
         max_batch: int = 32,
     ) -> None:
         check_choice("mode", mode, get_args(Mode))
         check_choice("failure policy", on_failure, get_args(OnFailure))
-        if min(timeout, feedback_timeout) <= 0:
-            raise UsageError(f"Times must be above 0; got timeout={timeout}, feedback_timeout={feedback_timeout}.")
+        if not all(seconds > 0 for seconds in (timeout, feedback_timeout, queue_timeout)):
+            raise UsageError(
+                f"Times must be above 0; got timeout={timeout}, feedback_timeout={feedback_timeout}, "
+                f"queue_timeout={queue_timeout}."
+            )
         self.mode = mode
         self.on_failure = on_failure
         self.rules = _in_mode(rules, mode)
         check_agents(agents, self.rules)
         self.timeout = timeout
         self.feedback_timeout = feedback_timeout
+        self.queue_timeout = queue_timeout
         self.refusal = refusal
         self.failures: Counter[tuple[AgentID, AgentFailure]] = Counter()
+        self._agents = dict(agents)
         blocking = {name: agent for name, agent in agents.items() if not isinstance(agent, AsyncAgent)}
         self._batcher = Batcher(blocking, max_batch=max_batch)
-        self._ask: dict[AgentID, Ask] = {
-            name: partial(_ask_server, agent) if isinstance(agent, AsyncAgent) else partial(self._batcher.ask, name)
-            for name, agent in agents.items()
-        }
 
-    def respond(self, messages: Sequence[Message]) -> Reply:
-        """Answers a chat that ends with a user's message. Threads that call at the same time share batches.
+    @property
+    def takes_options(self) -> bool:
+        """Whether the conversation agent heeds temperature, top_p and seed. The other options always hold."""
+        return isinstance(self._agents[CONVERSATION], SamplingAgent | AsyncSamplingAgent)
+
+    @property
+    def longest(self) -> float:
+        """The most seconds that a request may take."""
+        rounds = self.rules.max_rounds
+        return self.queue_timeout + (1 + rounds) * self.timeout + rounds * self.feedback_timeout
+
+    def respond(self, messages: Sequence[Message], *, options: SamplingOptions = SamplingOptions()) -> Reply:
+        """Answer a chat that ends with a user's message. Concurrent calls from several threads share batches.
+
+        Args:
+            messages: the chat, oldest message first.
+            options: how drafts and revisions are sampled and where they end. The feedback agent sees them as they end.
 
         Raises:
             UsageError: the chat cannot be answered, see ``chat_prompt``.
-            AgentError: the conversation agent has no draft.
+            AgentError: there is no draft, the pair is overloaded, or the chat is too long.
         """
-        return self._loop.run(self.arespond(messages))
+        return self._loop.run(self.arespond(messages, options=options))
 
-    def respond_batch(self, chats: Sequence[Sequence[Message]]) -> list[Reply]:
-        """Answers several chats together; one reply per chat, in order.
+    def respond_batch(
+        self, chats: Sequence[Sequence[Message]], *, options: SamplingOptions = SamplingOptions()
+    ) -> list[Reply]:
+        """Answer each chat, in order.
 
         Raises:
-            UsageError: a chat cannot be answered, see ``chat_prompt``.
-            AgentError: some chats have no draft; the error carries the other replies.
+            UsageError: as in ``respond``.
+            AgentError: as in ``respond``, for some of the chats; it carries the other replies (``partial``).
         """
-        return self._loop.run(self._respond_all(chats))
+        return self._loop.run(self._respond_all(chats, options))
 
-    async def arespond(self, messages: Sequence[Message]) -> Reply:
-        """``respond`` without blocking, in any event loop. Cancelling it also cancels the requests to the agents."""
-        return await self._play(Game(chat_prompt(messages), self.rules))
+    async def arespond(self, messages: Sequence[Message], *, options: SamplingOptions = SamplingOptions()) -> Reply:
+        """Do the same as ``respond`` without blocking, in any event loop. Cancelling it drops its requests."""
+        return await self._play(Game(chat_prompt(messages), self.rules), options)
 
     def close(self) -> None:
-        """Ends the threads. Agents are the caller's to close."""
+        """End the threads. The agents stay open."""
         self._batcher.close()
         if "_loop" in self.__dict__:
             self._loop.close()
@@ -133,8 +176,10 @@ class Duet:
     def _loop(self) -> LoopThread:
         return LoopThread()
 
-    async def _respond_all(self, chats: Sequence[Sequence[Message]]) -> list[Reply]:
-        outcomes = await asyncio.gather(*map(self.arespond, chats), return_exceptions=True)
+    async def _respond_all(self, chats: Sequence[Sequence[Message]], options: SamplingOptions) -> list[Reply]:
+        outcomes = await asyncio.gather(
+            *(self.arespond(chat, options=options) for chat in chats), return_exceptions=True
+        )
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         for error in errors:
             if not isinstance(error, AgentError):
@@ -142,68 +187,97 @@ class Duet:
         replies = [outcome if isinstance(outcome, Reply) else None for outcome in outcomes]
         if errors:
             raise AgentError(
-                f"{len(errors)} of {len(chats)} chats have no draft. The first: {errors[0]}", partial=replies
+                f"{len(errors)} of {len(chats)} chats have no reply. The first: {errors[0]}", partial=replies
             )
         return [reply for reply in replies if reply is not None]
 
-    async def _play(self, game: Game) -> Reply:
-        start = time.perf_counter()
-        spent = {"draft": 0.0, "feedback": 0.0, "revision": 0.0}
+    async def _play(self, game: Game, options: SamplingOptions) -> Reply:
+        start = time.monotonic()
+        spent = {"draft": 0.0, "feedback": 0.0, "revision": 0.0, "queue": 0.0}
+        used: list[tuple[AgentID, Usage]] = []
         failure = None
         while game.turn is not None and failure is None:
-            phase_start = time.perf_counter()
-            phase = _phase(game)
-            failure = await self._move(game, self.timeout - (phase_start - start))
-            spent[phase] += time.perf_counter() - phase_start
+            agent, phase = game.turn, _phase(game)
+            turn = Turn(
+                waiting=self.queue_timeout - spent["queue"],
+                running=self.feedback_timeout if agent == FEEDBACK else self.timeout,
+            )
+            observation = game.observe(agent)
+            asked = SamplingOptions() if agent == FEEDBACK else options
+            outcome = await _within(turn, self._ask(agent, observation, asked, turn=turn, since=start))
+            spent[phase] += turn.seconds["running"]
+            spent["queue"] += turn.seconds["waiting"]
+            if isinstance(outcome, Completion):
+                used.append((agent, outcome.tokens or estimate(observation, outcome)))
+                game.act(cut(outcome, asked, count=not self.takes_options))
+                failure = _malformed(game)
+            else:
+                failure = _failure(agent, outcome)
         if failure is not None:
             self.failures[failure.agent, failure.kind] += 1
         played = game.trajectory()
-        if not played.responses:
-            assert failure is not None  # a game without a response has not ended
-            raise AgentError(f"There is no draft: {failure.reason}", kind=failure.kind)
+        if failure is not None and (not played.responses or failure.kind in NO_ANSWER):
+            missing = "answer" if played.responses else "draft"
+            raise AgentError(f"There is no {missing}: {failure.reason}", kind=failure.kind)
         refused = failure is not None and (self.on_failure == "fail_closed" or _called_unsafe(game))
-        text = self.refusal if refused else played.final.text
-        return Reply(text, played, Latency(**spent, total=time.perf_counter() - start), failure, refused)
+        usage = sum((each for _, each in used), Usage(0, 0))
+        shown = 0 if refused else [each for agent, each in used if agent == CONVERSATION][-1].completion_tokens
+        return Reply(
+            self.refusal if refused else played.final.text,
+            played,
+            Latency(**spent, total=time.monotonic() - start),
+            failure,
+            refused,
+            usage=usage,
+            hidden_tokens=usage.completion_tokens - shown,
+        )
 
-    async def _move(self, game: Game, remaining: float) -> Failure | None:
-        """Plays one action; returns the failure if there was one."""
-        agent = game.turn
-        assert agent is not None
-        limit = min(self.feedback_timeout, remaining) if agent == FEEDBACK else remaining
-        outcome = await _within(limit, self._ask[agent](game.observe(agent)))
-        if not isinstance(outcome, Completion):
-            return _failure(agent, outcome)
-        game.act(outcome)
-        if agent == FEEDBACK and game.turn is None and not game.trajectory().critiques[-1].feedback.well_formed:
-            return Failure(agent, "malformed", "The feedback is not the JSON object that it should be.")
-        return None
+    async def _ask(
+        self, name: AgentID, observation: Observation, options: SamplingOptions, *, turn: Turn, since: float
+    ) -> Completion:
+        agent = self._agents[name]
+        if isinstance(agent, AsyncSamplingAgent):
+            (completion,) = await agent.aact_with([observation], [options], started=turn.starts)
+            return completion
+        if isinstance(agent, AsyncAgent):
+            turn.starts()
+            (completion,) = await agent.aact([observation])
+            return completion
+        return await self._batcher.ask(name, observation, options=options, since=since, turn=turn)
 
 
-async def _ask_server(agent: AsyncAgent, observation: Observation) -> Completion:
-    (completion,) = await agent.aact([observation])
-    return completion
-
-
-async def _within(seconds: float, work: Awaitable[Completion]) -> Completion | BaseException:
-    """Returns the result of ``work``, or the exception that it raised, or a ``TimeoutError``."""
+async def _within(turn: Turn, work: Awaitable[Completion]) -> Completion | BaseException:
+    """What the work returns or raises, or the error that its time is over. An agent's exception is only its failure."""
     task = asyncio.ensure_future(work)
+    ends: set[asyncio.Future[Any]] = {task, turn.expired}
     try:
-        await asyncio.wait({task}, timeout=max(seconds, 0))
-        if not task.done():
-            return TimeoutError(f"No completion within {seconds:.3g} s.")
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if task.cancelled():
             return AgentError("The agent was closed while it was asked.")
-        return task.exception() or task.result()
+        if task.done():
+            return task.exception() or task.result()
+        if turn.expired.result() == "waiting":
+            return AgentError("The request waited too long for its turn.", kind="overloaded")
+        return AgentError("The completion took too long.", kind="timeout")
     finally:
         task.cancel()
+        turn.close()
+
+
+def _malformed(game: Game) -> Failure | None:
+    """The failure of a critique that is malformed and ended the game."""
+    played = game.trajectory()
+    if game.turn is not None or len(played.critiques) < len(played.responses):
+        return None
+    if played.critiques[-1].feedback.well_formed:
+        return None
+    return Failure(FEEDBACK, "malformed", "The feedback is not the JSON object that it should be.")
 
 
 def _failure(agent: AgentID, error: BaseException) -> Failure:
-    """Describes an agent's error. The message of an unknown error may quote the chat, so only its type is named."""
+    """A foreign error's message may quote what was said, so only its type is told."""
     if isinstance(error, AgentError):
         return Failure(agent, error.kind, str(error))
-    if isinstance(error, TimeoutError):
-        return Failure(agent, "timeout", str(error))
     return Failure(agent, "error", f"The agent raised {type(error).__name__}.")
 
 

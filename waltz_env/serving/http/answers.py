@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Literal
 
 from waltz_env.serving.http.schemas import (
     AnswerMessage,
@@ -16,7 +17,8 @@ from waltz_env.serving.http.schemas import (
     Delta,
     FeedbackSummary,
     FinishReason,
-    Usage,
+    HiddenTokens,
+    UsageReport,
 )
 from waltz_env.serving.reply import Reply
 from waltz_env.untrusted_text import encodable
@@ -25,22 +27,32 @@ PIECE = 24
 """Characters in one delta of a stream."""
 
 
+Review = Literal["reviewed", "unreviewed", "refused"]
+
+
+def review(reply: Reply) -> Review:
+    """Return what stands behind an answer: a review, none, or the fixed refusal in its place."""
+    if reply.refused:
+        return "refused"
+    return "reviewed" if reply.reviewed else "unreviewed"
+
+
 def chat_answer(reply: Reply, *, model: str, mode: str, details: bool) -> ChatAnswer:
-    """The whole answer."""
+    """Return the whole answer. An unreviewed one has its summary whether ``details`` are wanted or not."""
     return ChatAnswer(
         id=f"chatcmpl-{uuid.uuid4().hex}",
         created=int(time.time()),
         model=model,
         choices=(Choice(message=AnswerMessage(content=encodable(reply.text)), finish_reason=_finish_reason(reply)),),
         usage=_usage(reply),
-        waltz=_summary(reply, mode) if details else None,
+        waltz=summary(reply, mode) if details or review(reply) == "unreviewed" else None,
     )
 
 
 def events(answer: ChatAnswer, *, include_usage: bool) -> Iterator[str]:
-    """The answer as server-sent events: role, text piece by piece, finish reason, usage if asked for, ``[DONE]``.
+    """Yield the answer as server-sent events: role, pieces of text, finish reason, usage if wanted, ``[DONE]``.
 
-    A draft must not be seen before the feedback agent has approved it, so a stream begins when the answer is final.
+    Nobody may see a draft before the feedback agent has approved it, so a stream begins when the answer is final.
     """
     (choice,) = answer.choices
     text = choice.message.content
@@ -54,7 +66,11 @@ def events(answer: ChatAnswer, *, include_usage: bool) -> Iterator[str]:
 
 
 def _event(
-    answer: ChatAnswer, choices: list[ChunkChoice], *, usage: Usage | None = None, waltz: FeedbackSummary | None = None
+    answer: ChatAnswer,
+    choices: list[ChunkChoice],
+    *,
+    usage: UsageReport | None = None,
+    waltz: FeedbackSummary | None = None,
 ) -> str:
     chunk = Chunk(id=answer.id, created=answer.created, model=answer.model, choices=choices, usage=usage, waltz=waltz)
     return f"data: {chunk.model_dump_json()}\n\n"
@@ -66,23 +82,22 @@ def _finish_reason(reply: Reply) -> FinishReason:
     return "stop" if reply.game.final.completion.finish == "stop" else "length"
 
 
-def _usage(reply: Reply) -> Usage | None:
-    game = reply.game
-    turns = [
-        *(response.completion for response in game.responses),
-        *(critique.completion for critique in game.critiques),
-    ]
-    if any(turn.prompt_ids is None or turn.token_ids is None for turn in turns):
-        return None
-    prompt = sum(len(turn.prompt_ids or ()) for turn in turns)
-    completion = sum(len(turn.token_ids or ()) for turn in turns)
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+def _usage(reply: Reply) -> UsageReport:
+    prompt, completion = reply.usage.prompt_tokens, reply.usage.completion_tokens
+    return UsageReport(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+        completion_tokens_details=HiddenTokens(reasoning_tokens=reply.hidden_tokens),
+    )
 
 
-def _summary(reply: Reply, mode: str) -> FeedbackSummary:
+def summary(reply: Reply, mode: str) -> FeedbackSummary:
+    """Return what happened to the draft."""
     labels = reply.feedback.labels if reply.feedback else None
     return FeedbackSummary(
         mode=mode,
+        reviewed=reply.reviewed,
         triggered=reply.triggered,
         unsafe=labels.unsafe if labels else None,
         overrefuse=labels.overrefuse if labels else None,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fastapi.responses import JSONResponse
+from starlette.types import Scope
 
 from waltz_env.errors import AgentError, AgentFailure
 from waltz_env.serving.http.schemas import ErrorBody, ErrorDetail
@@ -22,39 +23,39 @@ class Problem(NamedTuple):
     param: str | None = None
     headers: Mapping[str, str] | None = None
 
-    def response(self) -> JSONResponse:
-        """The answer that carries it."""
+    def response(self, scope: Scope) -> JSONResponse:
+        """Return the answer that carries the error, and put its reason on record for the log."""
+        about = scope["state"]["about"]
+        about |= {"error": self.code, "message": self.message} | ({"param": self.param} if self.param else {})
         kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
         detail = ErrorDetail(message=self.message, type=kind, param=self.param, code=self.code)
         return JSONResponse(ErrorBody(error=detail).model_dump(), self.status, headers=self.headers)
 
 
-_OF_AGENTS: Mapping[AgentFailure, Problem] = {
+_BY_AGENT: Mapping[AgentFailure, Problem] = {
     "timeout": Problem(504, "The conversation agent gave no answer in time.", "timeout"),
     "unavailable": Problem(
         503, "The conversation agent is not available; try again.", "unavailable", None, RETRY_AFTER
     ),
+    "overloaded": Problem(503, "The server is overloaded; try again.", "overloaded", None, RETRY_AFTER),
     "error": Problem(502, "The conversation agent failed.", "agent_error"),
     "too_long": Problem(
         400,
-        "The messages do not fit the context of the conversation agent's model.",
+        "This chat does not fit the model's context. Send fewer or shorter messages.",
         "context_length_exceeded",
         "messages",
     ),
     "unreadable": Problem(
-        400,
-        "The chat template of the conversation agent's model refuses these messages.",
-        "invalid_messages",
-        "messages",
+        400, "The model's chat template refuses this order of messages.", "invalid_messages", "messages"
     ),
 }
 
 
-def of_agent(error: AgentError) -> Problem:
-    """What a client is told when there is no draft."""
-    return _OF_AGENTS[error.kind]
+def by_agent(error: AgentError) -> Problem:
+    """Return what a client is told when there is no reply."""
+    return _BY_AGENT[error.kind]
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These statuses for an endpoint's OpenAPI description."""
+    """Return these statuses for an endpoint's OpenAPI description."""
     return {status: {"model": ErrorBody} for status in statuses}

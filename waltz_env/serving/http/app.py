@@ -12,21 +12,25 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from waltz_env.errors import AgentError, UsageError
+from waltz_env.sampling_options import SamplingOptions
 from waltz_env.serving.duet import Duet
-from waltz_env.serving.http.answers import chat_answer, events
-from waltz_env.serving.http.api_errors import Problem, documented, of_agent
+from waltz_env.serving.http.answers import chat_answer, events, review, summary
+from waltz_env.serving.http.api_errors import Problem, by_agent, documented
+from waltz_env.serving.http.chat_request import NO_JSON, ChatRequest, told
 from waltz_env.serving.http.gate import CHAT, Gate
 from waltz_env.serving.http.limits import Limits
 from waltz_env.serving.http.metrics import Metrics
-from waltz_env.serving.http.recorder import CLIENT_LEFT, Recorder
-from waltz_env.serving.http.schemas import ChatAnswer, ChatRequest, Health, Model, ModelList
+from waltz_env.serving.http.recorder import CLIENT_LEFT, KNOWN_ELSEWHERE, Recorder
+from waltz_env.serving.http.schemas import ChatAnswer, Health, Model, ModelList
 from waltz_env.types import Message
 
 T = TypeVar("T")
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+REVIEW, IGNORED = "x-waltz-review", "x-waltz-ignored"
 
 
 class Refused(Exception):
@@ -42,19 +46,21 @@ def create_app(
     model: str = "waltz",
     api_keys: Sequence[str] = (),
     limits: Limits | None = None,
+    cors_origins: Sequence[str] = (),
     log_text: bool = False,
 ) -> FastAPI:
-    """An ASGI application that answers chats with ``duet`` and closes it when the server stops.
+    """Return an ASGI application that answers chats with ``duet``, and closes it when the server stops.
 
     Args:
         duet: the pair.
-        model: the name that clients ask for.
-        api_keys: any of them opens what is under ``/v1``; none: it is open.
-        limits: what is taken on.
+        model: the model name that clients ask for.
+        api_keys: keys of which any one opens the paths under ``/v1``; if there are none, they are open.
+        limits: limits on requests.
+        cors_origins: origins of web pages that may call the server from a browser; ``"*"`` for all.
         log_text: put messages and answers into the log, which otherwise holds no text.
     """
     metrics = Metrics(duet)
-    created = int(time.time())
+    this_model = Model(id=model, created=int(time.time()))
     limits = limits or Limits()
 
     @asynccontextmanager
@@ -64,71 +70,97 @@ def create_app(
 
     app = FastAPI(title="waltz_env", lifespan=lifespan, responses=documented(500))
     app.add_middleware(Gate, limits=limits, metrics=metrics, api_keys=api_keys)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["retry-after", "x-request-id", REVIEW, IGNORED],
+        )
     app.add_middleware(Recorder, metrics=metrics)
     _answer_errors(app)
 
     @app.post(
         CHAT,
         response_model=ChatAnswer,
-        responses=documented(400, 401, 404, 408, 413, 429, 502, 503, 504) | STREAM,
+        responses=documented(400, 401, 404, 408, 413, 415, 429, 502, 503, 504) | STREAM,
     )
     async def chat_completions(chat: ChatRequest, request: Request) -> Any:
-        """Answers a chat; with ``stream``, as server-sent events once the answer is final."""
-        messages = [message.message() for message in chat.messages]
-        _check(chat, messages, model, limits)
+        """Answer a chat; with ``stream``, as server-sent events once the answer is final."""
+        messages, options = chat.chat(), chat.options()
+        _check(chat.model, messages, model, limits)
         about = request.state.about
         try:
-            reply = await _unless_left(request, duet.arespond(messages))
+            reply = await _unless_left(request, duet.arespond(messages, options=options))
         except UsageError as error:
             raise Refused(Problem(400, str(error), "invalid_messages", "messages")) from error
         except AgentError as error:
             about |= {"failure": error.kind, "reason": str(error)}
-            raise Refused(of_agent(error)) from error
+            raise Refused(by_agent(error)) from error
         if reply is None:
             return Response(status_code=CLIENT_LEFT)
         metrics.replied(reply)
-        answer = chat_answer(reply, model=model, mode=duet.mode, details=True)
-        about |= {"stream": bool(chat.stream), **(answer.waltz.model_dump() if answer.waltz else {})}
+        about |= {"stream": bool(chat.stream), "review": review(reply), **summary(reply, duet.mode).model_dump()}
         if reply.failure:
-            about["reason"] = reply.failure.reason
+            about |= {"reason": reply.failure.reason, "unreviewed": review(reply) == "unreviewed"}
         if log_text:
             about |= {"messages": messages, "answer": reply.text}
-        if not chat.waltz.details:
-            answer = answer.model_copy(update={"waltz": None})
+        headers: dict[str, str] = {REVIEW: review(reply)}
+        if ignored := () if duet.takes_options else _sampling(options):
+            headers[IGNORED] = about["ignored"] = ", ".join(ignored)
+        answer = chat_answer(reply, model=model, mode=duet.mode, details=chat.waltz.details)
         if not chat.stream:
-            return JSONResponse(answer.model_dump())
+            return JSONResponse(answer.model_dump(), headers=headers)
         include_usage = bool(chat.stream_options and chat.stream_options.include_usage)
-        return StreamingResponse(events(answer, include_usage=include_usage), media_type="text/event-stream")
+        stream = events(answer, include_usage=include_usage)
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
     @app.get("/v1/models", responses=documented(401))
     async def models() -> ModelList:
-        """The one model: the pair."""
-        return ModelList(data=[Model(id=model, created=created)])
+        """List the one model: the pair."""
+        return ModelList(data=[this_model])
+
+    @app.get("/v1/models/{name:path}", responses=documented(401, 404))
+    async def retrieve_model(name: str) -> Model:
+        """Describe the one model."""
+        if name != model:
+            raise Refused(_no_model(model))
+        return this_model
 
     @app.get("/healthz")
     async def health() -> Health:
-        """Whether the process takes requests. It asks no agent: their state is in the metrics."""
+        """Tell whether the process takes requests. No agent is asked: their state is in the metrics."""
         return Health()
 
     @app.get("/metrics", response_class=Response)
     async def prometheus() -> Response:
-        """Counters and latencies for Prometheus."""
+        """Return counters and latencies for Prometheus."""
         return Response(metrics.page(), media_type=PROMETHEUS)
 
     return app
 
 
-def _check(chat: ChatRequest, messages: Sequence[Message], model: str, limits: Limits) -> None:
-    if chat.model != model:
-        raise Refused(Problem(404, f"There is no such model. This server has {model!r}.", "model_not_found", "model"))
+def _check(asked_model: str, messages: Sequence[Message], model: str, limits: Limits) -> None:
+    if asked_model != model:
+        raise Refused(_no_model(model))
     size = sum(len(message["content"]) for message in messages)
     if size > limits.chat_chars:
-        message = f"The messages have {size} characters; at most {limits.chat_chars} are taken."
+        message = f"The messages have {size} characters; at most {limits.chat_chars} are allowed."
         raise Refused(Problem(413, message, "messages_too_long", "messages"))
 
 
+def _no_model(model: str) -> Problem:
+    return Problem(404, f"There is no such model. This server has {model!r}.", "model_not_found", "model")
+
+
+def _sampling(options: SamplingOptions) -> list[str]:
+    """The options that an agent without sampling cannot heed."""
+    return [name for name in ("temperature", "top_p", "seed") if getattr(options, name) is not None]
+
+
 async def _unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """What the work gives; None, and the work dropped, if the client hangs up before."""
+    """The result of the work; None, and the work dropped, if the client hangs up first."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(request))
     try:
@@ -146,21 +178,28 @@ async def _left(request: Request) -> None:
 
 def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(Refused)
-    async def refused(_: Request, error: Refused) -> Response:
-        return error.problem.response()
+    async def refused(request: Request, error: Refused) -> Response:
+        return error.problem.response(request.scope)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"][1:])
-        return Problem(400, f"{place or 'body'}: {first['msg']}", "invalid_request", place or None).response()
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        message, param = told(error.errors())
+        return Problem(400, message, "invalid_request", param).response(request.scope)
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
-        codes = {404: "not_found", 405: "method_not_allowed"}
-        code = codes.get(error.status_code, "invalid_request")
-        return Problem(error.status_code, str(error.detail), code, None, error.headers).response()
+    async def http(request: Request, error: HTTPException) -> Response:
+        return _http_problem(request, error).response(request.scope)
 
     @app.exception_handler(Exception)
-    async def unexpected(_: Request, __: Exception) -> Response:
-        return Problem(500, "The server failed.", "internal_error").response()
+    async def unexpected(request: Request, _: Exception) -> Response:
+        return Problem(500, "The server failed.", "internal_error").response(request.scope)
+
+
+def _http_problem(request: Request, error: HTTPException) -> Problem:
+    """Errors of the framework: no such path, no such method, or a body that cannot be parsed."""
+    path = request.url.path if request.url.path in KNOWN_ELSEWHERE else "that path"
+    if error.status_code == 404:
+        return Problem(404, f"This server does not have {path}. Chats go to POST {CHAT}.", "not_found")
+    if error.status_code == 405:
+        return Problem(405, "This path does not have that method.", "method_not_allowed", None, error.headers)
+    return Problem(400, NO_JSON, "invalid_request", None, error.headers)

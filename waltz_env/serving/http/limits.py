@@ -1,4 +1,4 @@
-"""How much a chat server takes on."""
+"""Limits of a chat server."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from waltz_env.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one server takes on.
+    """Limits of one server. Each must be above 0.
 
     Attributes:
-        body_bytes: of one request.
-        chat_chars: of all messages of a chat together.
-        concurrent: chats under way at once; more are turned away at once (429), so that waiting stays bounded.
-        body_seconds: for a request's body to arrive.
+        body_bytes: maximum size of a request's body.
+        chat_chars: maximum number of characters in all messages of a chat together.
+        concurrent: maximum number of chats in progress; more are turned away at once, with status 429.
+        body_seconds: seconds in which a request's body must arrive.
     """
 
     body_bytes: int = 1_048_576

@@ -14,14 +14,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from waltz_env.serving.http.metrics import Metrics
 
 PATHS = frozenset({"/v1/chat/completions", "/v1/models", "/healthz", "/metrics"})
+KNOWN_ELSEWHERE = frozenset(
+    "/v1/audio/speech /v1/audio/transcriptions /v1/completions /v1/embeddings /v1/images/generations /v1/messages "
+    "/v1/moderations /v1/responses /api/chat /api/generate /chat/completions /completions /models /tokenize".split()
+)
+"""Paths of other servers' endpoints. Those may stand in the log; any other path may hold a user's text."""
+
+MODEL = "/v1/models/"
 CLIENT_LEFT = 499
 logger = logging.getLogger("waltz_env.serving")
 
 
 class Recorder:
-    """Gives each request an id, counts it and logs one line about it, whatever becomes of it.
+    """Gives each request an id, counts it, and logs one line about it, whatever happens to it.
 
-    What the application knows about the answer it puts into ``scope["state"]["about"]``.
+    The application puts what it knows about the answer into ``scope["state"]["about"]``. A line about an answer that
+    went out without the review that the mode asks for is a warning.
     """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
@@ -29,7 +37,7 @@ class Recorder:
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs the application, then records."""
+        """Run the application, then record."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         start = time.perf_counter()
@@ -37,7 +45,7 @@ class Recorder:
         about: dict[str, object] = {}
         answered = False
         scope.setdefault("state", {})["about"] = about
-        status = 500  # until there is another: what is left if the application breaks off
+        status = 500  # stays if the application breaks off
 
         async def recorded_send(message: Message) -> None:
             nonlocal answered, status
@@ -52,13 +60,14 @@ class Recorder:
             status = status if answered else CLIENT_LEFT
         finally:
             self.metrics.requests.labels(status).inc()
-            logger.info(
+            logger.log(
+                logging.WARNING if about.get("unreviewed") else logging.INFO,
                 "request",
                 extra={
                     "about": {
                         "request_id": request_id,
                         "method": scope["method"],
-                        "path": scope["path"] if scope["path"] in PATHS else "other",
+                        "path": _shown(scope["path"]),
                         "status": status,
                         "seconds": round(time.perf_counter() - start, 4),
                         **about,
@@ -68,15 +77,22 @@ class Recorder:
         return None
 
 
-class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, what happened, and about which request.
+def _shown(path: str) -> str:
+    """The path as it may stand in the log."""
+    if path.startswith(MODEL):
+        return f"{MODEL}..."
+    return path if path in PATHS | KNOWN_ELSEWHERE else "other"
 
-    An exception is told by its type and the lines of code that it came through. Its message may quote what a user
+
+class JsonLines(logging.Formatter):
+    """One JSON object per line: time, level, event, and the request that it is about.
+
+    An exception is told by its type and the lines of code that it passed through. Its message may quote what a user
     wrote, so it is left out.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line."""
+        """Return the record as one line."""
         line: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),

@@ -1,73 +1,10 @@
-"""Requests and answers of the chat server: the part of OpenAI's interface that it speaks, and one extension field."""
+"""Answers of the chat server, in OpenAI's form, and one extension field."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
-
-from waltz_env.types import Message
-
-NOTHING = Field(default=None, max_length=0)
-
-
-class TextPart(BaseModel):
-    """A piece of a message's text."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(BaseModel):
-    """One message of a chat."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-
-    def message(self) -> Message:
-        """The message with its text in one piece."""
-        parts = [self.content] if isinstance(self.content, str) else [part.text for part in self.content]
-        return {"role": self.role, "content": "".join(parts)}
-
-
-class StreamOptions(BaseModel):
-    """What a stream carries beside the text."""
-
-    include_usage: bool | None = None
-
-
-class WaltzOptions(BaseModel):
-    """Extension: what to tell about the feedback."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    details: bool = Field(default=False, description="Add the feedback agent's verdict and the latencies.")
-
-
-class TextFormat(BaseModel):
-    """The only response format there is."""
-
-    type: Literal["text"]
-
-
-class ChatRequest(BaseModel):
-    """A chat to answer.
-
-    How the pair samples is the server's affair: ``temperature``, ``max_tokens``, ``seed`` and whatever else is not
-    named here may be sent and changes nothing. What would change the form of the answer is refused.
-    """
-
-    model: str
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    n: Literal[1] | None = None
-    logprobs: Literal[False] | None = None
-    response_format: TextFormat | None = None
-    stop: Annotated[list[str] | None, NOTHING]
-    tools: Annotated[list[dict[str, Any]] | None, NOTHING]
-    functions: Annotated[list[dict[str, Any]] | None, NOTHING]
-    waltz: WaltzOptions = Field(default_factory=WaltzOptions)
+from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
 
 
 class Sparse(BaseModel):
@@ -79,13 +16,15 @@ class Sparse(BaseModel):
 
 
 class FeedbackSummary(BaseModel):
-    """Extension: what became of the draft. Never the draft itself, or what the feedback agent wrote about it.
+    """Extension: what happened to the draft. Never the draft itself, or what the feedback agent wrote about it.
 
-    ``unsafe`` and ``overrefuse`` are the feedback agent's labels of the draft, null where there are none. ``failure``
-    names the agent and the kind where the game could not be played to its end. Latencies are in seconds.
+    ``reviewed`` is false if no usable feedback stands behind the text. ``unsafe`` and ``overrefuse`` are the feedback
+    agent's labels of the draft, null if there are none. ``failure`` names the agent and the kind if the game could not
+    be played to its end. Latencies are in seconds.
     """
 
     mode: str
+    reviewed: bool
     triggered: bool
     unsafe: bool | None
     overrefuse: bool | None
@@ -115,23 +54,30 @@ class Choice(BaseModel):
     logprobs: None = None
 
 
-class Usage(BaseModel):
+class HiddenTokens(BaseModel):
+    """Completion tokens that are not in the answer: drafts that were revised, and critiques."""
+
+    reasoning_tokens: int
+
+
+class UsageReport(BaseModel):
     """Tokens of all turns of the game: what the answer cost."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    completion_tokens_details: HiddenTokens
 
 
 class ChatAnswer(Sparse):
-    """A chat completion. There is no ``usage`` where the agents do not tell their tokens."""
+    """A chat completion."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
     choices: tuple[Choice]
-    usage: Usage | None = None
+    usage: UsageReport
     waltz: FeedbackSummary | None = None
 
 
@@ -158,12 +104,12 @@ class Chunk(Sparse):
     created: int
     model: str
     choices: list[ChunkChoice]
-    usage: Usage | None = None
+    usage: UsageReport | None = None
     waltz: FeedbackSummary | None = None
 
 
 class Model(BaseModel):
-    """What can be asked for."""
+    """The model that clients ask for."""
 
     id: str
     object: Literal["model"] = "model"
@@ -172,7 +118,7 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All that can be asked for."""
+    """All models."""
 
     object: Literal["list"] = "list"
     data: list[Model]
