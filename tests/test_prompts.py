@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from waltz_env.errors import CheckpointError, DataError, UsageError, UsageTypeError
 from waltz_env.prompts import PromptCursor, PromptSet
+from waltz_env.spaces import MAX_PROMPT_CHARS
 from waltz_env.types import Kind, Message, Prompt
 
 
@@ -77,6 +78,8 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
         ({"text": 3, "kind": "benign"}, "'text' must be a string, got 3 (int)"),
         ({"text": None, "kind": "benign"}, "'text' must be a string, got None"),
         ({"text": " \n", "kind": "benign"}, "'text' is empty"),
+        ('{"text": "a", "kind": "benign", "text": "b"}', "the key 'text' is there twice"),
+        ({"text": "x" * (MAX_PROMPT_CHARS + 1), "kind": "benign"}, "the text has 1,048,577 characters"),
         ({"text": "Hi"}, "'kind' is missing"),
         ({"text": "Hi", "kind": "Harmfull"}, "Did you mean 'harmful'?"),
         ({"text": "Hi", "kind": "bening"}, "Did you mean 'benign'?"),
@@ -91,8 +94,8 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
             {"text": "Hi", "kind": "benign", "history": [{"role": "user", "content": "Hi"}]},
             "ends with a user's",
         ),
-        ({"text": "Hi", "kind": "benign", "id": "first"}, "the id 'first' stands on line 1 already"),
-        ({"text": "Hi", "kind": "benign", "id": "mine:2"}, "the id 'mine:2' stands on line 2 already"),
+        ({"text": "Hi", "kind": "benign", "id": "first"}, "the id 'first' is also on line 1"),
+        ({"text": "Hi", "kind": "benign", "id": "mine:2"}, "the id 'mine:2' is also on line 2"),
     ],
 )
 def test_a_bad_line_gives_the_file_the_line_and_the_reason(tmp_path: Path, bad: object, reason: str) -> None:
@@ -116,7 +119,7 @@ def test_missing_empty_and_unreadable_files_are_data_errors(tmp_path: Path) -> N
         PromptSet.load(tmp_path / "absent.jsonl")
     with pytest.raises(DataError, match="Cannot read prompts from"):
         PromptSet.load(tmp_path)
-    with pytest.raises(DataError, match="holds no prompts"):
+    with pytest.raises(DataError, match="has no prompts"):
         PromptSet.load(write(tmp_path / "empty.jsonl", "", ""))
 
 
@@ -344,7 +347,7 @@ def test_a_cursor_refuses_the_state_of_another_set_and_stays_where_it_is() -> No
     cursor.next(3)
     before = cursor.state_dict()
     for other in (numbered(6), numbered(5)[::-1], numbered(5, Kind.HARMFUL)):
-        with pytest.raises(CheckpointError, match="walked another prompt set"):
+        with pytest.raises(CheckpointError, match="belongs to another prompt set"):
             cursor.load_state_dict(PromptCursor(other).state_dict())
     assert cursor.state_dict() == before
 

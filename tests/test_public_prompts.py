@@ -8,15 +8,19 @@ from pathlib import Path
 from urllib.parse import quote
 
 import datasets
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
+import waltz_env
 from tests.published import PUBLISHED, write, write_mix
 from waltz_env.errors import DataError, UsageError
 from waltz_env.prompts import PUBLIC, PromptSet, paper_mix, public
 from waltz_env.prompts.columns import Columns
-from waltz_env.types import Kind, Prompt
+from waltz_env.spaces import MAX_PROMPT_CHARS
+from waltz_env.types import CONVERSATION, Kind, Prompt
 
 EXPECTED: dict[str, list[Prompt]] = {
     "wildjailbreak-train": [
@@ -126,7 +130,7 @@ def test_a_row_of_another_kind_gives_its_line(tmp_path: Path) -> None:
 
 def test_a_row_that_comes_twice_gives_both_lines(tmp_path: Path) -> None:
     path = write(tmp_path / "xstest.csv", [PUBLISHED["xstest"][1][0]] * 2)
-    with pytest.raises(DataError, match="line 3: the id 'xstest:1' stands on line 2 already"):
+    with pytest.raises(DataError, match="line 3: the id 'xstest:1' is also on line 2"):
         PromptSet.load(f"xstest:{path}")
 
 
@@ -240,10 +244,13 @@ def test_the_first_column_with_text_is_taken_and_the_context_stands_before_it(tm
         ('q\n"one\ntwo"\n\n""\n', "line 5: no text in 'q'"),
         ("q\nHi,there\n", "line 2: 2 cells under a heading of 1 columns"),
         ("question\nHi\n", "line 2: there is no column 'q'; the columns are 'question'"),
-        ("q\n" + "x" * 200_000 + "\n", "line 2: field larger than field limit"),
+        ("q\n" + "x" * (MAX_PROMPT_CHARS + 1) + "\n", "line 2: a cell has more than 1,048,576 characters"),
+        ('q,r\na,"b\nc,d\n', "line 2: unexpected end of data; check the quotation marks"),
+        ('q\n"a"b\n', "check the quotation marks"),
+        ("q,r,q\na,b,c\n", "line 1: 2 columns have the name 'q'; rename all but one"),
         ("q\nHi\n\xff\n", "not UTF-8"),
-        ("q\n", "holds no prompts"),
-        ("", "holds no prompts"),
+        ("q\n", "has no prompts"),
+        ("", "has no prompts"),
     ],
 )
 def test_a_bad_row_of_a_table_gives_the_file_the_line_and_what_to_do(tmp_path: Path, content: str, reason: str) -> None:
@@ -261,8 +268,35 @@ def test_a_bad_row_of_a_table_gives_the_file_the_line_and_what_to_do(tmp_path: P
 
 def test_a_table_without_the_names_of_the_format_asks_for_a_mapping(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.csv", [{"question": "Hi", "kind": "benign"}])
-    with pytest.raises(DataError, match=r"line 2: 'text' is missing; give other names as in PATH\?text=COLUMN"):
+    with pytest.raises(
+        DataError, match=r"line 2: 'text' is missing; if .*, use PATH\?text=COLUMN"
+    ):
         PromptSet.load(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("length", [131_073, MAX_PROMPT_CHARS])  # over the default limit of Python's csv module
+def test_a_text_may_be_as_long_as_the_environment_takes(tmp_path: Path, length: int, suffix: str) -> None:
+    path = write(tmp_path / f"mine{suffix}", [{"text": "x" * length, "kind": "benign"}])
+    (prompt,) = PromptSet.load(path)
+    assert len(prompt.text) == length
+    env = waltz_env.make(prompts=[prompt])
+    observations, _ = env.reset()
+    assert env.observation_space(CONVERSATION).contains(observations[CONVERSATION])
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_a_longer_text_is_refused_in_every_format(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"mine{suffix}", [{"text": "x" * (MAX_PROMPT_CHARS + 1), "kind": "benign"}])
+    with pytest.raises(DataError, match=r"the environment takes prompts of at most 1,048,576\."):
+        PromptSet.load(path)
+
+
+def test_columns_of_one_name_are_refused_in_parquet_files_too(tmp_path: Path) -> None:
+    table = pyarrow.table([["a"], ["b"], ["benign"]], names=["text", "text", "kind"])
+    parquet.write_table(table, tmp_path / "mine.parquet")
+    with pytest.raises(DataError, match="2 columns have the name 'text'"):
+        PromptSet.load(tmp_path / "mine.parquet")
 
 
 def test_a_file_that_is_no_parquet_file_is_a_data_error(tmp_path: Path) -> None:
@@ -279,6 +313,8 @@ def test_a_file_that_is_no_parquet_file_is_a_data_error(tmp_path: Path) -> None:
         ("kind=benign", "at least text=COLUMN"),
         ("text=q&kind=benign&text=r", "one value"),
         ("text=&kind=benign", "one value"),
+        ("text=q&kind=k&harmful=yes,x&benign=no,x", "'x' cannot mean harmful and benign"),
+        ("text=q&kind=k&harmful=benign", "'benign' cannot mean harmful and benign"),
     ],
 )
 def test_a_mapping_that_is_none_is_a_usage_error(query: str, reason: str) -> None:
@@ -344,5 +380,5 @@ def test_a_mix_of_too_few_prompts_or_an_odd_size_is_refused(tmp_path: Path, monk
     monkeypatch.setenv("WALTZ_DATA", str(tmp_path))
     with pytest.raises(UsageError, match=r"needs 14 prompts of 'wildjailbreak-train', which has 12"):
         paper_mix(size=14)
-    with pytest.raises(UsageError, match="even and 2 or more; got 3"):
+    with pytest.raises(UsageError, match="even and 2 or more, .*; got 3"):
         paper_mix(size=3)

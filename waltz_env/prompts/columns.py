@@ -1,4 +1,4 @@
-"""Which column of a table holds what: the step from a row of anybody's data to a ``Prompt``."""
+"""Which column of a table holds what: how a row of any data becomes a ``Prompt``."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ LISTS = ("text", "harmful", "benign")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of a table of prompts, by name.
+    """Names of the columns in a table of prompts.
 
     >>> columns = Columns(text=("question",), kind="label", harmful=("unsafe",), benign=("safe",))
     >>> columns.prompt({"question": "What is a firewall?", "label": "safe"}, default_id="mine:1").kind
     <Kind.BENIGN: 'benign'>
 
     Attributes:
-        text: the request: of several columns the first that is not blank.
-        kind: the column that tells harmful from benign; or a ``Kind``, where all rows are of one.
+        text: columns with the request; the first one that is not blank counts.
+        kind: column that tells harmful from benign, or a ``Kind`` if all rows are of one kind.
         harmful: values of the ``kind`` column that mean harmful, compared as text.
-        benign: values that mean benign.
-        context: a column with what the request is about, such as a passage; where it is not blank it stands before the
-            request, a blank line between them.
-        id, category, source, topic: the columns of those fields of a ``Prompt``; empty: no such column.
+        benign: values of the ``kind`` column that mean benign.
+        context: column with what the request is about, such as a passage; if it is not blank, it comes before the
+            request, with a blank line between them.
+        id, category, source, topic: columns of those fields of a ``Prompt``; empty if the table has no such column.
+
+    Raises:
+        UsageError: a value means both harmful and benign.
     """
 
     text: tuple[str, ...]
@@ -41,15 +44,21 @@ class Columns:
     source: str = ""
     topic: str = ""
 
+    def __post_init__(self) -> None:
+        both = sorted(set(self.harmful) & set(self.benign))
+        if both:
+            raise UsageError(f"{', '.join(map(repr, both))} cannot mean harmful and benign.")
+
     @classmethod
     def parse(cls, query: str) -> Columns:
-        """Columns from a query string such as ``"text=question&kind=label&harmful=unsafe,toxic&benign=safe"``.
+        """Reads a query string such as ``"text=question&kind=label&harmful=unsafe,toxic&benign=safe"``.
 
-        ``kind=harmful`` and ``kind=benign`` are a kind, any other value is a column. ``text``, ``harmful`` and
-        ``benign`` take several names, with commas between. Other characters are written as in a URL (``%26`` for &).
+        ``kind=harmful`` and ``kind=benign`` name a kind; any other value names a column. ``text``, ``harmful`` and
+        ``benign`` take several names, separated by commas. Special characters are escaped as in a URL (``%26`` for &).
 
         Raises:
-            UsageError: a key is unknown, stands twice, or ``text`` or ``kind`` is missing.
+            UsageError: a key is unknown or given twice, ``text`` or ``kind`` is missing, or a value means both harmful
+                and benign.
         """
         known = [field.name for field in fields(cls)]
         values: dict[str, Any] = {}
@@ -57,7 +66,7 @@ class Columns:
             if key not in known:
                 raise unknown_name("column key", key, known)
             if key in values or not value:
-                raise UsageError(f"Each column key has one value; got {query!r}. Several names go with commas between.")
+                raise UsageError(f"Each column key takes one value; got {query!r}. Separate several names by commas.")
             values[key] = tuple(value.split(",")) if key in LISTS else value
         if not {"text", "kind"} <= values.keys():
             raise UsageError(f"Columns need at least text=COLUMN and kind=harmful, benign or COLUMN; got {query!r}.")
@@ -66,10 +75,10 @@ class Columns:
         return cls(**values)
 
     def prompt(self, row: Mapping[str, Any], default_id: str) -> Prompt:
-        """The prompt that ``row`` holds.
+        """The prompt in ``row``.
 
         Raises:
-            DataError: a column is missing, all texts are blank, or the kind is neither harmful nor benign.
+            DataError: a column is missing, all text columns are blank, or the kind is neither harmful nor benign.
         """
         return Prompt(
             text=self._text(row),
@@ -103,7 +112,7 @@ class Columns:
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
-    """A cell as text; a null is empty, and so is the column without a name."""
+    """The cell as text. A null is empty, and so is every cell of the column without a name."""
     if not column:
         return ""
     if column not in row:

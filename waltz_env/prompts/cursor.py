@@ -1,4 +1,4 @@
-"""A walk through a prompt set, epoch after epoch, that stops and goes on exactly."""
+"""A walk through a prompt set, epoch after epoch, that can stop and resume exactly."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from waltz_env.types import Prompt
 
 
 class PromptCursor:
-    """Draws batches from a set: each epoch gives every prompt once, in an order fixed by (seed, epoch).
+    """Draws batches from a set: each epoch gives every prompt once, in an order that depends on (seed, epoch) alone.
 
-    A batch may reach over the end of an epoch, and be larger than the set. All that moves is ``drawn``.
+    A batch may cross the end of an epoch and may be larger than the set. The only state is ``drawn``.
 
         cursor = PromptCursor(PromptSet.load("builtin:train"), seed=0)
         batch = cursor.next(32)
         saved = cursor.state_dict()
 
     Args:
-        prompts: what to walk through.
-        seed: of the order, 0 or more.
+        prompts: prompts to draw from.
+        seed: seeds the order; 0 or more.
 
     Attributes:
-        drawn: how many prompts were given out since the start.
+        drawn: number of prompts drawn since the start.
 
     Raises:
-        UsageError: the set is empty, or the seed negative.
+        UsageError: the set is empty, or the seed is negative.
     """
 
     def __init__(self, prompts: PromptSet, seed: int = 0) -> None:
@@ -43,7 +43,7 @@ class PromptCursor:
 
     @property
     def epoch(self) -> int:
-        """How many times the whole set was given out."""
+        """Number of complete walks through the set."""
         return self.drawn // len(self.prompts)
 
     def next(self, n: int) -> list[Prompt]:
@@ -64,24 +64,24 @@ class PromptCursor:
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the cursor stands: a small dict that JSON can hold."""
+        """The position of the cursor, as a small dict that JSON can hold."""
         return {"seed": self.seed, "drawn": self.drawn, "fingerprint": self._fingerprint}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes to where the cursor stood that gave ``state``, whatever seed this one was made with.
+        """Restores a position returned by ``state_dict``, whatever seed this cursor was made with.
 
         Raises:
-            CheckpointError: the state is incomplete, or of another set; the cursor stays where it is.
+            CheckpointError: the state is incomplete or belongs to another set; the cursor then stays where it is.
         """
         seed, drawn, fingerprint = (state.get(key) for key in ("seed", "drawn", "fingerprint"))
         if not (type(seed) is int and type(drawn) is int and min(seed, drawn) >= 0):
             raise CheckpointError(
-                f"The state of a prompt cursor holds 'seed' and 'drawn', whole numbers of 0 or more; got {dict(state)}."
+                f"The state of a prompt cursor has integers 'seed' and 'drawn' of 0 or more; got {dict(state)}."
             )
         if fingerprint != self._fingerprint:
             raise CheckpointError(
-                f"The saved cursor walked another prompt set: its fingerprint is {fingerprint!r}, that of "
-                f"{self.prompts!r} is {self._fingerprint!r}. Resume with the same prompts, in the same order."
+                f"The saved cursor belongs to another prompt set, with the fingerprint {fingerprint!r}; that of "
+                f"{self.prompts!r} is {self._fingerprint!r}. Resume with the same prompts in the same order."
             )
         self.seed, self.drawn = seed, drawn
         self._order = self._shuffled(self.epoch)

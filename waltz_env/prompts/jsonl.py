@@ -1,14 +1,13 @@
-"""The JSONL format of prompts: the only place that knows its keys."""
+"""The JSONL format of prompts. No other module knows its keys."""
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from waltz_env.errors import DataError
-from waltz_env.prompts.rows import Row, Rows, read_rows
+from waltz_env.errors import DataError, did_you_mean
+from waltz_env.prompts.rows import TableRow, TableRows, parse_rows
 from waltz_env.types import Kind, Message, Prompt
 
 ROLES = ("system", "user", "assistant")
@@ -16,31 +15,31 @@ OPTIONAL = ("id", "category", "source", "topic")
 
 
 def read_prompts(lines: Iterable[bytes], name: str, *, stem: str) -> list[Prompt]:
-    """Reads one prompt a line; blank lines are skipped, unknown keys ignored.
+    """Reads one prompt per line; blank lines are skipped and unknown keys are ignored.
 
     Args:
-        lines: the file's lines, UTF-8, with or without a byte order mark.
-        name: what errors call the file.
-        stem: a line without an ``id`` gets ``"{stem}:{line number}"``, lines counted from 1.
+        lines: lines of the file, UTF-8, with or without a byte order mark.
+        name: name of the file in error messages.
+        stem: a line without an ``id`` gets ``"{stem}:{line number}"``, with lines counted from 1.
 
     Raises:
-        DataError: a line is no prompt, or an id stands twice; the message gives the file, the line and the reason.
+        DataError: a line cannot be parsed, or an id is a duplicate; the message gives file, line and reason.
     """
-    return read_rows(read_objects(lines, name), lambda row: parse_prompt(row.cells, f"{stem}:{row.number}"))
+    return parse_rows(read_objects(lines, name), lambda row: parse_prompt(row.cells, f"{stem}:{row.number}"))
 
 
-def read_objects(lines: Iterable[bytes], name: str) -> Rows:
-    """One JSON object a line, of any keys; blank lines are skipped.
+def read_objects(lines: Iterable[bytes], name: str) -> TableRows:
+    """Reads one JSON object per line, with any keys; blank lines are skipped.
 
     Raises:
-        DataError: a line is not UTF-8, not JSON or no object; the message gives the file and the line.
+        DataError: a line is not UTF-8, not a JSON object, or has a key twice; the message gives the file and the line.
     """
     for number, line in enumerate(lines, 1):
         place = f"{name}, line {number}"
         try:
             text = line.decode("utf-8-sig").strip()
             if text:
-                yield Row(number, place, _object(text))
+                yield TableRow(number, place, _object(text))
         except UnicodeDecodeError as error:
             raise DataError(f"{place}: not UTF-8 ({error.reason} at byte {error.start}).") from error
         except DataError as error:
@@ -51,7 +50,7 @@ def parse_prompt(row: Mapping[str, Any], default_id: str) -> Prompt:
     """The prompt in an object with the keys of the format; other keys are ignored.
 
     Raises:
-        DataError: a key is missing or of the wrong type or value.
+        DataError: a key is missing, or its value has the wrong type or is not allowed.
     """
     optional = {key: _string(row, key) for key in OPTIONAL if row.get(key) not in (None, "")}
     return Prompt(
@@ -63,10 +62,10 @@ def parse_prompt(row: Mapping[str, Any], default_id: str) -> Prompt:
 
 
 def format_prompt(prompt: Prompt) -> bytes:
-    r"""One line, UTF-8, with its line feed; what ``parse_prompt`` reads. Empty fields are left out.
+    r"""The prompt as one line of UTF-8, with its line feed, for ``parse_prompt`` to read. Empty fields are left out.
 
-    Text stays readable: only what UTF-8 cannot hold (a lone surrogate) is escaped, and the codec's ``\udcxx`` is just
-    how JSON writes it.
+    Text stays readable: only lone surrogates, which UTF-8 cannot encode, are escaped. The escape ``\udcxx`` of Python's
+    codec happens to be JSON's.
     """
     row: dict[str, Any] = {"text": prompt.text, "kind": prompt.kind.value}
     row |= {key: getattr(prompt, key) for key in OPTIONAL if getattr(prompt, key)}
@@ -77,14 +76,24 @@ def format_prompt(prompt: Prompt) -> bytes:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        row = json.loads(text)
+        row = json.loads(text, object_pairs_hook=_without_duplicates)
     except RecursionError as error:
-        raise DataError("not JSON that can be read: nested too deeply.") from error
+        raise DataError("the JSON is nested too deeply to be read.") from error
+    except DataError:
+        raise
     except ValueError as error:
         raise DataError(f"not JSON: {error}.") from error
     if not isinstance(row, dict):
         raise DataError(f"expected a JSON object such as {{'text': ..., 'kind': ...}}, got {_show(row)}.")
     return row
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise DataError(f"the key {twice!r} is there twice; remove one.")
+    return dict(pairs)
 
 
 def _text(row: Mapping[str, Any]) -> str:
@@ -97,7 +106,9 @@ def _text(row: Mapping[str, Any]) -> str:
 def _kind(row: Mapping[str, Any]) -> Kind:
     kind = _string(row, "kind")
     if kind not in set(Kind):
-        raise DataError(f"'kind' must be 'harmful' or 'benign', got {_show(kind)}.{_nearest(kind, Kind)}")
+        raise DataError(
+            f"'kind' must be 'harmful' or 'benign', got {_show(kind)}.{did_you_mean(kind.strip().lower(), Kind)}"
+        )
     return Kind(kind)
 
 
@@ -108,7 +119,7 @@ def _history(messages: object) -> tuple[Message, ...]:
         raise DataError(f"'history' must be a list of {{'role', 'content'}} objects, got {_show(messages)}.")
     history = tuple(_message(message, index) for index, message in enumerate(messages))
     if history and history[-1]["role"] == "user":
-        raise DataError("'history' ends with a user's message; the last one is the prompt's 'text' and stands there.")
+        raise DataError("'history' ends with a user's message; the user's last message belongs in 'text'.")
     return history
 
 
@@ -117,7 +128,8 @@ def _message(message: object, index: int) -> Message:
         raise DataError(f"'history[{index}]' must be a {{'role', 'content'}} object, got {_show(message)}.")
     role, content = (_string(message, key, f"history[{index}].{key}") for key in ("role", "content"))
     if role not in ROLES:
-        raise DataError(f"'history[{index}].role' must be one of {ROLES}, got {_show(role)}.{_nearest(role, ROLES)}")
+        hint = did_you_mean(role.strip().lower(), ROLES)
+        raise DataError(f"'history[{index}].role' must be one of {ROLES}, got {_show(role)}.{hint}")
     return Message(role=role, content=content)
 
 
@@ -127,11 +139,6 @@ def _string(row: Mapping[str, Any], key: str, label: str = "") -> str:
     if not isinstance(row[key], str):
         raise DataError(f"'{label or key}' must be a string, got {_show(row[key])}.")
     return row[key]
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name.strip().lower(), [str(one) for one in known], n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _show(value: object) -> str:

@@ -21,26 +21,26 @@ def paper_mix(
     size: int = 10_000,
     seed: int = 0,
 ) -> tuple[PromptSet, PromptSet]:
-    """The prompts of stage 1 and of stage 2: ``size / 2`` harmful and as many benign ones each, none twice.
+    """Draws the prompts of stages 1 and 2: each stage gets ``size / 2`` harmful and ``size / 2`` benign prompts.
 
-    The paper takes 10,000 adversarial harmful prompts of WildJailbreak's training split and 10,000 of OR-Bench-80K that
-    are not in OR-Bench-Hard-1K. Which ones is not known; here they are drawn by ``seed``. Beyond the paper, no text of
-    any evaluation set is trained on, whatever its case and white space (see ``PromptSet.deduplicate``).
+    The paper takes 10,000 adversarial harmful prompts from WildJailbreak's training split and 10,000 prompts of
+    OR-Bench-80K that are not in OR-Bench-Hard-1K. It does not say which ones; here ``seed`` draws them. Beyond the
+    paper, no text of an evaluation set is trained on, whatever its case and white space (``PromptSet.deduplicate``).
 
     Args:
-        harmful: a set whose prompts of the category ``adversarial_harmful`` are drawn from.
-        benign: a set to draw the benign ones from.
-        held_out: sets that are evaluated on.
-        size: harmful prompts in all, and benign ones; even.
-        seed: of the draw and of the order.
+        harmful: set with the harmful prompts; only its category ``adversarial_harmful`` is drawn from.
+        benign: set with the benign prompts.
+        held_out: evaluation sets.
+        size: number of harmful prompts over both stages, and of benign ones; even.
+        seed: seeds the draw and the order.
 
     Raises:
         UsageError: the size is not positive and even, or a set has too few prompts.
         DataError: a set cannot be loaded.
     """
     if size < 2 or size % 2:
-        raise UsageError(f"Both stages get equal shares: the size must be even and 2 or more; got {size}.")
-    tests = [PromptSet.load(one) for one in held_out]
+        raise UsageError(f"The size must be even and 2 or more, as both stages get half of it; got {size}.")
+    tests = [PromptSet.load(source) for source in held_out]
     pools = [
         PromptSet.load(harmful).category(ATTACKS).harmful.deduplicate(against=tests),
         PromptSet.load(benign).benign.deduplicate(against=tests),
@@ -55,7 +55,7 @@ def paper_mix(
 def _draw(pool: PromptSet, size: int, seed: int) -> PromptSet:
     if len(pool) < size:
         raise UsageError(
-            f"The mix needs {size} prompts of {pool.name!r}, which has {len(pool)} once duplicates and the texts of "
-            "evaluation sets are left out. Give more, or a smaller size."
+            f"The mix needs {size} prompts of {pool.name!r}, which has {len(pool)} without duplicates and texts of the "
+            "evaluation sets. Use a larger set or a smaller size."
         )
     return pool.shuffle(seed)[:size]

@@ -16,27 +16,27 @@ import numpy as np
 from waltz_env.errors import UsageError, UsageTypeError, unknown_name
 from waltz_env.files import atomic_path
 from waltz_env.prompts.jsonl import format_prompt
-from waltz_env.prompts.sources import read_file, read_source
+from waltz_env.prompts.sources import load_prompt_file, load_prompts
 from waltz_env.types import Kind, Prompt
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class PromptSet(Sequence[Prompt]):
-    """Prompts in a fixed order, no id twice. Every method returns a new set; nothing here keeps state.
+    """Prompts in a fixed order, with unique ids. Every method returns a new set; a set has no state.
 
-    ``PromptCursor`` walks a set epoch after epoch and can be saved.
+    ``PromptCursor`` walks through a set epoch after epoch and can be saved.
 
     >>> prompts = PromptSet.load("builtin:test")
     >>> len(prompts) == len(prompts.harmful) + len(prompts.benign)
     True
 
     Args:
-        prompts: any iterable of prompts; kept as a tuple. An empty id means none.
-        name: where they come from, for messages; no part of equality.
+        prompts: any iterable of prompts; kept as a tuple. An empty id stands for no id.
+        name: where the prompts come from, for messages; ignored when comparing.
 
     Raises:
         UsageError: two prompts have the same id.
-        UsageTypeError: an element is no ``Prompt``.
+        UsageTypeError: an element is not a ``Prompt``.
     """
 
     prompts: tuple[Prompt, ...]
@@ -56,7 +56,7 @@ class PromptSet(Sequence[Prompt]):
 
     @classmethod
     def load(cls, source: PromptSet | str | Path) -> PromptSet:
-        """Prompts from wherever ``source`` says; a set passes through.
+        """Loads the prompts that ``source`` names; a set is returned as it is.
 
         >>> PromptSet.load("builtin:train").harmful  # doctest: +SKIP
         >>> PromptSet.load("hub:allenai/wildjailbreak:eval")  # doctest: +SKIP
@@ -67,21 +67,21 @@ class PromptSet(Sequence[Prompt]):
                 the Hugging Face hub, a file), or the path of a file whose columns have the names of the format.
 
         Raises:
-            UsageError: a name is unknown, a column mapping is none, or a package is missing.
-            DataError: a file or data set cannot be read, is empty, or a row of it is no prompt.
+            UsageError: a name is unknown, the column mapping is invalid, or a package is missing.
+            DataError: a file or data set cannot be read, is empty, or has a row that cannot be parsed.
         """
         if isinstance(source, PromptSet):
             return source
         if isinstance(source, str):
-            return cls(read_source(source), source)
+            return cls(load_prompts(source), source)
         if isinstance(source, Path):
-            return cls(read_file(source), str(source))
+            return cls(load_prompt_file(source), str(source))
         raise UsageTypeError(
-            f"Prompts come from a PromptSet, a name or a path; got {source!r} ({type(source).__name__})."
+            f"Prompts are loaded from a PromptSet, a name or a path; got {source!r} ({type(source).__name__})."
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes the set as JSONL; ``path`` holds either what it held before or the whole set."""
+        """Writes the set as JSONL. After a crash ``path`` is either unchanged or holds the whole set."""
         with atomic_path(path) as temporary:
             temporary.write_bytes(self._bytes())
 
@@ -103,19 +103,19 @@ class PromptSet(Sequence[Prompt]):
 
     @property
     def harmful(self) -> PromptSet:
-        """The harmful ones."""
+        """The harmful prompts."""
         return self.filter(lambda prompt: prompt.kind is Kind.HARMFUL)
 
     @property
     def benign(self) -> PromptSet:
-        """The benign ones."""
+        """The benign prompts."""
         return self.filter(lambda prompt: prompt.kind is Kind.BENIGN)
 
     def category(self, name: str) -> PromptSet:
-        """Those of one category.
+        """The prompts of one category.
 
         Raises:
-            UsageError: none is of that category.
+            UsageError: no prompt has that category.
         """
         chosen = self.filter(lambda prompt: prompt.category == name)
         if not chosen:
@@ -123,37 +123,37 @@ class PromptSet(Sequence[Prompt]):
         return chosen
 
     def filter(self, keep: Callable[[Prompt], bool]) -> PromptSet:
-        """Those that ``keep`` is true for, in order."""
+        """The prompts for which ``keep`` is true, in order."""
         return self._with(filter(keep, self.prompts))
 
     def deduplicate(self, against: Iterable[PromptSet] = ()) -> PromptSet:
-        """Each text once, the first time it stands, and none that stands in a set of ``against``.
+        """The first prompt of each text, without texts that occur in a set of ``against``.
 
-        Texts that differ in case or in white space alone are the same; ``history`` is part of a text.
+        Texts that differ only in case or white space count as equal; ``history`` is part of the text.
         """
-        seen = {_normalised(prompt) for other in against for prompt in other}
+        seen = {_normalized(prompt) for other in against for prompt in other}
         kept = []
         for prompt in self:
-            text = _normalised(prompt)
+            text = _normalized(prompt)
             if text not in seen:
                 seen.add(text)
                 kept.append(prompt)
         return self._with(kept)
 
     def shuffle(self, seed: int) -> PromptSet:
-        """The same prompts in an order that depends on ``seed`` alone."""
+        """The same prompts in an order that depends only on ``seed``."""
         return self._take(rng(seed).permutation(len(self)))
 
     def split(
         self, fraction: float, seed: int, *, by: Literal["topic"] | None = "topic"
     ) -> tuple[PromptSet, PromptSet]:
-        """Two parts that share no prompt, the first of about ``fraction`` of them; order is kept within each.
+        """Two disjoint parts, the first with about ``fraction`` of the prompts; each part keeps the order.
 
         Args:
-            fraction: of the prompts, in (0, 1).
-            seed: of the draw.
-            by: ``"topic"`` keeps prompts of one topic together, so that the parts share no topic and the fraction is
-                met as nearly as whole topics allow (a prompt without a topic stands for itself); None draws single
+            fraction: share of the prompts that the first part gets, in (0, 1).
+            seed: seeds the draw.
+            by: ``"topic"`` keeps prompts of one topic together, so that the parts share no topic; the fraction is met
+                as closely as whole topics allow, and a prompt without a topic is a topic of its own. None draws single
                 prompts.
 
         Raises:
@@ -183,16 +183,16 @@ class PromptSet(Sequence[Prompt]):
 
     @classmethod
     def mix(cls, weights: Mapping[PromptSet, float], size: int, *, seed: int) -> PromptSet:
-        """A shuffled set of ``size`` prompts, drawn without repeats from several sets in proportion to ``weights``.
+        """A shuffled set of ``size`` prompts, drawn without repetition from several sets in proportion to ``weights``.
 
-        Shares are rounded by largest remainder, so they sum to ``size`` and none is off by one prompt or more.
+        Shares are rounded by the largest-remainder method: they sum to ``size``, and each is off by less than one.
 
         >>> train = PromptSet.load("builtin:train")
         >>> PromptSet.mix({train.harmful: 1, train.benign: 3}, 8, seed=0)
         PromptSet('mix': 2 harmful, 6 benign)
 
         Raises:
-            UsageError: a weight is not positive, a set is smaller than its share, or an id stands in two sets.
+            UsageError: a weight is not positive, a set is smaller than its share, or two sets have an id in common.
         """
         if not weights or not all(0 < weight < math.inf for weight in weights.values()):
             raise UsageError(f"A mix needs sets with positive weights; got weights {list(weights.values())}.")
@@ -204,8 +204,8 @@ class PromptSet(Sequence[Prompt]):
         for prompts, share in zip(weights, shares, strict=True):
             if share > len(prompts):
                 raise UsageError(
-                    f"The mix needs {share} prompts of {prompts!r}, which has {len(prompts)}; prompts are not "
-                    "repeated. Lower the size or its weight."
+                    f"The mix needs {share} prompts of {prompts!r}, which has {len(prompts)}, and repeats none. Lower "
+                    "the size or the weight of this set."
                 )
             drawn += prompts._take(generator.permutation(len(prompts))[:share])
         return cls((drawn[i] for i in generator.permutation(size)), "mix")
@@ -225,23 +225,23 @@ class PromptSet(Sequence[Prompt]):
 
 
 def rng(*seed: int) -> np.random.Generator:
-    """A generator for whole non-negative numbers, which together are the seed.
+    """A generator whose seed is a sequence of integers of 0 or more.
 
     Raises:
-        UsageError: one of them is negative.
+        UsageError: an integer is negative.
     """
     if any(part < 0 for part in seed):
         raise UsageError(f"A seed must be 0 or more; got {seed[0]}.")
     return np.random.default_rng(seed)
 
 
-def _normalised(prompt: Prompt) -> tuple[str, ...]:
+def _normalized(prompt: Prompt) -> tuple[str, ...]:
     texts = [*(message["content"] for message in prompt.history), prompt.text]
     return tuple(" ".join(text.casefold().split()) for text in texts)
 
 
 def _shares(weights: Sequence[float], size: int) -> list[int]:
-    """Whole shares of ``size`` by largest remainder; ties go to the earlier set."""
+    """Integer shares of ``size`` by the largest-remainder method; ties go to the earlier set."""
     total = sum(map(Fraction, weights))
     exact = [size * Fraction(weight) / total for weight in weights]
     shares = [math.floor(share) for share in exact]

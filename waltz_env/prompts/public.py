@@ -1,4 +1,4 @@
-"""Public prompt sets by name, one row each. Sizes, licences and access conditions stand in docs/data.md."""
+"""Public prompt sets by name. Their sizes, licenses and access conditions are in docs/data.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from waltz_env.errors import UsageError
 from waltz_env.prompts.columns import Columns
 from waltz_env.prompts.hub import HubTable
-from waltz_env.prompts.rows import Row, Rows, read_rows
+from waltz_env.prompts.rows import TableRow, TableRows, parse_rows
 from waltz_env.prompts.tables import READERS, read_table
 from waltz_env.types import Kind, Prompt
 
@@ -20,17 +20,17 @@ SUFFIXES = (".jsonl", *READERS)
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A file in a distribution of the Python package index, found without running any of its code."""
+    """A file in a package of the Python package index, found without running any of its code."""
 
     requirement: str
     module: str
     file: str
 
-    def rows(self) -> Rows:
+    def rows(self) -> TableRows:
         """The rows of the file.
 
         Raises:
-            UsageError: the distribution is not installed.
+            UsageError: the package is not installed.
         """
         spec = find_spec(self.module)
         if spec is None or spec.origin is None:
@@ -40,7 +40,7 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page to download a file from, by hand: the authors publish it where no library loads it from."""
+    """A page to download a file from by hand: no library can load it from where the authors publish it."""
 
     url: str
 
@@ -50,9 +50,9 @@ class PublicSet:
     """A published set of prompts, and how its rows become ``Prompt`` objects.
 
     Attributes:
-        name: what it is loaded by, the ``source`` of its prompts and the beginning of their ids.
-        columns: of the files as its authors publish them.
-        origin: where it is published.
+        name: name to load it by; also the ``source`` of its prompts and the beginning of their ids.
+        columns: columns of the files as the authors publish them.
+        origin: where the set is published.
     """
 
     name: str
@@ -60,11 +60,11 @@ class PublicSet:
     origin: HubTable | Package | Page
 
     def load(self) -> list[Prompt]:
-        """The set from ``$WALTZ_DATA/NAME.csv`` (or .tsv, .parquet, .jsonl), else from where it is published.
+        """Loads the set from ``$WALTZ_DATA/NAME.csv`` (or .tsv, .parquet, .jsonl) or, without one, from its origin.
 
         Raises:
-            UsageError: it must be downloaded by hand, or a package is missing; the message says how.
-            DataError: it cannot be loaded, or a row is no prompt.
+            UsageError: the set must be downloaded by hand, or a package is missing; the message says how.
+            DataError: the set cannot be loaded, or a row cannot be parsed.
         """
         if folder := os.environ.get(FOLDER_VARIABLE):
             copies = [path for suffix in SUFFIXES if (path := Path(folder) / f"{self.name}{suffix}").is_file()]
@@ -75,18 +75,18 @@ class PublicSet:
                 f"Download the file of {self.name!r} from {self.origin.url}, and give {self.name}:PATH or put it into "
                 f"${FOLDER_VARIABLE} as {self.name}.csv."
             )
-        return read_rows(self.origin.rows(), self._prompt)
+        return parse_rows(self.origin.rows(), self._prompt)
 
     def load_file(self, path: Path) -> list[Prompt]:
-        """The set from a local copy of the published file.
+        """Loads the set from a local copy of the published file.
 
         Raises:
-            DataError: a row is no prompt; the message gives the file and the line.
+            DataError: a row cannot be parsed; the message gives the file and the line.
             OSError: the file cannot be read.
         """
-        return read_rows(read_table(path), self._prompt)
+        return parse_rows(read_table(path), self._prompt)
 
-    def _prompt(self, row: Row) -> Prompt:
+    def _prompt(self, row: TableRow) -> Prompt:
         prompt = self.columns.prompt(row.cells, default_id=str(row.number))
         return replace(prompt, id=f"{self.name}:{prompt.id}", source=self.name)
 
@@ -98,13 +98,13 @@ WILDJAILBREAK = Columns(
     benign=("adversarial_benign", "vanilla_benign"),
     category="data_type",
 )
-WILDJAILBREAK_FILES = {"delimiter": "\t", "keep_default_na": False}  # else prompts such as "None" are read as missing
+WILDJAILBREAK_FILES = {"delimiter": "\t", "keep_default_na": False}  # otherwise prompts such as "None" count as missing
 OR_BENCH = Columns(text=("prompt",), kind=Kind.BENIGN, category="category")
 FORTRESS = Columns(text=("adversarial_prompt",), kind=Kind.HARMFUL, id="ID", category="risk_domain")
 
 PUBLIC = {
-    one.name: one
-    for one in (
+    public.name: public
+    for public in (
         PublicSet(
             "wildjailbreak-train",
             WILDJAILBREAK,

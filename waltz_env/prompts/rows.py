@@ -1,4 +1,4 @@
-"""Rows of anybody's data, each with the place that an error names, and how they become prompts."""
+"""Rows of data files, each with the place that an error names, and how they become prompts."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from waltz_env.errors import DataError
+from waltz_env.spaces import MAX_PROMPT_CHARS
 from waltz_env.types import Prompt
 
+TOO_LONG = f"the environment takes prompts of at most {MAX_PROMPT_CHARS:,}."
 
-class Row(NamedTuple):
-    """One row.
+
+class TableRow(NamedTuple):
+    """One row of a data file.
 
     Attributes:
-        number: what an id made from it counts: lines of a JSONL file, rows elsewhere, from 1.
-        place: what errors call it, as in ``"prompts.csv, line 12"``.
-        cells: value by column.
+        number: number of the line in a JSONL file, of the row elsewhere, from 1; ids are made from it.
+        place: what errors call the row, for example ``"prompts.csv, line 12"``.
+        cells: value per column.
     """
 
     number: int
@@ -23,14 +26,15 @@ class Row(NamedTuple):
     cells: Mapping[str, Any]
 
 
-Rows = Iterator[Row]
+TableRows = Iterator[TableRow]
 
 
-def read_rows(rows: Iterable[Row], parse: Callable[[Row], Prompt]) -> list[Prompt]:
-    """The prompts of ``rows``.
+def parse_rows(rows: Iterable[TableRow], parse: Callable[[TableRow], Prompt]) -> list[Prompt]:
+    """The prompts in ``rows``.
 
     Raises:
-        DataError: a row is no prompt, or its id stood before; the message begins with the row's place.
+        DataError: a row cannot be parsed, its text is longer than the environment takes, or its id is a duplicate. The
+            message begins with the row's place.
     """
     prompts: list[Prompt] = []
     places: dict[str, str] = {}
@@ -39,7 +43,9 @@ def read_rows(rows: Iterable[Row], parse: Callable[[Row], Prompt]) -> list[Promp
             prompt = parse(row)
             if prompt.id in places:
                 where = places[prompt.id].rpartition(", ")[2]
-                raise DataError(f"the id {prompt.id!r} stands on {where} already; ids are unique.")
+                raise DataError(f"the id {prompt.id!r} is also on {where}; ids must be unique.")
+            if len(prompt.text) > MAX_PROMPT_CHARS:
+                raise DataError(f"the text has {len(prompt.text):,} characters; {TOO_LONG}")
         except DataError as error:
             raise DataError(f"{row.place}: {error}") from error.__cause__
         places[prompt.id] = row.place

@@ -1,9 +1,9 @@
-"""Where prompts come from, as one string. The grammar and the formats are described in docs/prompts.md.
+"""Where prompts come from, as one string. docs/prompts.md describes the grammar and the formats.
 
     builtin:train                        a built-in set
     strongreject                         a public set, from where it is published
     wildjailbreak-train:my/train.tsv     a public set, from a local copy of the published file
-    hub:OWNER/NAME[:CONFIG[:SPLIT]]      any data set on the Hugging Face hub, or a folder laid out like one
+    hub:OWNER/NAME[:CONFIG[:SPLIT]]      any data set on the Hugging Face hub, or a folder with the layout of one
     my/prompts.jsonl                     a JSONL, CSV, TSV or Parquet file
 
 The last two take a column mapping: ``my/questions.csv?text=question&kind=benign``.
@@ -11,29 +11,28 @@ The last two take a column mapping: ``my/questions.csv?text=question&kind=benign
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
-from waltz_env.errors import DataError, unknown_name
+from waltz_env.errors import DataError, did_you_mean, unknown_name
 from waltz_env.prompts.columns import Columns
 from waltz_env.prompts.hub import HubTable
 from waltz_env.prompts.jsonl import parse_prompt, read_prompts
 from waltz_env.prompts.public import PUBLIC, PublicSet
-from waltz_env.prompts.rows import Row, read_rows
+from waltz_env.prompts.rows import TableRow, parse_rows
 from waltz_env.prompts.tables import read_table
 from waltz_env.types import Prompt
 
 BUILTIN = ("builtin:train", "builtin:test")
 
 
-def read_source(source: str) -> list[Prompt]:
+def load_prompts(source: str) -> list[Prompt]:
     """The prompts that ``source`` names.
 
     Raises:
-        UsageError: a name is unknown, a column mapping is none, or a package is missing.
-        DataError: what is named cannot be read, is empty, or a row of it is no prompt.
+        UsageError: a name is unknown, the column mapping is invalid, or a package is missing.
+        DataError: the source cannot be read, is empty, or has a row that cannot be parsed.
     """
     scheme, colon, rest = source.partition(":")
     if scheme == "builtin":
@@ -44,16 +43,16 @@ def read_source(source: str) -> list[Prompt]:
         return _from_file(Path(rest), PUBLIC[scheme].load_file) if colon else PUBLIC[scheme].load()
     path, _, query = source.partition("?")
     columns = Columns.parse(query) if query else None
-    return _from_file(Path(path), lambda file: read_rows(read_table(file), _parser(columns, file.stem)))
+    return _from_file(Path(path), lambda file: parse_rows(read_table(file), _parser(columns, file.stem)))
 
 
-def read_file(path: Path) -> list[Prompt]:
+def load_prompt_file(path: Path) -> list[Prompt]:
     """The prompts of a file whose columns have the names of the format.
 
     Raises:
-        DataError: the file cannot be read, is empty, or a row of it is no prompt.
+        DataError: the file cannot be read, is empty, or has a row that cannot be parsed.
     """
-    return _from_file(path, lambda file: read_rows(read_table(file), _parser(None, file.stem)))
+    return _from_file(path, lambda file: parse_rows(read_table(file), _parser(None, file.stem)))
 
 
 def _read_builtin(source: str) -> list[Prompt]:
@@ -65,33 +64,36 @@ def _read_builtin(source: str) -> list[Prompt]:
 
 
 def _read_hub(rest: str) -> list[Prompt]:
-    """A data set on the hub; of one with public sets those of its configuration, or of the first one it has."""
+    """A data set on the hub. If public sets come from it, they are those of its configuration, or of its first one."""
     name, _, query = rest.partition("?")
     dataset, config, split = (*name.split(":", 2), "", "")[:3]
     known = _on_hub(dataset)
     if query or split or not known:
         columns = Columns.parse(query) if query else None
-        return read_rows(HubTable(dataset, config, split or "train").rows(), _parser(columns, dataset))
+        return parse_rows(HubTable(dataset, config, split or "train").rows(), _parser(columns, dataset))
     configs = [table.config for _, table in known]
     if config and config not in configs:
         raise unknown_name(f"configuration of {dataset}", config, configs)
     chosen = config or configs[0]
-    return [prompt for one, table in known if table.config == chosen for prompt in one.load()]
+    return [prompt for public, table in known if table.config == chosen for prompt in public.load()]
 
 
 def _on_hub(dataset: str) -> list[tuple[PublicSet, HubTable]]:
-    origins = ((one, one.origin) for one in PUBLIC.values())
-    return [(one, origin) for one, origin in origins if isinstance(origin, HubTable) and origin.dataset == dataset]
+    """The public sets that come from a data set on the hub, with their tables."""
+    origins = ((public, public.origin) for public in PUBLIC.values())
+    return [(public, table) for public, table in origins if isinstance(table, HubTable) and table.dataset == dataset]
 
 
-def _parser(columns: Columns | None, stem: str) -> Callable[[Row], Prompt]:
-    def parse(row: Row) -> Prompt:
+def _parser(columns: Columns | None, stem: str) -> Callable[[TableRow], Prompt]:
+    def parse(row: TableRow) -> Prompt:
         default_id = f"{stem}:{row.number}"
         if columns:
             return columns.prompt(row.cells, default_id)
         for key in ("text", "kind"):
             if key not in row.cells:
-                raise DataError(f"{key!r} is missing; give other names as in PATH?text=COLUMN&kind=COLUMN.")
+                raise DataError(
+                    f"{key!r} is missing; if the columns have other names, use PATH?text=COLUMN&kind=COLUMN."
+                )
         return parse_prompt(row.cells, default_id)
 
     return parse
@@ -102,12 +104,11 @@ def _from_file(path: Path, read: Callable[[Path], list[Prompt]]) -> list[Prompt]
         prompts = read(path)
     except OSError as error:
         names = [*BUILTIN, *PUBLIC]
-        near = difflib.get_close_matches(str(path).partition(":")[0], names, n=1, cutoff=0.5)
-        known = f"Did you mean {near[0]!r}? " if near else ""
         raise DataError(
-            f"Cannot read prompts from {str(path)!r}: {error.strerror}. {known}Give a file, or one of "
-            f"{', '.join(names)} (docs/prompts.md)."
+            f"Cannot read prompts from {str(path)!r}: {error.strerror}."
+            f"{did_you_mean(str(path).partition(':')[0], names)} Give a file, or one of {', '.join(names)} "
+            "(docs/prompts.md)."
         ) from error
     if not prompts:
-        raise DataError(f"{path} holds no prompts; expected one a row, with a text and a kind.")
+        raise DataError(f"{path} has no prompts; expected one per row, with a text and a kind.")
     return prompts
