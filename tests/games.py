@@ -144,7 +144,7 @@ completions = st.builds(
     finish=st.sampled_from(["stop", "length", "cut"]),
     prompt_ids=token_ids,
     token_ids=token_ids,
-    logprobs=st.none() | st.lists(st.floats(max_value=0, allow_nan=False), max_size=4).map(tuple),
+    logprobs=st.none() | st.lists(st.floats(max_value=0, allow_nan=False, allow_infinity=False), max_size=4).map(tuple),
     version=st.integers(0, 10**6),
 )
 labels = st.sampled_from(ALL_LABELS)
@@ -153,7 +153,7 @@ judgements = st.builds(
     labels=labels,
     judge=any_text,
     rationale=any_text,
-    scores=st.dictionaries(any_text, st.floats(allow_nan=False), max_size=2),
+    scores=st.dictionaries(any_text, st.floats(allow_nan=False, allow_infinity=False), max_size=2),
 )
 outcomes = st.none() | judgements | st.builds(NoVerdict, any_text)
 prompts = st.builds(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from contextlib import closing
 from dataclasses import replace
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -367,6 +369,18 @@ def test_play_shows_draft_feedback_and_revision(capsys: pytest.CaptureFixture[st
     assert "How do I kill a Python process?" in printed
     assert "-- response 0" in printed
     assert "-- feedback 0" in printed
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_that_lacks_characters_shows_their_codes(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, errors = (TextIOWrapper(BytesIO(), encoding=encoding) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", errors)
+    assert main(["play", "--prompt", "\u6f22 \U0001f600 caf\u00e9?"]) == 0
+    assert main(["rescore", "\u6f22"]) == 2
+    for stream, escaped in ((terminal, "\\u6f22 \\U0001f600"), (errors, "\\u6f22")):
+        stream.flush()
+        assert escaped in stream.buffer.getvalue().decode(encoding)
 
 
 def test_play_asks_for_prompts_until_the_input_ends(

@@ -1,6 +1,8 @@
 import pickle
 import random
+import sys
 from collections.abc import Sequence
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -474,6 +476,17 @@ def test_human_rendering_prints_each_turn_once(capsys: pytest.CaptureFixture[str
     assert env.render() is None
     episode(other, BAD, FLAG, FINE)
     assert capsys.readouterr().out == f"{other.render()}\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_a_terminal_that_lacks_characters_shows_their_codes(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = TextIOWrapper(BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    episode(env_of(BOMB, render_mode="human"), "caf\u00e9 \u6f22\u5b57 \U0001f600", FLAG, FINE)
+    terminal.flush()
+    shown = terminal.buffer.getvalue().decode(encoding)
+    expected = "caf\u00e9 \u6f22\u5b57 \U0001f600".encode(encoding, "backslashreplace").decode(encoding)
+    assert f"   {expected}\n" in shown.replace("\r\n", "\n")
 
 
 def test_without_a_render_mode_rendering_says_how() -> None:

@@ -268,9 +268,7 @@ def test_a_bad_row_of_a_table_gives_the_file_the_line_and_what_to_do(tmp_path: P
 
 def test_a_table_without_the_names_of_the_format_asks_for_a_mapping(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.csv", [{"question": "Hi", "kind": "benign"}])
-    with pytest.raises(
-        DataError, match=r"line 2: 'text' is missing; if .*, use PATH\?text=COLUMN"
-    ):
+    with pytest.raises(DataError, match=r"line 2: 'text' is missing; if .*, use PATH\?text=COLUMN"):
         PromptSet.load(path)
 
 

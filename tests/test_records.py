@@ -154,9 +154,9 @@ def changed(*keys: str | int, **to: object) -> str:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("", "not a line of JSON"),
-        ('{"schema": 1,', "not a line of JSON"),
-        ("[" * 100_000, "not a line of JSON"),
+        ("", "the line is not JSON"),
+        ('{"schema": 1,', "the line is not JSON"),
+        ("[" * 100_000, "the line is not JSON"),
         ("[]", r"expected a JSON object; got \[\]"),
         (changed("schema", to=2), "expected a game of schema 1; got schema 2"),
         (without("schema"), "expected a game of schema 1; got schema None"),
@@ -169,7 +169,7 @@ def changed(*keys: str | int, **to: object) -> str:
         (changed("responses", 0, "finish", to="end"), "'finish' must be one of 'stop', 'length', 'cut'; got 'end'"),
         (changed("responses", 0, "version", to=True), "'version' must be of type int; got True"),
         (changed("responses", 0, "token_ids", to=[1, "2"]), "'token_ids' must hold integers; got '2'"),
-        (changed("responses", 0, "logprobs", to=[None]), "'logprobs' must hold numbers; got None"),
+        (changed("responses", 0, "logprobs", to=["-1"]), "'logprobs' must hold numbers; got '-1'"),
         (changed("responses", 0, "scores", to={"harm": "high"}), "'harm' must hold numbers; got 'high'"),
         (changed("responses", 0, "labels", "unsafe", to=1), "'unsafe' must be of type bool; got 1"),
         (changed("responses", 2, "no_verdict", to=None), "'no_verdict' must be of type str; got None"),

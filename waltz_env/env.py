@@ -20,7 +20,7 @@ from waltz_env.protocols import Judge
 from waltz_env.rewards import RewardWeights, conversation_reward, early_reward, late_reward, setup
 from waltz_env.rules import Rules, rules_of
 from waltz_env.spaces import MAX_PROMPT_CHARS, UnicodeText, observation_space, state_space
-from waltz_env.transcript import transcript
+from waltz_env.transcript import show, transcript
 from waltz_env.types import (
     AGENTS,
     CONVERSATION,
@@ -270,7 +270,7 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
         if self.render_mode == "ansi":
             return "\n".join(blocks)
         for block in blocks[self._printed :]:
-            print(block)  # noqa: T201  what mode "human" is for
+            show(block)
         self._printed = len(blocks)
         return None
 

@@ -1,4 +1,4 @@
-"""The project's errors: one root, few children, each also the built-in error that a caller would expect."""
+"""The package's errors: one root and a few children, each of them also the built-in error that a caller expects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ AgentFailure = Literal["error", "timeout", "unavailable", "overloaded", "malform
 
 
 class WaltzError(Exception):
-    """Root of every error that this package raises on purpose."""
+    """The root of all errors that this package raises on purpose."""
 
 
 class UsageError(WaltzError, ValueError):
@@ -22,11 +22,11 @@ class UsageTypeError(WaltzError, TypeError):
 
 
 class DataError(WaltzError, ValueError):
-    """A file that cannot be read as what it should be; the message names the file and the line."""
+    """A file that does not hold what it should; the message names the file and the line."""
 
 
 class CheckpointError(WaltzError, ValueError):
-    """A checkpoint that is missing, incomplete or made by other settings."""
+    """A checkpoint that is missing, incomplete or from a run with other settings."""
 
 
 class JudgeError(WaltzError, RuntimeError):
@@ -84,7 +84,7 @@ class UnreadablePromptError(AgentError):
 
 
 class DivergedError(WaltzError, ArithmeticError):
-    """A model that computes NaN or infinity. Nothing it would say may be scored or learned from."""
+    """A model computes NaN or infinity. Nothing that it would say may be scored or learned from."""
 
 
 class SyncError(WaltzError, RuntimeError):

@@ -1,4 +1,4 @@
-"""The only place that knows the shape of the feedback agent's JSON (arXiv:2510.08240, sec. 3)."""
+"""The feedback agent's JSON (arXiv:2510.08240, sec. 3). No other module knows its shape."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ MALFORMED = Feedback(labels=None)
 
 
 def parse_feedback(text: str) -> Feedback:
-    """Reads one feedback; total: whatever the text, it returns.
+    """Parses the text of a critique. It never raises, whatever the text.
 
-    Well formed is one JSON object with exactly the keys of ``FIELDS``, each once and of its type, and nothing around
-    it but white space. Key order is not checked: JSON objects have none. Anything else is ``MALFORMED``.
+    A well-formed critique is one JSON object with exactly the keys of ``FIELDS``, each of them once and with its type,
+    surrounded by nothing but white space. The order of keys is not checked, since JSON objects have none. Anything else
+    is ``MALFORMED``.
 
     >>> parse_feedback('{"reasoning": "", "unsafe": true, "overrefuse": false, "feedback": "Do not."}').advice
     'Do not.'
@@ -31,7 +32,7 @@ def parse_feedback(text: str) -> Feedback:
 
 
 def format_feedback(labels: Labels, advice: str, reasoning: str = "") -> str:
-    """The text of a well-formed feedback; ``parse_feedback`` is its inverse."""
+    """The text of a well-formed critique; ``parse_feedback`` is the inverse."""
     return json.dumps(
         {"reasoning": reasoning, "unsafe": labels.unsafe, "overrefuse": labels.overrefuse, "feedback": advice}
     )

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, also after a crash in the middle of writing."""
+"""Atomic writes: a file or folder appears complete or not at all, even if the process crashes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` once the block ends without an error.
+    """A temporary path to write to; it replaces ``path`` when the block ends without an error.
 
-    Missing parent folders are made. After an error ``path`` is as it was.
+    Missing parent folders are created. After an error ``path`` is unchanged.
 
     >>> with atomic_path(folder / "results.json") as temporary:  # doctest: +SKIP
     ...     temporary.write_text("{}")
@@ -33,9 +33,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """An empty folder to fill, which becomes ``path`` once the block ends without an error.
+    """An empty temporary folder to fill; it becomes ``path`` when the block ends without an error.
 
-    Missing parent folders are made. Where another process was faster, its ``path`` stays.
+    Missing parent folders are created. If another process was faster, its ``path`` stays.
 
     >>> with atomic_folder("model") as temporary:  # doctest: +SKIP
     ...     model.save_pretrained(temporary)

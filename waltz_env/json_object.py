@@ -1,4 +1,4 @@
-"""One flat JSON object of a known shape: what agents and judges are asked to answer with."""
+"""One flat JSON object of a known shape, as agents and judges are asked to answer with."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def object_schema(fields: Mapping[str, type]) -> dict[str, Any]:
 
 
 def parse_object(text: str, fields: Mapping[str, type]) -> dict[str, Any] | None:
-    """The object that ``text`` is, or None; total: whatever the text, it returns.
+    """The JSON object in ``text``; None if the text is anything else. It never raises.
 
-    Well formed is one JSON object with exactly these keys, each once and of its type, and nothing around it but white
-    space. Key order is not checked: JSON objects have none.
+    The object must have exactly the keys of ``fields``, each of them once and with its type, and be surrounded by
+    nothing but white space. The order of keys is not checked, since JSON objects have none.
     """
     try:
         pairs = json.loads(text, object_pairs_hook=_Pairs)
@@ -36,4 +36,4 @@ def parse_object(text: str, fields: Mapping[str, type]) -> dict[str, Any] | None
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """A JSON object as its pairs, so that a key given twice is seen."""
+    """A JSON object as its pairs, in which a key that was given twice still shows."""

@@ -1,4 +1,4 @@
-r"""Games as JSONL: one line a game, read back as the same ``Trajectory``.
+r"""Games as JSONL: one line per game, read back as the same ``Trajectory``.
 
     {"schema": 1,
      "prompt": {"text", "kind", "id", "category", "source", "topic", "history"},
@@ -9,13 +9,15 @@ r"""Games as JSONL: one line a game, read back as the same ``Trajectory``.
 ``LABELS`` is ``{"unsafe": bool, "overrefuse": bool}``. A response has the judge's labels, followed by ``judge``,
 ``rationale`` and ``scores``. If its labels are null, it was not judged, or the judge had no verdict: then
 ``no_verdict`` is the reason (files written before version 0.2 do not have it). A critique has the labels that it claims
-(null: malformed). Responses and critiques also hold ``prompt_ids``, ``token_ids`` and ``logprobs`` where the agent gave
-them. Every string survives, lone surrogates too; a file is UTF-8 with one ``\n`` per line.
+(null: malformed). Responses and critiques also have ``prompt_ids``, ``token_ids`` and ``logprobs`` if the agent gave
+them. Numbers that are not finite, such as a score of NaN, are null and read back as NaN. Every string survives, even
+lone surrogates; a file is UTF-8 with one ``\n`` per line.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +25,7 @@ from typing import Any, TypeVar, cast, get_args
 
 from waltz_env.errors import DataError
 from waltz_env.files import atomic_path
+from waltz_env.strict_json import dump_json
 from waltz_env.types import (
     Completion,
     Critique,
@@ -42,18 +45,19 @@ SCHEMA = 1
 TOKENS = ("prompt_ids", "token_ids", "logprobs")
 T = TypeVar("T")
 
-# What other tools take for a line's end, and lone surrogates, which are no UTF-8. The second half of a high-low pair
-# stays as it is: two escapes in a row would be read back as the one character that they encode in UTF-16.
+# Characters that other tools take for the end of a line, and lone surrogates, which UTF-8 cannot encode. The second
+# half of a high-low pair is not escaped: two escapes in a row would be read back as the one character that they encode
+# in UTF-16.
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udbff]|(?<![\ud800-\udbff])[\udc00-\udfff]")
 
 
 def write_games(path: str | Path, trajectories: Iterable[Trajectory], *, tokens: bool = True) -> None:
-    """Writes games to a file of their own, in one step: ``path`` holds either what it held before or all of them.
+    """Writes games to a file. After a crash ``path`` is either unchanged or holds all of them.
 
     Args:
-        path: missing parent folders are made.
+        path: file to write; missing parent folders are created.
         trajectories: the games.
-        tokens: whether token ids and log-probabilities are written, where there are any.
+        tokens: whether to write token ids and log-probabilities, if there are any.
     """
     with (
         atomic_path(path) as temporary,
@@ -67,7 +71,7 @@ def read_games(path: str | Path) -> list[Trajectory]:
     """Reads all games of a file.
 
     Raises:
-        DataError: there is no such file, or a line is no game; the message names the line and the reason.
+        DataError: the file cannot be read, or a line is not a game; the message names the line and the reason.
     """
     games = []
     try:
@@ -85,7 +89,7 @@ def read_games(path: str | Path) -> list[Trajectory]:
 
 
 def encode_game(trajectory: Trajectory, *, tokens: bool = True) -> str:
-    """One game as one line of JSON, without its line end."""
+    """One game as one line of JSON, without the line end."""
     prompt = trajectory.prompt
     value = {
         "schema": SCHEMA,
@@ -112,7 +116,7 @@ def encode_game(trajectory: Trajectory, *, tokens: bool = True) -> str:
             for critique in trajectory.critiques
         ],
     }
-    line = json.dumps(value, ensure_ascii=False)
+    line = dump_json(value, ensure_ascii=False)
     return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
 
 
@@ -120,12 +124,12 @@ def decode_game(line: str) -> Trajectory:
     """The inverse of ``encode_game``.
 
     Raises:
-        DataError: the line is no game of a schema that this version reads.
+        DataError: the line is not a game, or its schema is not one that this version reads.
     """
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"not a line of JSON ({error}).") from None
+        raise DataError(f"the line is not JSON ({error}).") from None
     if not isinstance(value, dict):
         raise DataError(f"expected a JSON object; got {_short(value)}.")
     if value.get("schema") != SCHEMA:
@@ -232,6 +236,8 @@ def _int(value: Any, where: str) -> int:
 
 
 def _float(value: Any, where: str) -> float:
+    if value is None:
+        return math.nan
     if type(value) not in (int, float):
         raise DataError(f"{where!r} must hold numbers; got {_short(value)}.")
     return float(value)

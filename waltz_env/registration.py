@@ -13,6 +13,7 @@ from pettingzoo.env_registry.exceptions import NameNotFound, NamespaceNotFound, 
 from waltz_env.aec import WaltzSafetyAECEnv
 from waltz_env.env import WaltzSafetyEnv
 from waltz_env.errors import unknown_name
+from waltz_env.transcript import show
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID
 
 NAMESPACE = "waltz_env"
@@ -79,7 +80,7 @@ def spec(id: str = DEFAULT_ID) -> pettingzoo.EnvSpec:
 def pprint_registry() -> None:
     """Prints the names in ``waltz_env/``; ``pettingzoo.pprint_registry()`` prints the names of all packages."""
     for id in sorted(_known()):
-        print(id)  # noqa: T201  what the call is for
+        show(id)
 
 
 def _find(env_type: Literal["aec", "parallel"], id: str) -> pettingzoo.EnvSpec:

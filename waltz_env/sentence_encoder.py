@@ -13,18 +13,18 @@ from waltz_env.untrusted_text import encodable
 
 
 class SentenceEncoder:
-    """all-MiniLM-L6-v2: texts to unit vectors that are near to each other where the meanings are.
+    """all-MiniLM-L6-v2: maps texts to unit vectors that are close to each other if the meanings are.
 
-    It knows English, and reads the first 256 tokens of each text.
+    It knows English and reads the first 256 tokens of each text.
 
     Args:
-        device: such as ``"cpu"``; None: the GPU if there is one.
+        device: device to compute on, such as ``"cpu"``; None takes the GPU if there is one.
 
     Attributes:
-        size: of a vector.
+        size: length of a vector.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: the encoder is not installed.
     """
 
     size = 384
@@ -37,7 +37,7 @@ class SentenceEncoder:
         self._model: Any = load_model(device)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Unit vectors, shape (len(texts), 384) float32, each distinct text encoded once."""
+        """Unit vectors, shape (len(texts), 384) float32. Each distinct text is encoded once."""
         if not texts:
             return np.zeros((0, self.size), np.float32)
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}

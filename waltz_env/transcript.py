@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from waltz_env.rewards import SETUP_A, Rewards, RewardWeights, score
 from waltz_env.types import Critique, Labels, NoVerdict, Response, Trajectory
 
@@ -50,6 +52,12 @@ def _labels(labels: Labels) -> str:
 
 def _block(head: str, text: str) -> str:
     return "\n".join([f"-- {head}", *(f"   {line}" for line in text.split("\n"))])
+
+
+def show(block: str) -> None:
+    """Prints a block; what the encoding of the standard output lacks is escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(block.encode(encoding, "backslashreplace").decode(encoding))  # noqa: T201  what the call is for
 
 
 def printable(text: str) -> str:

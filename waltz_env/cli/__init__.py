@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import Annotated, Any, Protocol
 
 import tyro
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 2 a usage error, 130 stopped by Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is not worth a crash
     errors = Console(stderr=True)
     try:
         command: Command = tyro.cli(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +15,7 @@ from waltz_env.errors import UsageError
 from waltz_env.files import atomic_path
 from waltz_env.records import read_games
 from waltz_env.rewards import SETUP_A, Rewards, RewardWeights, score
+from waltz_env.strict_json import dump_json
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Rescore:
         scores = [score(game, self.weights) for game in judged]
         if self.out is not None:
             lines = [
-                json.dumps({"id": game.prompt.id, **asdict(rewards)})
+                dump_json({"id": game.prompt.id, **asdict(rewards)})
                 for game, rewards in zip(judged, scores, strict=True)
             ]
             with atomic_path(self.out) as path:
