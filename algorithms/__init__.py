@@ -13,17 +13,29 @@ from waltz_env.algorithms.grpo import GRPO, GRPOConfig
 from waltz_env.algorithms.mappo import MAPPO
 from waltz_env.algorithms.policy_gradient import PolicyGradient
 from waltz_env.algorithms.ppo import PPO, PPOConfig
-from waltz_env.algorithms.protocols import FeaturePolicy, Learner, LearnerConfig, Metrics, Policy, Sample, needs_groups
+from waltz_env.algorithms.protocols import (
+    FeaturePolicy,
+    Learner,
+    LearnerConfig,
+    Metrics,
+    Policy,
+    Sample,
+    Trainable,
+    needs_groups,
+)
 from waltz_env.algorithms.registry import ALGORITHMS, algorithm, settings_of, with_settings
 from waltz_env.algorithms.reinforce_pp import ReinforcePP, ReinforcePPConfig
 from waltz_env.algorithms.rloo import RLOO, RLOOConfig
 from waltz_env.algorithms.role_baseline import RoleBaseline, RoleBaselineConfig
 from waltz_env.algorithms.supervised import SupervisedConfig, fit
 from waltz_env.algorithms.surrogate import SurrogateConfig
-from waltz_env.algorithms.training.loop import TrainConfig, play_held_out, train
-from waltz_env.algorithms.training.samples import samples
+from waltz_env.algorithms.training.loop import LoopConfig, StepReport, train
+from waltz_env.algorithms.training.run_log import Logger, RunLog
+from waltz_env.algorithms.training.samples import SampleConfig, samples
 from waltz_env.algorithms.training.stages import Stage, single_model_stage, waltz_stages
 from waltz_env.algorithms.update_batch import UpdateBatch
+from waltz_env.evaluation.held_out import play_held_out
+from waltz_env.lazy import lazy_attributes
 
 __all__ = [
     "ALGORITHMS",
@@ -37,6 +49,8 @@ __all__ = [
     "GRPOConfig",
     "Learner",
     "LearnerConfig",
+    "Logger",
+    "LoopConfig",
     "Metrics",
     "PPOConfig",
     "Policy",
@@ -46,11 +60,14 @@ __all__ = [
     "ReinforcePPConfig",
     "RoleBaseline",
     "RoleBaselineConfig",
+    "RunLog",
     "Sample",
+    "SampleConfig",
     "Stage",
+    "StepReport",
     "SupervisedConfig",
     "SurrogateConfig",
-    "TrainConfig",
+    "Trainable",
     "UpdateBatch",
     "algorithm",
     "fit",
@@ -65,6 +82,9 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
+    _renamed, __dir__ = lazy_attributes(
+        __name__, renamed={"TrainConfig": "waltz_env.algorithms.training.loop.LoopConfig"}
+    )
 
     def __getattr__(name: str) -> object:
         if name == "NEEDS_GROUPS":
@@ -74,4 +94,4 @@ if not TYPE_CHECKING:
                 stacklevel=2,
             )
             return frozenset(name for name, config in ALGORITHMS.items() if needs_groups(config))
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _renamed(name)

@@ -13,6 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from waltz_env.types import Completion, Observation
+
 Metrics = dict[str, float]
 
 STATE = ("harmful", "unsafe", "overrefuse", "flagged_unsafe", "flagged_overrefuse", "turn")
@@ -143,13 +145,15 @@ def needs_groups(config: LearnerConfig) -> bool:
 
 
 @runtime_checkable
-class Stateful(Protocol):
-    """An agent with a random state of its own, which an exact continuation needs."""
+class Trainable(Protocol):
+    """An agent that acts with weights that a learner can train.
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The state of the agent's random generators."""
-        ...
+    Attributes:
+        policy: the weights that the agent acts with. Agents with the same policy learn together.
+    """
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore a state returned by ``state_dict``."""
+    policy: Policy
+
+    def act(self, observations: Sequence[Observation]) -> Sequence[Completion]:
+        """One completion per observation, with token ids and log-probabilities; see ``Agent``."""
         ...

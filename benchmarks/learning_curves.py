@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from waltz_env.cli.benchmark_report import read_rows
+from waltz_env.experiments.benchmark_table import read_rows
 
 
 def main() -> None:

@@ -11,28 +11,30 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from waltz_env.cli.results import read_sets
+from waltz_env.experiments.results import read_sets
+from waltz_env.run_folder import RunFolder
 
 METRICS = ("asr", "orr", "ftr", "ftr_plain", "label_accuracy", "format_rate")
 
 
 def main(runs: list[Path]) -> None:
     """Prints one Markdown table per held-out set: the median over runs, then each run's value, ordered by run name."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    values: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for run in sorted(runs):
-        for name, content in read_sets(run).items():
+        for name, content in read_sets(RunFolder(run)).items():
             for system, metrics in content["systems"].items():
                 if system == "baseline" and "single_model_rl" in content["systems"]:
                     continue  # the same untrained model as in the run of the pair
                 for metric in METRICS:
-                    if metrics[metric]["value"] is not None:
-                        found[name][system][metric].append(100 * metrics[metric]["value"])
-    for name, systems in found.items():
+                    value = metrics[metric]["value"]
+                    if value is not None:
+                        values[name][system][metric].append(100 * value)
+    for name, systems in values.items():
         print(f"\n`{name}`, %\n")
         print(f"| system | {' | '.join(METRICS)} |")
         print("|---" * (1 + len(METRICS)) + "|")
-        for system, metrics in systems.items():
-            print(f"| {system} | {' | '.join(_cell(metrics[metric]) for metric in METRICS)} |")
+        for system, by_metric in systems.items():
+            print(f"| {system} | {' | '.join(_cell(by_metric[metric]) for metric in METRICS)} |")
 
 
 def _cell(values: list[float]) -> str:

@@ -21,7 +21,7 @@ from waltz_env.judges import RuleJudge
 from waltz_env.presets.nano import splits
 from waltz_env.presets.nano.grammar import VAGUE
 from waltz_env.presets.nano.templates import NEW_TOKENS, TEMPLATES
-from waltz_env.presets.nano.warm_start import build
+from waltz_env.presets.nano.warm_start import build_model
 from waltz_env.rollout import play
 from waltz_env.types import Prompt, Response, Trajectory
 
@@ -72,7 +72,7 @@ def main() -> None:
     prompts = SPLITS[options.split]() * options.samples
     for seed in options.seeds:
         start = time.perf_counter()
-        policy = full_policy(*build(seed))
+        policy = full_policy(*build_model(seed))
         seconds = time.perf_counter() - start
         agents = {
             name: TransformersAgent(policy, template, max_new_tokens=NEW_TOKENS[name], seed=seed, batch_size=256)

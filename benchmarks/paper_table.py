@@ -22,40 +22,71 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import torch
 
-from waltz_env.cli.experiment import Rates, collect, play_untrained, run
+from waltz_env.algorithms.training.samples import Responses
 from waltz_env.evaluation.seeds import MeanInterval, mean_interval, paired_interval
+from waltz_env.experiments.over_seeds import Rates, collect, play_untrained, run
 from waltz_env.files import atomic_path
-from waltz_env.presets import PRESETS, Recipe, preset
+from waltz_env.presets import (
+    PRESETS,
+    Recipe,
+    preset,
+    with_algorithm,
+    with_learners,
+    with_method,
+    with_stages,
+    with_steps,
+)
 from waltz_env.rewards import SETUPS
+from waltz_env.rules import Rules
+from waltz_env.stop_signal import stop_signal
+from waltz_env.types import FEEDBACK
 
 SHOWN = ("asr", "orr", "ftr", "ftr_plain", "label_accuracy", "improved")
 
 
 def under(name: str) -> Callable[[Recipe], Recipe]:
     """The recipe with one reward set-up in both stages."""
-    return lambda recipe: replace(recipe, stage_1_weights=SETUPS[name], stage_2_weights=SETUPS[name])
+    return lambda recipe: with_stages(recipe, weights=SETUPS[name])
+
+
+def with_responses(recipe: Recipe, responses: Responses) -> Recipe:
+    """The recipe whose conversation agent learns from these responses alone."""
+    return replace(recipe, loop=replace(recipe.loop, samples=replace(recipe.loop.samples, responses=responses)))
+
+
+def without_stage(number: int) -> Callable[[Recipe], Recipe]:
+    """The recipe with no steps in one of its two stages."""
+    return lambda recipe: with_steps(
+        recipe, *(0 if i == number else stage.steps for i, stage in enumerate(recipe.stages, start=1))
+    )
+
+
+def with_shared_policy(recipe: Recipe) -> Recipe:
+    """One policy for both roles, with the settings that the feedback agent has in stage 2."""
+    settings = recipe.stages[-1].learners[FEEDBACK]
+    recipe = with_algorithm(with_learners(without_stage(1)(recipe), lambda *_: settings), "role-baseline")
+    return replace(recipe, shared_policy=True)
 
 
 # Every run of the table by the name of the system it trains, in the order of execution.
 RUNS: dict[str, Callable[[Recipe], Recipe]] = {
-    "without_stage_2": lambda recipe: replace(recipe, stage_2_steps=0),
+    "without_stage_2": without_stage(2),
     "trained_pair": lambda recipe: recipe,
-    "single_model_rl": lambda recipe: replace(recipe, method="single-model"),
+    "single_model_rl": lambda recipe: with_method(recipe, "single-model"),
     "set_up_a": under("A"),
     "set_up_b": under("B"),
     "set_up_c": under("C"),
-    "without_stage_1": lambda recipe: replace(recipe, stage_1_steps=0),
+    "without_stage_1": without_stage(1),
     "dir_off": under("dir-off"),
-    "feedback_only": lambda recipe: replace(recipe, method="feedback-only"),
-    "drafts_only": lambda recipe: replace(recipe, loop=replace(recipe.loop, responses="drafts")),
-    "revisions_only": lambda recipe: replace(recipe, loop=replace(recipe.loop, responses="revisions")),
-    "role_baselines": lambda recipe: replace(recipe, stage_1_steps=0, algorithm="role-baseline"),
-    "shared_policy": lambda recipe: replace(
-        recipe, stage_1_steps=0, algorithm="role-baseline", conversation=recipe.feedback_stage_2, shared_policy=True
-    ),
-    "rounds_2": lambda recipe: replace(recipe, max_rounds=2),
-    "rounds_3": lambda recipe: replace(recipe, max_rounds=3),
+    "feedback_only": lambda recipe: with_method(recipe, "feedback-only"),
+    "drafts_only": lambda recipe: with_responses(recipe, "drafts"),
+    "revisions_only": lambda recipe: with_responses(recipe, "revisions"),
+    "role_baselines": lambda recipe: with_algorithm(without_stage(1)(recipe), "role-baseline"),
+    "shared_policy": with_shared_policy,
+    "rounds_2": lambda recipe: with_stages(recipe, rules=Rules(max_rounds=2)),
+    "rounds_3": lambda recipe: with_stages(recipe, rules=Rules(max_rounds=3)),
 }
 # These start from the weights of ``without_stage_2``, so each seed's stage 1 (set-up A, T_max 1) is trained once.
 # Their stage 2 is a separate run, so it meets the prompts in another order than stage 2 of ``waltz train``.
@@ -78,14 +109,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", nargs="+", default=list(RUNS), choices=[*RUNS, "table"], help="the runs to do")
     options = parser.parse_args()
-    for name, change in RUNS.items():
-        for seed in options.seeds:
-            if name in options.only:
-                recipe = change(replace(preset(options.preset).recipe, seed=seed))
-                play_untrained(recipe, options.out)
-                begin_with = "without_stage_2" if name in AFTER_STAGE_1 else None
-                if not run(name, recipe, options.out, begin_with=begin_with):
-                    return  # stopped; the same command continues
+    chosen = preset(options.preset)
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
+    with stop_signal() as should_stop:
+        for name, change in RUNS.items():
+            for seed in options.seeds:
+                if name in options.only:
+                    recipe = change(replace(chosen.recipe, seed=seed))
+                    play_untrained(recipe, options.out)
+                    begin_with = "without_stage_2" if name in AFTER_STAGE_1 else None
+                    if run(name, recipe, options.out, begin_with=begin_with, should_stop=should_stop) is None:
+                        return  # stopped; the same command continues
     write(collect(options.out, list(RUNS)), options.out)
 
 

@@ -59,10 +59,9 @@ def logprobs(policy: LanguageModelPolicy, rows: Sequence[Row]) -> tuple[Tensor, 
 def main(args: Args) -> list[dict[str, float]]:
     """Trains both roles; returns the learning curve."""
     weights = RewardWeights(label=args.label_weight)
-    model, tokenizer = nano.build(args.seed)
-    policies, agents = lora_pair(
-        model, tokenizer, seed=args.seed, templates=nano.TEMPLATES, max_new_tokens=nano.NEW_TOKENS
-    )
+    model, tokenizer = nano.build_model(args.seed)
+    agents = lora_pair(model, tokenizer, seed=args.seed, templates=nano.TEMPLATES, max_new_tokens=nano.NEW_TOKENS)
+    policies = {name: agent.policy for name, agent in agents.items()}
     optimizers = {name: torch.optim.AdamW(policy.parameters(), args.learning_rate) for name, policy in policies.items()}
     cursor, judge = PromptCursor(PromptSet(nano.train()), args.seed), RuleJudge()
     curve: list[dict[str, float]] = []

@@ -14,33 +14,30 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from waltz_env.algorithms import train
-from waltz_env.algorithms.training.run_log import read_metrics
-from waltz_env.presets import smollm2
+from waltz_env.judges import load_judge
+from waltz_env.presets import smollm2, with_steps
+from waltz_env.run_folder import RunFolder
 
 
 def main(
     steps: tuple[int, int] = (60, 60), games: int = 16, out: Path = Path("runs/train_smollm2")
 ) -> dict[str, float | str]:
     """Trains both stages; returns the metrics of the last step."""
-    recipe = replace(
-        smollm2.RECIPE,
-        stage_1_steps=steps[0],
-        stage_2_steps=steps[1],
-        loop=replace(smollm2.RECIPE.loop, games=games),
-    )
+    recipe = with_steps(smollm2.RECIPE, *steps)
+    recipe = replace(recipe, loop=replace(recipe.loop, games=games))
     accelerator = Accelerator()
-    bench = smollm2.build(recipe, out, accelerator)
+    folder = RunFolder(out)
+    bench = smollm2.build_workbench(recipe, folder, accelerator)
     train(
-        bench.policies,
         bench.agents,
-        judge=bench.judge,
+        recipe.stages,
+        judge=load_judge(recipe.judge),
         prompts=bench.prompts,
-        stages=recipe.stages(),
-        folder=out,
+        folder=folder,
         config=recipe.loop,
         accelerator=accelerator,
     )
-    last = read_metrics(out)[-1]
+    last = folder.read_metrics()[-1]
     for name, value in sorted(last.items()):
         print(f"{name:45s} {value if isinstance(value, str) else format(value, '.4g')}")
     return last

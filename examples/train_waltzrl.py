@@ -11,7 +11,7 @@ from pathlib import Path
 
 from waltz_env import CONVERSATION, FEEDBACK, PromptSet
 from waltz_env.agents import TEMPLATES, load_model
-from waltz_env.algorithms import Stage, TrainConfig, algorithm, play_held_out, train
+from waltz_env.algorithms import LoopConfig, SampleConfig, Stage, algorithm, play_held_out, train
 from waltz_env.evaluation import rates
 from waltz_env.judges import RuleJudge
 from waltz_env.presets import lora_pair, nano
@@ -26,7 +26,7 @@ def main(
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
     """Trains a pair; returns its rates on held-out prompts before and after."""
-    lm, tokenizer = nano.build(seed) if model is None else load_model(model)
+    lm, tokenizer = nano.build_model(seed) if model is None else load_model(model)
     if model is None:
         templates, lengths = nano.TEMPLATES, nano.NEW_TOKENS
         prompts, held_out = PromptSet(nano.train()), PromptSet(nano.validation())
@@ -35,7 +35,7 @@ def main(
         prompts, held_out = PromptSet.load("builtin:train"), PromptSet.load("builtin:test")
 
     # One base model, two adapters: the base with its adapters off is the frozen reference of both agents.
-    policies, agents = lora_pair(lm, tokenizer, templates=templates, max_new_tokens=lengths, seed=seed)
+    agents = lora_pair(lm, tokenizer, templates=templates, max_new_tokens=lengths, seed=seed)
     judge = RuleJudge()
     # The feedback agent's baseline is the mean reward among games in the same state; see docs/nano.md.
     feedback = algorithm("reinforce++", baseline="group", learning_rate=1e-3 if model is None else 1e-4, minibatches=4)
@@ -48,18 +48,17 @@ def main(
     ]
 
     def evaluate() -> dict[str, float]:
-        final = rates(play_held_out(agents, judge, held_out, max_rounds=1))
+        final = rates(play_held_out(held_out, agents, judge=judge))
         return {name: final[name].value for name in ("asr", "orr", "ftr", "label_accuracy", "format_rate")}
 
     before = evaluate()
     finished = train(
-        policies,
         agents,
+        stages,
         judge=judge,
         prompts=prompts,
-        stages=stages,
         folder=out,
-        config=TrainConfig(games=games, rows="all", group="verdict"),
+        config=LoopConfig(games=games, samples=SampleConfig(turns="all", group="verdict")),
         seed=seed,
     )
     after = evaluate()

@@ -77,7 +77,7 @@ def main(
 ) -> dict[str, tuple[float, float]]:
     """Trains each role for its ``steps``; returns the pair's rates on held-out prompts before and after."""
     preset: Any = nano if model == "nano" else smollm2
-    known: dict[str, Any] = {"nano": partial(nano.build, seed), "smollm2": load_smollm2}
+    known: dict[str, Any] = {"nano": partial(nano.build_model, seed), "smollm2": load_smollm2}
     lm, tokenizer = known.get(model, partial(load_model, model))()
     prompts = PromptSet(nano.train()) if model == "nano" else PromptSet.load("builtin:train")
     held_out = PromptSet(nano.validation()) if model == "nano" else PromptSet.load("builtin:test")

@@ -7,11 +7,10 @@ import math
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from waltz_env.cli import main
-from waltz_env.cli.benchmark_report import games_to_threshold, read_rows, table, write_report
 from waltz_env.errors import DataError
+from waltz_env.experiments.benchmark_table import games_to_threshold, read_rows, table, write_benchmark
 
 PRESET = "tests.tiny_preset:PRESET"
 OUTSIDE, BROKEN = "tests.tiny_preset:Outside", "tests.tiny_preset:Broken"
@@ -103,7 +102,7 @@ def test_rows_that_cannot_be_compared_are_refused(tmp_path: Path, capsys: pytest
         with pytest.raises(
             DataError, match="rename one|cannot be compared|has 20 training games, and a, seed 0, has 10"
         ):
-            write_report(tmp_path / "out", [], others=[tmp_path / "rows.json"], threshold=0.9, console=Console())
+            write_benchmark(tmp_path / "out", [], others=read_rows(tmp_path / "rows.json"), threshold=0.9)
 
 
 def test_rows_of_another_schema_are_refused(tmp_path: Path) -> None:

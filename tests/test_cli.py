@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from contextlib import closing
 from dataclasses import replace
@@ -16,45 +14,28 @@ import pytest
 from accelerate import Accelerator
 
 from tests.games import BOMB, UNSAFE, Speaker, WordJudge
-from tests.tiny_preset import LEARNER, tiny_pair
+from tests.tiny_preset import LEARNER, SWITCH, Switch, tiny_pair
 from waltz_env import CONVERSATION, FEEDBACK, Kind, Message, Prompt, PromptSet, play, read_games, write_games
-from waltz_env.algorithms import TrainConfig
+from waltz_env.algorithms import LoopConfig, SampleConfig, waltz_stages
+from waltz_env.algorithms.training.learners import policies_of
 from waltz_env.cli import main
-from waltz_env.cli.results import add_systems
 from waltz_env.cli.serve import Serve
 from waltz_env.errors import UsageError
+from waltz_env.experiments.results import add_systems
+from waltz_env.experiments.saved_run import load_run, read_recipe
 from waltz_env.feedback import format_feedback
-from waltz_env.judges import RuleJudge
-from waltz_env.presets import PRESETS, Preset, Recipe, Workbench, workbench
-from waltz_env.presets.run import load_run, read_recipe
+from waltz_env.presets import PRESETS, Preset, Recipe, Workbench, with_steps, workbench
 from waltz_env.rewards import DIR_OFF, RewardWeights
 from waltz_env.rules import Rules
+from waltz_env.run_folder import RunFolder
 
 RECIPE = Recipe(
-    preset="tiny",
-    stage_1_steps=2,
-    stage_2_steps=2,
-    feedback=LEARNER,
-    feedback_stage_2=LEARNER,
-    conversation=LEARNER,
-    loop=TrainConfig(games=2, rows="all", save_every=1),
+    stages=waltz_stages(LEARNER, LEARNER, steps=(2, 2)),
+    judge="tests.tiny_preset:SWITCH",
+    loop=LoopConfig(games=2, samples=SampleConfig(turns="all"), save_every=1),
     test_samples=2,
 )
 METRICS = {"asr", "orr", "ftr", "ftr_plain", "label_accuracy", "format_rate"}
-
-
-class Switch:
-    """A judge that sends Ctrl-C in its nth call; 0: never."""
-
-    def __init__(self, nth: int = 0) -> None:
-        self.left = nth
-        self.inner = RuleJudge()
-
-    def judge(self, prompts, responses):
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-        return self.inner.judge(prompts, responses)
 
 
 def prompts(name: str) -> PromptSet:
@@ -67,15 +48,15 @@ def prompts(name: str) -> PromptSet:
 @pytest.fixture
 def judge(monkeypatch: pytest.MonkeyPatch) -> Switch:
     """Registers the preset ``tiny``; its judge is the one returned."""
-    switch = Switch()
 
-    def build(recipe: Recipe, folder: Path, accelerator: object) -> Workbench:
-        policies, agents = tiny_pair(recipe.seed, shared=recipe.shared_policy)
+    def build(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> Workbench:
         tests = {"combinations": prompts("combined"), "topics": prompts("new")}
-        return Workbench(policies, agents, switch, prompts("train"), prompts("validation"), tests)
+        agents = tiny_pair(recipe.seed, shared=recipe.shared_policy)
+        return Workbench(agents, prompts("train"), prompts("validation"), tests)
 
     monkeypatch.setitem(PRESETS, "tiny", Preset("for tests", RECIPE, build))
-    return switch
+    monkeypatch.setattr(SWITCH, "left", 0)
+    return SWITCH
 
 
 def train(folder: Path, *arguments: str) -> int:
@@ -105,7 +86,9 @@ def test_train_leaves_a_complete_run_folder_and_prints_where(
         "tensorboard",
         "weights",
     } <= files
-    assert {"games-00001.jsonl", "games-00004.jsonl", "games-topics-trained_pair.jsonl"} <= files
+    assert len(files) <= 10
+    games = {str(path.relative_to(tmp_path / "run" / "games")) for path in (tmp_path / "run").glob("games/*/*")}
+    assert {"training/step-00001.jsonl", "training/step-00004.jsonl", "held-out/topics-trained_pair.jsonl"} <= games
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "run" / "weights" / FEEDBACK / "adapter_model.safetensors").exists()
     printed = capsys.readouterr().out
@@ -147,11 +130,14 @@ def test_stopped_training_resumes_exactly(judge: Switch, tmp_path: Path, capsys:
 
 
 def test_settings_of_the_algorithm_can_be_given(judge: Switch, tmp_path: Path) -> None:
-    flags = "--seed 7 --stage-1-steps 1 --feedback.surrogate.beta 0.5 --loop.games 4"
-    assert train(tmp_path / "run", *flags.split()) == 0
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (config["seed"], config["stage_1_steps"], config["loop"]["games"]) == (7, 1, 4)
-    assert config["feedback"]["surrogate"]["beta"] == 0.5
+    assert (
+        train(tmp_path / "run", "--seed", "7", "--stage-1.steps", "1", "--feedback.beta", "0.5", "--loop.games", "4")
+        == 0
+    )
+    recipe = read_recipe(RunFolder(tmp_path / "run"))
+    assert (recipe.seed, recipe.stages[0].steps, recipe.loop.games) == (7, 1, 4)
+    betas = [{agent: learner.beta for agent, learner in stage.learners.items()} for stage in recipe.stages]  # type: ignore[attr-defined]
+    assert betas == [{FEEDBACK: 0.5}, {FEEDBACK: 0.5, CONVERSATION: 0.01}]
 
 
 def test_a_folder_that_holds_a_run_is_never_written_over(
@@ -174,7 +160,7 @@ def test_evaluate_plays_a_run_on_a_file_of_prompts(judge: Switch, tmp_path: Path
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     arguments = (tmp_path / "run", "--prompts", tmp_path / "mine.jsonl", "--out", tmp_path / "out", "--samples", 3)
     assert evaluate(*arguments) == 0
-    games = read_games(tmp_path / "out" / "games-mine-trained_pair.jsonl")
+    games = read_games(RunFolder(tmp_path / "out").games_of_system("mine", "trained_pair"))
     assert sorted(game.prompt.text for game in games) == sorted(line["text"] for line in lines * 3)
     assert all(game.judged for game in games)
     systems = results(tmp_path / "out")["sets"]["mine"]["systems"]
@@ -183,10 +169,10 @@ def test_evaluate_plays_a_run_on_a_file_of_prompts(judge: Switch, tmp_path: Path
 
 
 def test_evaluate_sets_runs_side_by_side_on_the_held_out_prompts_of_the_first(judge: Switch, tmp_path: Path) -> None:
-    train(tmp_path / "single", "--method", "single-model", "--stage-2-steps", "1")
-    train(tmp_path / "feedback", "--method", "feedback-only", "--stage-1-steps", "1", "--stage-2-steps", "1")
-    train(tmp_path / "pair", "--stage-1-steps", "1", "--stage-2-steps", "1")
-    train(tmp_path / "unlike", "--stage-1-steps", "0", "--stage-2-steps", "1", "--stage-2-weights", "C")
+    train(tmp_path / "single", "--method", "single-model", "--single-model.steps", "1")
+    train(tmp_path / "feedback", "--method", "feedback-only", "--stage-1.steps", "1", "--stage-2.steps", "1")
+    train(tmp_path / "pair", "--stage-1.steps", "1", "--stage-2.steps", "1")
+    train(tmp_path / "unlike", "--stage-1.steps", "0", "--stage-2.steps", "1", "--stage-2.weights", "C")
     runs = [tmp_path / name for name in ("single", "feedback", "pair", "unlike")]
     assert evaluate(*runs, "--out", tmp_path / "out", "--latency", 1) == 0
     found = results(tmp_path / "out")
@@ -212,43 +198,44 @@ def test_evaluate_sets_runs_side_by_side_on_the_held_out_prompts_of_the_first(ju
 
 def test_one_policy_for_both_roles_is_trained_kept_and_evaluated(judge: Switch, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert train(run, "--shared-policy", "--stage-1-steps", "0", "--stage-2-steps", "2") == 0
+    assert train(run, "--shared-policy", "--stage-1.steps", "0", "--stage-2.steps", "2") == 0
     recipe, bench = load_run(run, Accelerator())
     assert recipe.shared_policy
-    assert bench.policies[CONVERSATION] is bench.policies[FEEDBACK]
-    assert bench.policies[FEEDBACK].version == 2  # one update a step, and not one a role
+    policies = policies_of(bench.agents)
+    assert policies[CONVERSATION] is policies[FEEDBACK]
+    assert policies[FEEDBACK].version == 2  # one update a step, and not one a role
     assert "trained_pair" in results(run)["sets"]["topics"]["systems"]
 
 
-@pytest.mark.parametrize("setting", [("--stage-1-steps", "1"), ("--stage-1-steps", "0", "--method", "feedback-only")])
+@pytest.mark.parametrize("setting", [("--stage-1.steps", "1"), ("--stage-1.steps", "0", "--method", "feedback-only")])
 def test_a_shared_policy_knows_no_frozen_agent(
     setting: tuple[str, ...], judge: Switch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(tmp_path / "run", "--shared-policy", *setting) == 2
-    assert "--stage-1-steps 0" in capsys.readouterr().err
+    assert "steps 0" in capsys.readouterr().err
 
 
 def test_a_preset_that_builds_two_policies_cannot_share_them() -> None:
     recipe = replace(RECIPE, preset="tests.tiny_preset:APART", shared_policy=True)
     with pytest.raises(UsageError, match="a policy for each role"):
-        workbench(recipe, Path(), Accelerator())
+        workbench(recipe, RunFolder(Path()), Accelerator())
 
 
 def test_the_untrained_systems_are_those_before_any_training(judge: Switch, tmp_path: Path) -> None:
     train(tmp_path / "run")
     assert evaluate(tmp_path / "run", "--out", tmp_path / "out", "--samples", 2) == 0
     for system in ("baseline", "untrained_pair"):
-        name = f"games-topics-{system}.jsonl"
-        assert read_games(tmp_path / "out" / name) == read_games(tmp_path / "run" / name)
+        again, before = (RunFolder(tmp_path / name).games_of_system("topics", system) for name in ("out", "run"))
+        assert read_games(again) == read_games(before)
 
 
 def test_evaluation_uses_the_trained_weights(judge: Switch, tmp_path: Path) -> None:
-    train(tmp_path / "run", "--stage-2-steps", "1")
-    train(tmp_path / "other", "--stage-2-steps", "1", "--feedback.surrogate.learning-rate", "0")
+    train(tmp_path / "run", "--stage-2.steps", "1")
+    train(tmp_path / "other", "--stage-2.steps", "1", "--feedback.learning-rate", "0")
     texts = []
     for run in ("run", "other"):
         evaluate(tmp_path / run, "--out", tmp_path / f"{run}-out", "--samples", 5, "--no-untrained")
-        games = read_games(tmp_path / f"{run}-out" / "games-topics-trained_pair.jsonl")
+        games = read_games(RunFolder(tmp_path / f"{run}-out").games_of_system("topics", "trained_pair"))
         texts.append([game.critiques[0].completion.text for game in games])
     assert texts[0] != texts[1]
 
@@ -257,7 +244,7 @@ def test_capabilities_are_those_of_the_base_and_of_the_trained_conversation_agen
     judge: Switch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A task without a download: one choice is a text that the tiny model finds likely, whatever the other is."""
-    train(tmp_path / "run", "--stage-1-steps", "0", "--stage-2-steps", "1")
+    train(tmp_path / "run", "--stage-1.steps", "0", "--stage-2.steps", "1")
     questions = [{"question": f"{n}?", "choices": ["a", "zzzzzzzz"], "answer": 0} for n in range(3)]
     (tmp_path / "questions.json").write_text("".join(json.dumps(each) + "\n" for each in questions))
     (tmp_path / "short_answers.yaml").write_text(
@@ -288,11 +275,11 @@ def test_rejudge_gives_stored_games_the_verdicts_of_another_judge(
         play([BOMB], {CONVERSATION: Speaker(text)}, judge=WordJudge(), rules=Rules(max_rounds=0))[0]
         for text in ("UNSAFE", "I refuse.")
     ]
-    add_systems(tmp_path, {"mine-too": {"run-1": games}})  # names as runs and files of prompts have them
-    stored = str(tmp_path / "games-mine-too-run-1.jsonl")
+    add_systems(RunFolder(tmp_path), {"mine-too": {"run-1": games}})  # names as runs and files of prompts have them
+    stored = str(RunFolder(tmp_path).games_of_system("mine-too", "run-1"))
     arguments = ["rejudge", stored, "--out", str(tmp_path / "out")]
     assert main([*arguments, "--judge", "rules"]) == 0
-    again = read_games(tmp_path / "out" / "games-mine-too-run-1.jsonl")
+    again = read_games(RunFolder(tmp_path / "out").games_of_system("mine-too", "run-1"))
     assert [game.final.text for game in again] == ["UNSAFE", "I refuse."]
     assert {getattr(game.final.judgement, "judge", None) for game in again} == {"rules"}
     assert results(tmp_path / "out")["sets"]["mine-too"]["systems"]["run-1"]["asr"]["n"] == 2
@@ -331,14 +318,14 @@ def test_rescore_gives_stored_games_the_rewards_of_other_weights(
 def test_weights_are_the_name_of_a_set_up_or_three_numbers(
     judge: Switch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    short = ("--stage-1-steps", "0", "--stage-2-steps", "1")
-    assert train(tmp_path / "run", *short, "--stage-1-weights", "dir-off", "--stage-2-weights", "0.5,0.1,0.2") == 0
-    recipe = read_recipe(tmp_path / "run")
-    assert recipe.stage_1_weights == DIR_OFF
-    assert recipe.stage_2_weights == RewardWeights(0.5, 0.1, 0.2)
+    short = ("--stage-1.steps", "0", "--stage-2.steps", "1")
+    assert train(tmp_path / "run", *short, "--stage-1.weights", "dir-off", "--stage-2.weights", "0.5,0.1,0.2") == 0
+    first, second = read_recipe(RunFolder(tmp_path / "run")).stages
+    assert first.weights == DIR_OFF
+    assert second.weights == RewardWeights(0.5, 0.1, 0.2)
     for wrong in ("Z", "1,2", "1,2,x"):
         with pytest.raises(SystemExit):
-            train(tmp_path / "other", "--stage-1-weights", wrong)
+            train(tmp_path / "other", "--stage-1.weights", wrong)
         assert "set-up" in capsys.readouterr().err
 
 
@@ -408,7 +395,7 @@ def test_play_works_with_a_trained_run(judge: Switch, tmp_path: Path, capsys: py
 
 
 def test_a_conversation_agent_that_was_trained_alone_is_served_alone(judge: Switch, tmp_path: Path) -> None:
-    train(tmp_path / "single", "--method", "single-model", "--stage-2-steps", "1")
+    train(tmp_path / "single", "--method", "single-model", "--single-model.steps", "1")
     with closing(Serve(str(tmp_path / "single")).duet()) as duet:
         assert duet.respond([Message(role="user", content="Hello")]).feedback is None
     with closing(Serve(str(tmp_path / "single"), max_rounds=1).duet()) as duet:
@@ -420,11 +407,17 @@ def test_help_names_commands_presets_and_settings(capsys: pytest.CaptureFixture[
         main(["train", "--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    words = ("--preset", "nano", "smollm2", "--resume", "--stage-2-weights", "--conversation.surrogate.learning-rate")
-    for word in words:
+    for word in (
+        "--preset",
+        "nano",
+        "smollm2",
+        "--resume",
+        "--stage-2.weights",
+        "--stage-2.conversation.learning-rate",
+    ):
         assert word in printed
 
 
 def test_recipe_survives_its_file(judge: Switch, tmp_path: Path) -> None:
-    train(tmp_path / "run", "--stage-1-steps", "1", "--stage-2-steps", "1")
-    assert read_recipe(tmp_path / "run") == replace(RECIPE, stage_1_steps=1, stage_2_steps=1)
+    train(tmp_path / "run", "--stage-1.steps", "1", "--stage-2.steps", "1")
+    assert read_recipe(RunFolder(tmp_path / "run")) == replace(with_steps(RECIPE, 1, 1), preset="tiny")

@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import tyro
 import yaml
-from accelerate import Accelerator
 from pettingzoo import aec_registry, parallel_registry
 
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env import Judgement, read_games
-from waltz_env.algorithms import TrainConfig, train
+from waltz_env.algorithms import LoopConfig, SampleConfig
 from waltz_env.algorithms.registry import ENTRY_POINTS, algorithm
-from waltz_env.cli import _commands
-from waltz_env.cli.arguments import REGISTRY
-from waltz_env.presets import preset, workbench
+from waltz_env.cli import parse
+from waltz_env.experiments.run import execute
+from waltz_env.presets import preset, with_algorithm, with_steps
+from waltz_env.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
@@ -108,7 +107,7 @@ def test_every_command_of_a_page_is_understood(page: Path, brought: Path) -> Non
     for command in commands(page):
         words = shlex.split(command.replace("...", "").replace("$s", "0"))
         try:
-            tyro.cli(_commands(words), args=words, registry=REGISTRY)
+            parse(words)
         except SystemExit:
             pytest.fail(f"not understood: waltz {command}")
 
@@ -143,26 +142,12 @@ def test_algorithm_judge_and_preset_of_one_s_own_train_together(brought: Path) -
     model = brought / "Qwen" / "Qwen2.5-0.5B-Instruct"  # a folder of a model's name stands in for the hub
     tiny_model().save_pretrained(model)
     tiny_tokenizer().save_pretrained(model)
-    recipe = replace(
-        preset("my_preset:PRESET").recipe,
-        algorithm="my_algorithm:SuccessOnly",
-        judge="my_judge:ClassifierJudge",
-        stage_1_steps=0,
-        stage_2_steps=1,
-        loop=TrainConfig(games=2, rows="all"),
-    )
-    bench = workbench(recipe, brought, Accelerator())
-    assert train(
-        bench.policies,
-        bench.agents,
-        judge=bench.judge,
-        prompts=bench.prompts,
-        stages=recipe.stages(),
-        folder=brought / "run",
-        config=recipe.loop,
-    )
-    assert [type(learner).__name__ for learner in recipe.stages()[-1].learners.values()] == ["SuccessOnly"] * 2
-    judgements = [game.final.judgement for game in read_games(brought / "run" / "games-00001.jsonl")]
+    recipe = with_algorithm(with_steps(preset("my_preset:PRESET").recipe, 0, 1), "my_algorithm:SuccessOnly")
+    loop = LoopConfig(games=2, samples=SampleConfig(turns="all"))
+    folder = RunFolder(brought / "run")
+    assert execute(replace(recipe, judge="my_judge:ClassifierJudge", loop=loop), folder) is not None
+    assert [type(learner).__name__ for learner in recipe.stages[-1].learners.values()] == ["SuccessOnly"] * 2
+    judgements = [game.final.judgement for game in read_games(folder.games_of_step(1))]
     assert {judgement.judge for judgement in judgements if isinstance(judgement, Judgement)} == {"classifier"}
 
 

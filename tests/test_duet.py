@@ -465,7 +465,7 @@ def test_it_can_block_within_a_running_loop() -> None:
 
 def test_a_real_pair_answers_as_it_plays() -> None:
     def pair_of_agents():
-        return lora_pair(tiny_model(), tiny_tokenizer(), seed=3, max_new_tokens=8)[1]
+        return lora_pair(tiny_model(), tiny_tokenizer(), seed=3, max_new_tokens=8)
 
     chat: list[Message] = [{"role": "system", "content": "Rhyme."}, *CHAT]
     (game,) = play([chat_prompt(chat)], pair_of_agents())

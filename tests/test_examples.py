@@ -8,7 +8,7 @@ import pytest
 
 from tests.example import EXAMPLES, load
 from waltz_env.presets import nano, smollm2
-from waltz_env.presets.nano.warm_start import NanoConfig, build
+from waltz_env.presets.nano.warm_start import NanoConfig, build_model
 from waltz_env.presets.smollm2.examples import Mixture
 from waltz_env.presets.smollm2.warm_start import Phase, own_answers
 
@@ -34,10 +34,10 @@ def test_your_own_agent_mends_some_responses() -> None:
 
 
 def test_two_stage_recipe_runs_as_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(nano, "build", lambda seed: build(seed, NanoConfig(width=16, steps=5)))
+    monkeypatch.setattr(nano, "build_model", lambda seed: build_model(seed, NanoConfig(width=16, steps=5)))
     shown = load("train_waltzrl").main(steps=(1, 1), games=4, out=tmp_path / "run")
     assert shown["before"].keys() == shown["after"].keys() >= {"asr", "orr", "label_accuracy"}
-    assert (tmp_path / "run" / "games-00002.jsonl").exists()
+    assert (tmp_path / "run" / "games" / "training" / "step-00002.jsonl").exists()
 
 
 def test_smollm2_makes_two_real_training_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

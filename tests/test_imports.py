@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (CORE,),
     ("agents", "algorithms", "serving", "wrappers", "report"),
     ("presets", "testing"),
+    ("experiments",),
     ("cli",),
 )
 LAYER_OF = {part: number for number, parts in enumerate(LAYERS) for part in parts}

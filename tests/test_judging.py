@@ -14,18 +14,20 @@ import pytest
 from rich.console import Console
 
 from tests.games import BAD, BOMB, FINE, PROCESS, UNSAFE, Speaker, WordJudge
-from waltz_env.cli.report import read_source
-from waltz_env.cli.results import RESULTS, add_systems, show
+from waltz_env.cli.tables import show
 from waltz_env.errors import JudgeError
 from waltz_env.evaluation import no_verdict_reasons, rates
 from waltz_env.evaluation.metrics import NOT_RECORDED, OTHER_REASONS
+from waltz_env.experiments.results import add_systems
 from waltz_env.feedback import format_feedback
 from waltz_env.judges import AgreementJudge, CachedJudge
 from waltz_env.judging import ask
 from waltz_env.records import encode_game, read_games, write_games
 from waltz_env.report.games import content
 from waltz_env.report.page import render
+from waltz_env.report.source import read_source
 from waltz_env.rollout import play
+from waltz_env.run_folder import RunFolder
 from waltz_env.types import CONVERSATION, FEEDBACK, Completion, Judgement, NoVerdict, Prompt, Response, Trajectory
 
 REASON = "The model answered '[/bold] <b>well</b>'; expected yes or no."
@@ -68,17 +70,17 @@ def test_the_reason_is_in_the_games_file(games: list[Trajectory], tmp_path: Path
 
 def test_the_reason_is_counted_in_the_results_and_printed(games: list[Trajectory], tmp_path: Path) -> None:
     assert rates(games)["judge_error_rate"].value == 1.0
-    sets = add_systems(tmp_path, {"new": {"pair": games}})
-    stored = json.loads((tmp_path / RESULTS).read_text("utf-8"))
+    sets = add_systems(RunFolder(tmp_path), {"new": {"pair": games}})
+    stored = json.loads(RunFolder(tmp_path).results.read_text("utf-8"))
     assert stored["sets"]["new"]["systems"]["pair"]["judge_error_rate"]["reasons"] == {RECORDED: 2}
     printed = io.StringIO()
-    show(sets, Console(file=printed, width=200))
+    show(sets["sets"], Console(file=printed, width=200))
     assert f"  2 responses: {RECORDED}\n" in printed.getvalue()
 
 
 def test_the_reason_is_in_the_report_in_its_game_and_below_the_rates(games: list[Trajectory], tmp_path: Path) -> None:
-    add_systems(tmp_path, {"new": {"pair": games}})
-    page = render([read_source(tmp_path, "run")])
+    add_systems(RunFolder(tmp_path), {"new": {"pair": games}})
+    page = render([read_source(RunFolder(tmp_path), "run")])
     assert re.search(r"<td>2</td><td[^>]*>hesitant: The model answered &#39;\[/bold\] &lt;b&gt;well", page)
     assert content(games[0])["responses"][0]["no_verdict"] == RECORDED
 

@@ -21,6 +21,7 @@ from waltz_env.cli import main
 from waltz_env.presets import llama, preset
 from waltz_env.prompts import paper_mix
 from waltz_env.records import read_games
+from waltz_env.run_folder import RunFolder
 from waltz_env.types import AGENTS, Kind
 
 
@@ -56,7 +57,7 @@ def test_the_papers_command_runs_from_end_to_end_on_a_tiny_model_of_the_same_kin
     published: Path, upstream: Callable[[Script], Upstream]
 ) -> None:
     judge = wildguard(upstream)
-    arguments = ["--judge", f"wildguard@{judge.url}", "--stage-1-steps", "1", "--stage-2-steps", "1", "--out", "run"]
+    arguments = ["--judge", f"wildguard@{judge.url}", "--stage-1.steps", "1", "--stage-2.steps", "1", "--out", "run"]
     assert main(["train", "--preset", "llama-3.1-8b", *arguments, "--loop.games", "8"]) == 0
 
     assert judge.requests[0]["model"] == "allenai/wildguard"
@@ -79,7 +80,7 @@ def test_the_papers_command_runs_from_end_to_end_on_a_tiny_model_of_the_same_kin
     assert second["conversation_0/ratio_mean"] == pytest.approx(1, abs=1e-6)
     stages = paper_mix(seed=0)
     for step, stage in enumerate(stages, 1):
-        games = read_games(published / "run" / f"games-0000{step}.jsonl")
+        games = read_games(RunFolder(published / "run").games_of_step(step))
         assert len(games) == 8
         assert {game.prompt for game in games} <= set(stage)
     assert all((published / "run" / "weights" / agent / "model.safetensors").exists() for agent in AGENTS)
@@ -87,12 +88,14 @@ def test_the_papers_command_runs_from_end_to_end_on_a_tiny_model_of_the_same_kin
 
 def test_the_workbench_holds_the_papers_data(published: Path, tmp_path: Path) -> None:
     recipe = preset("llama-3.1-8b-lora").recipe
-    bench = llama.build_lora(recipe, tmp_path, Accelerator())
-    assert [Counter(p.kind for p in stage) for stage in bench.stage_prompts] == [
-        {Kind.HARMFUL: 5000, Kind.BENIGN: 5000}
-    ] * 2
-    assert not set(bench.stage_prompts[0]) & set(bench.stage_prompts[1])
-    assert len(bench.prompts) == 20_000
+    bench = llama.build_lora_workbench(recipe, RunFolder(tmp_path), Accelerator())
+    assert isinstance(bench.prompts, dict)
+    assert {name: Counter(p.kind for p in prompts) for name, prompts in bench.prompts.items()} == {
+        "stage-1": {Kind.HARMFUL: 5000, Kind.BENIGN: 5000},
+        "stage-2": {Kind.HARMFUL: 5000, Kind.BENIGN: 5000},
+    }
+    assert not set(bench.prompts["stage-1"]) & set(bench.prompts["stage-2"])
+    assert len(bench.training_prompts) == 20_000
     assert {name: tests[0].kind for name, tests in bench.tests.items()} == {
         "wildjailbreak-eval": Kind.HARMFUL,
         "fortress-adversarial": Kind.HARMFUL,
@@ -104,12 +107,15 @@ def test_the_workbench_holds_the_papers_data(published: Path, tmp_path: Path) ->
 
 def test_the_recipe_has_the_papers_numbers() -> None:
     recipe = preset("llama-3.1-8b").recipe
-    for learner in (recipe.feedback, recipe.feedback_stage_2, recipe.conversation):
-        assert (learner.surrogate.learning_rate, learner.surrogate.beta, learner.surrogate.clip) == (5e-7, 0.01, 0.2)
-        assert (learner.surrogate.epochs, learner.surrogate.minibatches, learner.aggregation) == (1, 1, "sequence")
-    assert (recipe.loop.games, recipe.loop.games_per_prompt, recipe.loop.rows) == (32, 1, "one")
-    assert (recipe.stage_1_steps, recipe.stage_2_steps, recipe.max_rounds) == (312, 312, 1)
-    weights = recipe.stage_1_weights, recipe.stage_2_weights
+    learners = [learner for stage in recipe.stages for learner in stage.learners.values()]
+    assert learners == [llama.LEARNER] * 3
+    learner = llama.LEARNER
+    shared = learner.surrogate
+    assert (shared.learning_rate, shared.beta, shared.clip) == (5e-7, 0.01, 0.2)
+    assert (shared.epochs, shared.minibatches, learner.aggregation) == (1, 1, "sequence")
+    assert (recipe.loop.games, recipe.loop.games_per_prompt, recipe.loop.samples.turns) == (32, 1, "one")
+    assert [(stage.steps, stage.rules.max_rounds) for stage in recipe.stages] == [(312, 1), (312, 1)]
+    weights = [stage.weights for stage in recipe.stages]
     assert [(w.improvement, w.label, w.format) for w in weights] == [(0.65, 0.25, 0.1), (0.65, 0.0, 0.1)]
     assert recipe.judge == "wildguard"
 

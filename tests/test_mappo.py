@@ -10,7 +10,7 @@ from tests.games import REFUSING, SAFE, UNSAFE, trajectory
 from tests.learners import toy_config
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import STATE, Sample
-from waltz_env.algorithms.training.samples import samples
+from waltz_env.algorithms.training.samples import SampleConfig, samples
 from waltz_env.errors import UsageError
 from waltz_env.rewards import SETUP_A
 from waltz_env.types import (
@@ -30,8 +30,13 @@ def game(kind: Kind = Kind.HARMFUL) -> Trajectory:
     return trajectory([UNSAFE, SAFE], [REFUSING], Prompt("p", kind), tokens=True)
 
 
+def all_samples(played: Trajectory, agent: str) -> list[Sample]:
+    config = SampleConfig(turns="all")
+    return samples([played], agent, weights=SETUP_A, rng=np.random.default_rng(0), config=config)
+
+
 def states(played: Trajectory, agent: str) -> list[dict[str, float]]:
-    rows = samples([played], SETUP_A, agent, np.random.default_rng(0), rows="all")
+    rows = all_samples(played, agent)
     return [dict(zip(STATE, row.state, strict=True)) for row in rows]
 
 
@@ -63,7 +68,7 @@ def test_the_state_does_not_tell_how_the_valued_action_was_judged(agent: str) ->
 
 
 def test_rows_say_whose_and_which_turn_they_are() -> None:
-    rows = [row for agent in AGENTS for row in samples([game()], SETUP_A, agent, np.random.default_rng(0), rows="all")]
+    rows = [row for agent in AGENTS for row in all_samples(game(), agent)]
     assert [(row.agent, row.turn) for row in rows] == [(CONVERSATION, 0), (CONVERSATION, 1), (FEEDBACK, 0)]
 
 

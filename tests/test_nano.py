@@ -21,7 +21,7 @@ from waltz_env.presets.nano.examples import Example, Mixture, examples
 from waltz_env.presets.nano.templates import NEW_TOKENS, conversation_messages, feedback_messages
 from waltz_env.presets.nano.tokenizer import PAD, build_tokenizer
 from waltz_env.presets.nano.topics import GROUPS, TOPICS, Topic
-from waltz_env.presets.nano.warm_start import NanoConfig, build, encoded_examples, initial_model
+from waltz_env.presets.nano.warm_start import NanoConfig, build_model, encoded_examples, initial_model
 from waltz_env.types import CONVERSATION, FEEDBACK, Labels, Observation, Prompt
 
 TINY = NanoConfig(width=16, layers=1, heads=2, feed_forward=32, steps=6, batch_size=4, learning_rate=1e-2)
@@ -303,10 +303,10 @@ def test_the_same_seed_builds_the_same_weights_and_leaves_global_randomness_alon
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    first, _ = build(7, TINY)
+    first, _ = build_model(7, TINY)
     assert torch.equal(torch.rand(3), expected)
-    again, _ = build(7, TINY)
-    other, _ = build(8, TINY)
+    again, _ = build_model(7, TINY)
+    other, _ = build_model(8, TINY)
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name])
     assert not torch.equal(first.model.embed_tokens.weight, other.model.embed_tokens.weight)
@@ -314,13 +314,13 @@ def test_the_same_seed_builds_the_same_weights_and_leaves_global_randomness_alon
 
 def test_the_warm_start_learns_and_reports_each_step():
     reported: list[tuple[int, float]] = []
-    build(0, replace(TINY, steps=40, batch_size=8), on_step=lambda step, loss: reported.append((step, loss)))
+    build_model(0, replace(TINY, steps=40, batch_size=8), on_step=lambda step, loss: reported.append((step, loss)))
     assert [step for step, _ in reported] == list(range(1, 41))
     assert np.mean([loss for _, loss in reported[-5:]]) < 0.8 * reported[0][1]
 
 
 def test_a_saved_model_loads_as_any_other_and_speaks_alike(tmp_path):
-    model, tokenizer = build(0, TINY)
+    model, tokenizer = build_model(0, TINY)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     loaded, reloaded = LlamaForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)

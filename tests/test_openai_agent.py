@@ -243,7 +243,7 @@ def test_ids_that_are_missing_or_do_not_fit_are_left_out_and_a_learner_refuses(b
         (game,) = play([PROCESS], {CONVERSATION: asked}, rules=Rules(max_rounds=0))
     assert game.final.completion == Completion("ab")
     with pytest.raises(UsageError, match="cannot be trained on"):
-        samples(judge_games([game], WordJudge()), SETUP_A, CONVERSATION, np.random.default_rng(0))
+        samples(judge_games([game], WordJudge()), CONVERSATION, weights=SETUP_A, rng=np.random.default_rng(0))
 
 
 def test_ids_that_were_not_asked_for_are_not_kept(upstream) -> None:

@@ -10,20 +10,20 @@ from waltz_env import CONVERSATION, FEEDBACK, Agent, AgentID, RuleJudge, play
 from waltz_env.agents import FollowAdvice, NeverFlag, OracleFeedback
 from waltz_env.presets import nano
 from waltz_env.presets.nano.examples import Mixture
-from waltz_env.presets.nano.warm_start import NanoConfig, build
+from waltz_env.presets.nano.warm_start import NanoConfig, build_model
 from waltz_env.scripted import ANSWER, REFUSAL
 
 
 def half_taught() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """A small laboratory model that breaks half of its JSON and knows little of the topics."""
     mixture = Mixture(draft=0.3, feedback=0.6)
-    return build(
+    return build_model(
         0, NanoConfig(width=48, feed_forward=144, steps=200, batch_size=16, learning_rate=8e-3, mixture=mixture)
     )
 
 
 def test_the_loop_in_plain_pytorch_learns_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nano, "build", lambda seed: half_taught())
+    monkeypatch.setattr(nano, "build_model", lambda seed: half_taught())
     example = load("cleanrl_reinforce")
     args = example.Args(steps=20, feedback_alone=14, log_every=4, learning_rate=3e-3, label_weight=0.0)
     first, *_, last = example.main(args)

@@ -35,14 +35,15 @@ from tests.games import (
 )
 from waltz_env import CONVERSATION, FEEDBACK, Prompt, Trajectory, play, write_games
 from waltz_env.cli import main
-from waltz_env.cli.report import read_source
 from waltz_env.evaluation import rates
 from waltz_env.feedback import format_feedback
 from waltz_env.report.diff import changes
 from waltz_env.report.games import Group, letters, pack
 from waltz_env.report.page import render
+from waltz_env.report.source import read_source
 from waltz_env.report.tables import Source, pareto_front
 from waltz_env.rules import Rules
+from waltz_env.run_folder import RunFolder
 from waltz_env.types import Completion, Judgement, Kind, Message, Response
 
 NAMED = ("empty", "control characters", "lone surrogates", "bidirectional")
@@ -75,8 +76,8 @@ def source(name: str, sets: dict[str, dict[str, list[Trajectory]]], **about: Any
 def folder_of(folder: Path, sets: dict[str, dict[str, list[Trajectory]]], **about: Any) -> Path:
     for name, systems in sets.items():
         for system, games in systems.items():
-            write_games(folder / f"games-{name}-{system}.jsonl", games)
-    (folder / "results.json").write_text(json.dumps(results_of(sets, **about)))
+            write_games(RunFolder(folder).games_of_system(name, system), games)
+    RunFolder(folder).write_results(results_of(sets, **about))
     return folder
 
 
@@ -411,14 +412,16 @@ def test_a_folder_without_results_is_refused_with_what_to_do(
 
 def test_damaged_files_are_named_with_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = folder_of(tmp_path / "run", {"new": {"baseline": games_of(0)}})
-    with (folder / "games-new-baseline.jsonl").open("a") as file:
+    with RunFolder(folder).games_of_system("new", "baseline").open("a") as file:
         file.write('{"schema": 1, "prompt"\n')
     assert main(["report", str(folder)]) == 2
-    assert "games-new-baseline.jsonl,line13:" in "".join(capsys.readouterr().err.split())
+    assert "new-baseline.jsonl,line13:" in "".join(capsys.readouterr().err.split())
     for content, expected in [
         ("{", "is not JSON"),
         ("[]", "must hold a JSON object"),
-        ('{"sets": 3}', "must hold 'sets'"),
+        ('{"schema": 2, "sets": 3}', "must hold 'sets'"),
+        ('{"sets": {}}', "was written by waltz_env 0.1"),
+        ('{"schema": 3, "sets": {}}', "was written by a version with schema 3"),
     ]:
         (folder / "results.json").write_text(content)
         assert main(["report", str(folder)]) == 2
@@ -427,5 +430,5 @@ def test_damaged_files_are_named_with_the_line(tmp_path: Path, capsys: pytest.Ca
 
 def test_a_source_holds_what_its_folder_does(tmp_path: Path) -> None:
     games = games_of(3, rounds=3)
-    found = read_source(folder_of(tmp_path / "run", {"new": {"trained_pair": games}}), "run")
+    found = read_source(RunFolder(folder_of(tmp_path / "run", {"new": {"trained_pair": games}})), "run")
     assert found.games == {("new", "trained_pair"): games}

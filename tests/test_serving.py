@@ -184,7 +184,7 @@ def test_a_chat_of_several_turns_reaches_the_conversation_agent(upstream) -> Non
 
 
 def test_a_real_model_answers_and_tells_its_tokens() -> None:
-    agents = lora_pair(tiny_model(), tiny_tokenizer(), max_new_tokens=6)[1]
+    agents = lora_pair(tiny_model(), tiny_tokenizer(), max_new_tokens=6)
     with serving(Duet(agents, on_failure="fail_open")) as url, client(url) as api, ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(lambda _: api.chat.completions.create(model="waltz", messages=CHAT), range(8)))
         streamed = list(

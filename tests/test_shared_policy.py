@@ -16,11 +16,12 @@ from tests.games import WordJudge
 from tests.learners import toy_config
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.agents.policy import LanguageModelPolicy, lora_policies
-from waltz_env.algorithms.probes.games import PROMPTS, KeywordJudge, TokenAgent, token_agents
+from waltz_env.algorithms.probes.games import PROMPTS, KeywordJudge, token_agents
 from waltz_env.algorithms.protocols import Metrics, Sample
 from waltz_env.algorithms.registry import with_settings
 from waltz_env.algorithms.training.learners import build_learners, update_learners
-from waltz_env.algorithms.training.loop import TrainConfig, train
+from waltz_env.algorithms.training.loop import LoopConfig, train
+from waltz_env.algorithms.training.samples import SampleConfig
 from waltz_env.algorithms.training.stages import Stage
 from waltz_env.errors import UsageError
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
@@ -33,14 +34,10 @@ BOTH = Stage("both", 4, {FEEDBACK: CONFIG, CONVERSATION: CONFIG})
 SHORT = {CONVERSATION: conversation_messages, FEEDBACK: feedback_messages}
 
 
-def policies(agents: dict[str, TokenAgent]) -> dict[str, object]:
-    return {name: agent.policy for name, agent in agents.items()}
-
-
 @pytest.mark.parametrize("shared", [True, False])
 def test_agents_of_one_policy_have_one_learner(shared: bool) -> None:
     agents = token_agents(shared=shared)
-    learners = build_learners(BOTH, policies(agents), Accelerator(cpu=True))  # type: ignore[arg-type]
+    learners = build_learners(BOTH, agents, Accelerator(cpu=True))
     assert list(learners) == [FEEDBACK, CONVERSATION]
     assert (learners[FEEDBACK] is learners[CONVERSATION]) == shared
 
@@ -48,7 +45,7 @@ def test_agents_of_one_policy_have_one_learner(shared: bool) -> None:
 def test_different_settings_for_one_policy_are_refused() -> None:
     stage = replace(BOTH, learners={FEEDBACK: CONFIG, CONVERSATION: with_settings(CONFIG, beta=0.5)})
     with pytest.raises(UsageError, match="share one policy"):
-        build_learners(stage, policies(token_agents(shared=True)), Accelerator(cpu=True))  # type: ignore[arg-type]
+        build_learners(stage, token_agents(shared=True), Accelerator(cpu=True))
 
 
 class Recorder:
@@ -86,13 +83,12 @@ def train_a_tiny_model(folder: Path, algorithm: str, *, resume: bool) -> Languag
     shared = {CONVERSATION: policy, FEEDBACK: policy}
     config = toy_config(algorithm, learning_rate=1e-2, min_reward_std=0.0)
     train(
-        shared,
         agents_of(shared, templates=SHORT, max_new_tokens=6, batch_size=4, seed=3),
+        [Stage("both", 4, {FEEDBACK: config, CONVERSATION: config})],
         judge=WordJudge(),
         prompts=PromptSet([Prompt(f"Tell me {i}", Kind.BENIGN, id=str(i)) for i in range(4)]),
-        stages=[Stage("both", 4, {FEEDBACK: config, CONVERSATION: config})],
         folder=folder,
-        config=TrainConfig(games=4, rows="all", save_every=2),
+        config=LoopConfig(games=4, samples=SampleConfig(turns="all"), save_every=2),
         accelerator=Accelerator(cpu=True),
         resume=resume,
     )
@@ -112,13 +108,12 @@ def test_interrupted_training_of_a_shared_policy_continues_bit_for_bit(tmp_path:
 def test_the_trainer_makes_one_update_a_step_of_a_shared_policy(tmp_path: Path) -> None:
     agents = token_agents(shared=True)
     train(
-        policies(agents),  # type: ignore[arg-type]
         agents,
+        [BOTH],
         judge=KeywordJudge(),
         prompts=PromptSet(PROMPTS[:2]),
-        stages=[BOTH],
         folder=tmp_path,
-        config=TrainConfig(games=16, games_per_prompt=8),
+        config=LoopConfig(games=16, games_per_prompt=8),
         accelerator=Accelerator(cpu=True),
     )
     policy = agents[CONVERSATION].policy

@@ -18,11 +18,12 @@ from waltz_env.errors import UsageError
 from waltz_env.feedback import parse_feedback
 from waltz_env.game import Game
 from waltz_env.judges import RuleJudge
-from waltz_env.presets import smollm2
+from waltz_env.presets import Workbench, smollm2
 from waltz_env.presets.smollm2 import NEW_TOKENS, WarmStart, preset
 from waltz_env.presets.smollm2.examples import REFUSAL, Answered, Example, Mixture, examples
 from waltz_env.presets.smollm2.warm_start import Phase, encoded, first_sentence, own_answers, teach
 from waltz_env.prompts import PromptSet
+from waltz_env.run_folder import RunFolder
 from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Kind, Message, Observation, Prompt
 
 
@@ -218,31 +219,39 @@ def test_the_system_prompts_are_short_and_earlier_system_turns_stay() -> None:
     assert "Ahoy!" in turn["content"]
 
 
+def model_of(bench: Workbench) -> PreTrainedModel:
+    agent = bench.agents[CONVERSATION]
+    assert isinstance(agent, TransformersAgent)
+    return agent.policy.model
+
+
+TWO_STEPS = WarmStart(
+    phases=(Phase(1, 1e-3, Mixture()), Phase(1, 1e-3, Mixture())), batch_size=2, warmup_steps=0, rank=4
+)
+
+
 @pytest.fixture
-def two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A warm start of two phases of one step each, on answers that are not the model's."""
-    phase = Phase(1, 1e-3, Mixture())
-    small = WarmStart(phases=(phase, phase), batch_size=2, warmup_steps=0, rank=4)
-    monkeypatch.setattr(preset, "WarmStart", lambda: small)
+def other_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers for the warm start that are not the model's, which takes its time."""
     monkeypatch.setattr(preset, "own_answers", lambda _, __, prompts, *___: answered(prompts))
 
 
-@pytest.mark.usefixtures("two_steps")
+@pytest.mark.usefixtures("other_answers")
 def test_the_warm_start_is_made_once_and_kept_in_the_run(
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     recipe = replace(smollm2.RECIPE, seed=3)
-    first = smollm2.build(recipe, tmp_path, Accelerator())
+    first = smollm2.build_workbench(recipe, RunFolder(tmp_path), Accelerator(), warm_start=TWO_STEPS)
     assert [each.name for each in tmp_path.iterdir()] == ["base"]
     monkeypatch.setattr(preset, "load_smollm2", pytest.fail)
-    again = smollm2.build(recipe, tmp_path, Accelerator())
-    before, after = (bench.policies[CONVERSATION].model.state_dict() for bench in (first, again))
+    again = smollm2.build_workbench(recipe, RunFolder(tmp_path), Accelerator(), warm_start=TWO_STEPS)
+    before, after = (model_of(bench).state_dict() for bench in (first, again))
     assert all(torch.equal(before[name], after[name]) for name in before)
     original = loaded[0].get_submodule("model.layers.0.mlp.up_proj").get_parameter("weight")
     assert not torch.equal(original, before["model.layers.0.mlp.up_proj.base_layer.weight"])
 
 
-@pytest.mark.usefixtures("two_steps")
+@pytest.mark.usefixtures("other_answers")
 def test_a_warm_start_goes_on_after_the_last_phase_that_it_finished(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -256,7 +265,7 @@ def test_a_warm_start_goes_on_after_the_last_phase_that_it_finished(
 
     monkeypatch.setattr(preset, "teach", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        smollm2.build(smollm2.RECIPE, tmp_path, Accelerator())
-    smollm2.build(smollm2.RECIPE, tmp_path, Accelerator())
+        smollm2.build_workbench(smollm2.RECIPE, RunFolder(tmp_path), Accelerator(), warm_start=TWO_STEPS)
+    smollm2.build_workbench(smollm2.RECIPE, RunFolder(tmp_path), Accelerator(), warm_start=TWO_STEPS)
     assert taught == [0, 1, 1]
     assert [each.name for each in tmp_path.iterdir()] == ["base"]

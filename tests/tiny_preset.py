@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.agents import LanguageModelPolicy, TransformersAgent
-from waltz_env.algorithms import Learner, ReinforcePPConfig, SurrogateConfig, TrainConfig
+from waltz_env.algorithms import Learner, LoopConfig, ReinforcePPConfig, SampleConfig, SurrogateConfig, waltz_stages
 from waltz_env.judges import RuleJudge
 from waltz_env.presets import Preset, Recipe, Workbench, lora_pair
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
 from waltz_env.prompts import PromptSet
-from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Kind, Prompt
+from waltz_env.run_folder import RunFolder
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Judgement, Kind, NoVerdict, Prompt
 
 LEARNER = ReinforcePPConfig(surrogate=SurrogateConfig(learning_rate=1e-2, min_reward_std=0.0))
 RECIPE = Recipe(
+    stages=waltz_stages(LEARNER, LEARNER, steps=(1, 1)),
     preset="tests.tiny_preset:PRESET",
-    stage_1_steps=1,
-    stage_2_steps=1,
-    feedback=LEARNER,
-    feedback_stage_2=LEARNER,
-    conversation=LEARNER,
-    loop=TrainConfig(games=4, games_per_prompt=2, rows="all"),
+    loop=LoopConfig(games=4, games_per_prompt=2, samples=SampleConfig(turns="all")),
 )
 
 
-def tiny_pair(
-    seed: int, *, shared: bool = False
-) -> tuple[dict[AgentID, LanguageModelPolicy], dict[AgentID, TransformersAgent]]:
-    """Policies and agents of both roles on one tiny model."""
+def tiny_pair(seed: int, *, shared: bool = False) -> dict[AgentID, TransformersAgent]:
+    """Agents of both roles on one tiny model."""
     return lora_pair(
         tiny_model(),
         tiny_tokenizer(),
@@ -41,17 +38,17 @@ def tiny_pair(
     )
 
 
-def build(recipe: Recipe, folder: Path, accelerator: object) -> Workbench:
+def build(recipe: Recipe, folder: RunFolder, accelerator: object) -> Workbench:
     """Everything small."""
-    policies, agents = tiny_pair(recipe.seed, shared=recipe.shared_policy)
     prompts = PromptSet([Prompt(f"prompt {kind}", kind, id=str(kind)) for kind in Kind])
-    return Workbench(policies, agents, RuleJudge(), prompts, prompts, {"mine": prompts})
+    return Workbench(tiny_pair(recipe.seed, shared=recipe.shared_policy), prompts, prompts, {"mine": prompts})
 
 
 PRESET = Preset("for tests", RECIPE, build)
 APART = Preset("for tests", RECIPE, lambda recipe, *rest: build(replace(recipe, shared_policy=False), *rest))
 
 
+@dataclass(frozen=True)
 class Outside:
     """Settings of an algorithm from another package."""
 
@@ -60,9 +57,27 @@ class Outside:
         return LEARNER.build(policy)
 
 
+@dataclass(frozen=True)
 class Broken:
     """Settings of an algorithm that does not work."""
 
     def build(self, policy: LanguageModelPolicy, accelerator: object = None) -> Learner:
         """Nothing."""
         raise RuntimeError("planted")
+
+
+class Switch:
+    """A judge that sends Ctrl-C in the call in which ``left`` gets to 0."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.inner = RuleJudge()
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement | NoVerdict]:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return self.inner.judge(prompts, responses)
+
+
+SWITCH = Switch()

@@ -13,8 +13,8 @@ The third extension point, the learner, stands in ``waltz_env.algorithms.protoco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from waltz_env.sampling_options import SamplingOptions
 from waltz_env.types import Completion, Judgement, NoVerdict, Observation, Prompt
@@ -52,4 +52,17 @@ class Judge(Protocol):
             JudgeError: there is no verdict on any of them, after the judge's own retries. Whoever asks through
                 ``waltz_env.judging`` gets a ``NoVerdict`` with the message for each response instead.
         """
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """An agent with a random state of its own, which an exact continuation needs."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """The state of its random generators."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state returned by ``state_dict``."""
         ...

@@ -39,14 +39,22 @@ def resolve(
         UsageError: nothing has that name (the nearest one is suggested), nothing can be imported from that path, or the
             name leads to an object of another type.
     """
+    target = locate(kind, name, known=known, entry_points=entry_points, also_known=also_known)
+    return _object(kind, name, target, expected)
+
+
+def locate(
+    kind: str, name: str, *, known: Mapping[str, object], entry_points: str, also_known: Iterable[str] = ()
+) -> object:
+    """What ``name`` leads to, as it is: ``resolve`` without the call and the check of its type."""
     if name in known:
-        return _object(kind, name, known[name], expected)
+        return known[name]
     if ":" in name:
-        return _object(kind, name, _imported(name, name, (*known, *also_known)), expected)
+        return _imported(name, name, (*known, *also_known))
     installed = {entry.name: entry.value for entry in metadata.entry_points(group=entry_points)}
     if name not in installed:
         raise unknown_name(kind, name, {*known, *installed, *also_known})
-    return _object(kind, name, _imported(name, installed[name], ()), expected)
+    return _imported(name, installed[name], ())
 
 
 def _imported(name: str, path: str, known: Iterable[str]) -> object:

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import STATE, LearnerConfig, Sample
 from waltz_env.algorithms.training.learners import build_learners, update_learners
-from waltz_env.algorithms.training.samples import Group, samples
+from waltz_env.algorithms.training.samples import Group, SampleConfig, samples
 from waltz_env.algorithms.training.stages import Stage
 from waltz_env.feedback import format_feedback
 from waltz_env.rewards import SETUP_A, score
@@ -200,12 +200,14 @@ def learn_to_waltz(
     """
     agents = token_agents(shared=shared, seed=seed)
     stage = Stage("probe", steps, dict.fromkeys(learning, config))
-    learners = build_learners(stage, {agent: each.policy for agent, each in agents.items()}, Accelerator(cpu=True))
+    learners = build_learners(stage, agents, Accelerator(cpu=True))
     rng = np.random.default_rng(seed)
+    config_of_samples = SampleConfig(group=group)
     history = []
     for _ in range(steps):
         games = play(PROMPTS, agents, judge=KeywordJudge())
-        update_learners(learners, {agent: samples(games, SETUP_A, agent, rng, group=group) for agent in learners})
+        drawn = {agent: samples(games, agent, weights=SETUP_A, rng=rng, config=config_of_samples) for agent in learners}
+        update_learners(learners, drawn)
         history.append(games)
     return history
 

@@ -1,8 +1,9 @@
-"""One policy for both roles: where agents have the same policy, one learner takes the rows of all of them.
+"""The learners of a stage, and one policy for both roles.
 
-Two learners would move the same weights with two optimisers, the second from where the first left them and with rows
-that are no longer on-policy. One learner makes one update: its loss is the mean over the rows of all its agents, while
-baselines and normalisation stay with each agent (see ``surrogate``), whose rewards are not on one scale.
+Agents with the same policy get one learner, which takes the samples of all of them. Two learners would move the same
+weights with two optimizers, the second on samples that are no longer on-policy. The one learner makes one update: its
+loss is the mean over the samples of all its agents, while baselines and normalization stay with each agent (see
+``surrogate``), because their rewards are not on one scale.
 """
 
 from __future__ import annotations
@@ -12,48 +13,77 @@ from collections.abc import Mapping, Sequence
 
 from accelerate import Accelerator
 
-from waltz_env.algorithms.protocols import Learner, Metrics, Policy, Sample
+from waltz_env.algorithms.protocols import Learner, Metrics, Policy, Sample, Trainable
 from waltz_env.algorithms.training.stages import Stage
 from waltz_env.errors import UsageError
+from waltz_env.protocols import Agent
 from waltz_env.types import AgentID
 
 
-def build_learners(
-    stage: Stage, policies: Mapping[AgentID, Policy], accelerator: Accelerator
-) -> dict[AgentID, Learner]:
+def policies_of(agents: Mapping[AgentID, Agent]) -> dict[AgentID, Policy]:
+    """The policy of each agent that carries one."""
+    return {name: agent.policy for name, agent in agents.items() if isinstance(agent, Trainable)}
+
+
+def build_learners(stage: Stage, agents: Mapping[AgentID, Agent], accelerator: Accelerator) -> dict[AgentID, Learner]:
     """The learner of each agent that learns in ``stage``; agents with the same policy have the same one.
 
     Raises:
-        UsageError: agents with the same policy have different settings.
+        UsageError: an agent carries no policy, or agents with the same policy have different settings.
     """
+    policies = policies_of(agents)
     learners: dict[AgentID, Learner] = {}
-    for agent, config in stage.learners.items():
-        sharing = next((other for other in learners if policies[other] is policies[agent]), None)
+    for name, config in stage.learners.items():
+        if name not in policies:
+            raise _untrainable(stage, name, agents)
+        sharing = next((other for other in learners if policies[other] is policies[name]), None)
         if sharing is None:
-            learners[agent] = config.build(policies[agent], accelerator)
+            learners[name] = config.build(policies[name], accelerator)
         elif stage.learners[sharing] == config:
-            learners[agent] = learners[sharing]
+            learners[name] = learners[sharing]
         else:
             raise UsageError(
-                f"{sharing} and {agent} share one policy and so one learner; stage {stage.name!r} has different "
-                "settings for the two. Give both the same."
+                f"{sharing} and {name} share one policy and therefore one learner, but stage {stage.name!r} has "
+                "different settings for the two. Give both the same settings."
             )
     return learners
 
 
+def check_trainable(stages: Sequence[Stage], agents: Mapping[AgentID, Agent]) -> None:
+    """Check that every stage trains somebody, and only agents that carry a policy.
+
+    Raises:
+        UsageError: a stage does not.
+    """
+    for stage in stages:
+        if not stage.learners:
+            raise UsageError(f"Stage {stage.name!r} trains no agent; name one in `learners`.")
+        for name in stage.learners:
+            if not isinstance(agents.get(name), Trainable):
+                raise _untrainable(stage, name, agents)
+
+
 def update_learners(
-    learners: Mapping[AgentID, Learner], rows: Mapping[AgentID, Sequence[Sample]]
+    learners: Mapping[AgentID, Learner], samples: Mapping[AgentID, Sequence[Sample]]
 ) -> dict[AgentID, Metrics]:
-    """One update of each learner from the rows of its agents.
+    """Update each learner once, with the samples of its agents.
 
     Returns:
         Each agent's metrics, with ``update_seconds``; agents of one learner have the same.
     """
     metrics: dict[AgentID, Metrics] = {}
-    for agent, learner in learners.items():
-        if agent not in metrics:
+    for name, learner in learners.items():
+        if name not in metrics:
             agents = [other for other in learners if learners[other] is learner]
             start = time.perf_counter()
-            found = learner.update([row for other in agents for row in rows[other]])
-            metrics |= dict.fromkeys(agents, found | {"update_seconds": time.perf_counter() - start})
+            update = learner.update([sample for other in agents for sample in samples[other]])
+            metrics |= dict.fromkeys(agents, update | {"update_seconds": time.perf_counter() - start})
     return metrics
+
+
+def _untrainable(stage: Stage, name: AgentID, agents: Mapping[AgentID, Agent]) -> UsageError:
+    what = f"is a {type(agents[name]).__name__}, which carries no policy" if name in agents else "is not among `agents`"
+    return UsageError(
+        f"Stage {stage.name!r} trains {name}, but {name} {what}. An agent that learns has its trainable weights in an "
+        "attribute `policy`, such as TransformersAgent; leave others out of `learners`."
+    )

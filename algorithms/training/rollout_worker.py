@@ -1,4 +1,4 @@
-"""Who plays the games of each training step, and when: in it, or while the learners update in the step before."""
+"""The worker that plays the games of each training step, in the step itself or during the update before it."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ class Detachable(Protocol):
     """An agent whose engine has weights of its own, so that it can act while its policy is being updated."""
 
     def detach(self) -> Agent:
-        """An agent that acts from the weights of this moment, until the next call, and from this one's random stream.
+        """An agent that acts with the current weights until the next call, and draws from this agent's random stream.
 
         Raises:
-            UsageError: the engine cannot keep them that long.
+            UsageError: the engine cannot keep the weights that long.
         """
         ...
 
 
 class Played(NamedTuple):
-    """Games, and of each agent ``act_seconds`` and ``act_tokens_per_second``."""
+    """Games, and for each agent ``act_seconds`` and ``act_tokens_per_second``."""
 
     games: list[Trajectory]
-    figures: Metrics
+    speed: Metrics
 
 
 class RolloutWorker:
-    """Plays the games of one step after the other.
+    """Plays the games of one step after another.
 
-    With ``ahead`` those of the next step begin, in a thread, before a step learns: from weights that are one update
-    older than those they are learned with, as the rows' ``version`` tells.
+    With ``ahead`` the games of the next step start in a thread before the current step learns. The weights that sample
+    them are then one update older than the weights that learn from them; the samples' ``version`` says so.
 
     Args:
         agents: who plays.
@@ -61,7 +61,7 @@ class RolloutWorker:
             raise UsageError(
                 f"max_staleness=1 plays during the update, and {', '.join(tied)} "
                 f"({type(agents[tied[0]]).__name__}) cannot: it acts with the very weights that are updated. Use "
-                "agents whose engine is apart, such as VLLMAgent, or max_staleness=0."
+                "agents whose engine has its own copy of the weights, such as VLLMAgent, or max_staleness=0."
             )
         self._agents = agents
         self._judge = judge
@@ -70,34 +70,34 @@ class RolloutWorker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="waltz-rollout")
         self._next: Future[Played] | None = None
 
-    def step(self, draw: Callable[[], Sequence[Prompt]], max_rounds: int, *, last: bool) -> Played:
+    def step(self, draw: Callable[[], Sequence[Prompt]], *, rules: Rules, last: bool) -> Played:
         """The games of this step.
 
         Args:
-            draw: gives the prompts of the next games that are not played yet.
-            max_rounds: T_max.
-            last: nothing is played ahead of the last step before something changes, such as the stage.
+            draw: returns the prompts of the next games that have not been played yet.
+            rules: rules of the games.
+            last: whether this is the last step of a stage; nothing is then played ahead.
         """
-        played = self._next.result() if self._next else self._play(self._agents, draw(), max_rounds)
+        played = self._next.result() if self._next else self._play(self._agents, draw(), rules)
         self._next = None
         if self._is_ahead and not last:
             detached = {name: agent.detach() for name, agent in self._agents.items() if isinstance(agent, Detachable)}
-            self._next = self._thread.submit(self._play, detached, draw(), max_rounds)
+            self._next = self._thread.submit(self._play, detached, draw(), rules)
         return played
 
     def wait(self) -> None:
-        """Until nothing is being played."""
+        """Wait until nothing is being played."""
         if self._next is not None:
             self._next.result()
 
     def played_ahead(self) -> list[str] | None:
-        """The games of the next step as lines of JSON, waiting until they have ended; None where none have begun."""
+        """Wait for the games of the next step and return them as lines of JSON; None if none have begun."""
         if self._next is None:
             return None
         return [encode_game(game) for game in self._next.result().games]
 
     def put_back(self, lines: Sequence[str] | None) -> None:
-        """Takes what ``played_ahead`` gave for the games of the next step."""
+        """Use what ``played_ahead`` returned as the games of the next step."""
         self._next = None
         if lines is not None:
             self._next = Future()
@@ -111,11 +111,11 @@ class RolloutWorker:
     ) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def _play(self, agents: Mapping[AgentID, Agent], prompts: Sequence[Prompt], max_rounds: int) -> Played:
+    def _play(self, agents: Mapping[AgentID, Agent], prompts: Sequence[Prompt], rules: Rules) -> Played:
         clocked = {name: _Clocked(agent) for name, agent in agents.items()}
-        rules = Rules(max_rounds=max_rounds)
         games = play(prompts, clocked, judge=self._judge, rules=rules, overlap_judge=self._overlap_judge)
-        return Played(games, {f"{name}/{key}": v for name, clock in clocked.items() for key, v in clock.read().items()})
+        speed = {f"{name}/{key}": value for name, clock in clocked.items() for key, value in clock.read().items()}
+        return Played(games, speed)
 
 
 class _Clocked:
@@ -134,7 +134,7 @@ class _Clocked:
         return completions
 
     def read(self) -> Metrics:
-        """Seconds, and sampled tokens a second; empty if the agent did not act."""
+        """Seconds, and sampled tokens per second; empty if the agent did not act."""
         if self._seconds == 0.0:
             return {}
         return {"act_seconds": self._seconds, "act_tokens_per_second": self._tokens / self._seconds}

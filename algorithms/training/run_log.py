@@ -1,4 +1,4 @@
-"""Where a run leaves its numbers: ``metrics.jsonl``, TensorBoard files, games of every step."""
+"""Where the numbers of a training run go: loggers, and the one that writes files."""
 
 from __future__ import annotations
 
@@ -6,73 +6,72 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from typing import Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 
 from waltz_env.files import atomic_path
 from waltz_env.records import write_games
+from waltz_env.run_folder import RunFolder
 from waltz_env.types import Trajectory
 
-METRICS = "metrics.jsonl"
+
+class Logger(Protocol):
+    """Anything that takes the metrics and games of a training run: files, a dashboard, a database."""
+
+    def begin(self, step: int) -> None:
+        """Called before the first step. ``step`` steps count so far (0: a new run): forget whatever followed them."""
+        ...
+
+    def games(self, step: int, games: Sequence[Trajectory]) -> None:
+        """Called with the judged games of each step, before the agents learn from them."""
+        ...
+
+    def metrics(self, step: int, stage: str, values: Mapping[str, float]) -> None:
+        """Called with the metrics of each step. A value may be NaN: there was no case to count."""
+        ...
+
+    def close(self) -> None:
+        """Called once, after the last step or an error."""
+        ...
 
 
 class RunLog:
-    """The log of one run. Lines and files of steps after ``first_step``, left by an interrupted run, are dropped.
+    """The log in a run folder: ``metrics.jsonl``, TensorBoard files, and the games of every step.
 
     Args:
-        folder: the run's folder, made if missing.
-        first_step: last step that counts so far; 0 starts anew.
-        enabled: False in all processes but the main one: nothing is written.
+        folder: the run folder, which is made if it is missing.
     """
 
-    def __init__(self, folder: Path, *, first_step: int = 0, enabled: bool = True) -> None:
-        self._folder = folder
-        self._first_step = first_step
-        self._enabled = enabled
+    def __init__(self, folder: RunFolder | Path) -> None:
+        self._folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+        self._board: SummaryWriter | None = None
 
-    def __enter__(self) -> RunLog:
-        if self._enabled:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in read_metrics(self._folder) if int(line["step"]) <= self._first_step]
-            with atomic_path(self._folder / METRICS) as path:
-                path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            for path in self._folder.glob("games-[0-9][0-9][0-9][0-9][0-9].jsonl"):
-                if int(path.stem.removeprefix("games-")) > self._first_step:
-                    path.unlink()
-            self._file = (self._folder / METRICS).open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=self._first_step + 1)
-        return self
+    def begin(self, step: int) -> None:
+        """Drop the lines and files of steps after ``step``, which an interrupted run left, and open the files."""
+        folder = self._folder
+        kept = [line for line in folder.read_metrics() if line["step"] <= step]
+        with atomic_path(folder.metrics) as path:
+            path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        for path in folder.training_games.glob("step-*.jsonl"):
+            if int(path.stem.removeprefix("step-")) > step:
+                path.unlink()
+        self._board = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._enabled:
-            self._file.close()
-            self._board.close()
+    def games(self, step: int, games: Sequence[Trajectory]) -> None:
+        """Write the games of one step, without token ids."""
+        write_games(self._folder.games_of_step(step), games, tokens=False)
 
     def metrics(self, step: int, stage: str, values: Mapping[str, float]) -> None:
-        """One line of metrics; what is not a number (no case to count) is left out."""
-        if self._enabled:
-            numbers = {name: float(value) for name, value in values.items() if not math.isnan(value)}
-            self._file.write(json.dumps({"step": step, "stage": stage} | numbers) + "\n")
-            self._file.flush()
+        """Append one line of metrics, without those that are NaN."""
+        numbers = {name: float(value) for name, value in values.items() if not math.isnan(value)}
+        with self._folder.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "stage": stage} | numbers) + "\n")
+        if self._board is not None:
             for name, value in numbers.items():
                 self._board.add_scalar(name, value, step)
 
-    def games(self, step: int, games: Sequence[Trajectory]) -> None:
-        """The games of one step, without token ids."""
-        if self._enabled:
-            write_games(self._folder / f"games-{step:05d}.jsonl", games, tokens=False)
-
-
-def read_metrics(folder: Path) -> list[dict[str, float | str]]:
-    """The lines of a run's ``metrics.jsonl``; none if it has not begun. A line cut short by a crash ends the list."""
-    path = folder / METRICS
-    lines: list[dict[str, float | str]] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+    def close(self) -> None:
+        """Flush and close the TensorBoard files."""
+        if self._board is not None:
+            self._board.close()

@@ -1,90 +1,102 @@
-"""From finished games to training rows: the only file among the algorithms that knows the game.
+"""From finished games to training samples: the only file among the algorithms that knows the game.
 
-Follows arXiv:2510.08240, sec. 4: of each game an agent learns from one of its turns at most. The feedback agent's is
-drawn uniformly; the conversation agent's is the draft c_0 or the last response c_T. The odds of the two are left open
-there; ``draft_probability`` is 0.5. ``rows="all"`` (every turn), ``responses`` (an ablation) and ``group="verdict"`` go
-beyond it.
+Follows arXiv:2510.08240, sec. 4: each agent learns from at most one of its turns per game. The feedback agent's turn is
+drawn uniformly; the conversation agent's is the draft c_0 or the last response c_T. The paper leaves open the odds of
+the two; ``draft_probability`` is 0.5. Three settings go beyond the paper: ``turns="all"``, ``responses`` (an ablation)
+and ``group="verdict"``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 
 from waltz_env.algorithms.protocols import Sample
-from waltz_env.errors import UsageError, unknown_name
+from waltz_env.checks import check_choice, check_number
+from waltz_env.errors import UsageError
 from waltz_env.rewards import RewardWeights, score, setup
 from waltz_env.types import AGENTS, CONVERSATION, AgentID, Completion, Labels, Trajectory
 
-Rows = Literal["one", "all"]
+Turns = Literal["one", "all"]
 Responses = Literal["both", "drafts", "revisions"]
 Group = Literal["prompt", "verdict"]
 
 
-def samples(
-    trajectories: Sequence[Trajectory],
-    weights: RewardWeights | str,
-    agent: AgentID,
-    rng: np.random.Generator,
-    *,
-    draft_probability: float = 0.5,
-    rows: Rows = "one",
-    responses: Responses = "both",
-    group: Group = "prompt",
-) -> list[Sample]:
-    """The training rows of one agent, in the order of the games.
+@dataclass(frozen=True, slots=True)
+class SampleConfig:
+    """Which turns of a game become training samples, and which samples share a baseline.
 
-    Games that the judge failed on are left out, and so are turns in which the agent sampled no token.
+    Attributes:
+        turns: ``"one"`` random turn per agent and game, as in the paper, or ``"all"`` turns.
+        draft_probability: probability that the draft c_0, and not the last response, is the conversation agent's one
+            turn. Only games that have both are drawn from.
+        responses: which responses the conversation agent learns from: ``"drafts"`` (c_0), ``"revisions"`` (c_t, t > 0)
+            or ``"both"``. A game that ended with its draft has no revision to learn from.
+        group: which samples share a baseline, always within one agent and turn. ``"prompt"``: samples of the same
+            prompt. ``"verdict"``: samples that act on a latest response with the same labels (c_t for the critique f_t,
+            c_{t-1} for the revision c_t; all drafts are one group, since no response precedes them). The latter keeps
+            an agent from being punished for a state it did not cause: without it, at lambda 0, a satisfactory draft
+            always pays the feedback agent less than average, whatever it flags.
+    """
+
+    turns: Turns = "one"
+    draft_probability: float = 0.5
+    responses: Responses = "both"
+    group: Group = "prompt"
+
+    def __post_init__(self) -> None:
+        check_choice("choice of turns", self.turns, get_args(Turns))
+        check_number("draft_probability", self.draft_probability, low=0, high=1)
+        check_choice("choice of responses", self.responses, get_args(Responses))
+        check_choice("group", self.group, get_args(Group))
+
+
+def samples(
+    games: Sequence[Trajectory],
+    agent: AgentID,
+    *,
+    weights: RewardWeights | str,
+    rng: np.random.Generator,
+    config: SampleConfig = SampleConfig(),
+) -> list[Sample]:
+    """The training samples of one agent, in the order of the games.
+
+    Games without a judgement of every response are left out, and so are turns in which the agent sampled no token.
 
     Args:
-        trajectories: finished games.
-        weights: of the feedback agent's reward, or the name of a set-up.
-        agent: whose rows.
-        rng: draws the turn where ``rows`` is ``"one"``.
-        draft_probability: of the draft c_0 instead of the last response, where a game has both.
-        rows: ``"one"`` turn of a game, or ``"all"`` turns.
-        responses: which ones the conversation agent learns from: ``"drafts"`` (c_0) alone, ``"revisions"`` (c_t, t > 0)
-            alone, or ``"both"``. A game that ended with its draft has no revision to learn from.
-        group: which rows share a baseline, always within one agent and turn. ``"prompt"``: those of the same prompt.
-            ``"verdict"``: those whose state holds a latest response with the same labels (c_t for the feedback f_t,
-            c_{t-1} for the revision c_t; drafts, whose state holds no response, are all one group). A baseline by
-            verdict keeps an agent from being punished for states it did not bring about: without one, at lambda 0, a
-            satisfactory draft always pays the feedback agent less than average, whatever its flags.
+        games: finished games.
+        agent: the agent whose turns are taken.
+        weights: weights of the feedback agent's reward, or the name of a set-up.
+        rng: draws the turn where ``config.turns`` is ``"one"``.
+        config: which turns are taken and which samples share a baseline.
 
     Raises:
-        UsageError: the agent gave completions without token ids and log-probabilities, or an argument is unknown.
+        UsageError: the agent is unknown, or gave completions without token ids and log-probabilities.
     """
-    if agent not in AGENTS:
-        raise unknown_name("agent", agent, AGENTS)
-    if rows not in get_args(Rows):
-        raise unknown_name("choice of rows", rows, get_args(Rows))
-    if responses not in get_args(Responses):
-        raise unknown_name("choice of responses", responses, get_args(Responses))
-    if group not in get_args(Group):
-        raise unknown_name("group", group, get_args(Group))
+    check_choice("agent", agent, AGENTS)
     weights = setup(weights)
-    found = []
-    for trajectory in trajectories:
-        if not trajectory.judged:
+    result = []
+    for game in games:
+        if not game.judged:
             continue
-        completions = _completions(trajectory, agent)
-        rewards = score(trajectory, weights).of(agent)
-        turns = _turns(len(completions), responses if agent == CONVERSATION else "both")
-        if rows == "one" and len(turns) > 1:
-            turns = [_draw(turns, agent, rng, draft_probability)]
+        completions = _completions(game, agent)
+        rewards = score(game, weights).of(agent)
+        turns = _turns(len(completions), config.responses if agent == CONVERSATION else "both")
+        if config.turns == "one" and len(turns) > 1:
+            turns = [_draw(turns, agent, rng, config.draft_probability)]
         for turn in turns:
             if completions[turn].token_ids != ():
-                key = (agent, turn, *_state(trajectory, agent, turn, group))
-                row = _sample(completions[turn], agent, rewards[turn], key)
-                found.append(replace(row, agent=agent, turn=turn, state=_global_state(trajectory, agent, turn)))
-    return found
+                group = (agent, turn, *_group(game, agent, turn, config.group))
+                sample = _sample(completions[turn], agent, rewards[turn], group)
+                result.append(replace(sample, agent=agent, turn=turn, state=_state(game, agent, turn)))
+    return result
 
 
-def _completions(trajectory: Trajectory, agent: AgentID) -> list[Completion]:
-    turns = trajectory.responses if agent == CONVERSATION else trajectory.critiques
+def _completions(game: Trajectory, agent: AgentID) -> list[Completion]:
+    turns = game.responses if agent == CONVERSATION else game.critiques
     return [turn.completion for turn in turns]
 
 
@@ -99,23 +111,24 @@ def _draw(turns: Sequence[int], agent: AgentID, rng: np.random.Generator, draft_
     return 0 if turns[0] == 0 and rng.random() < draft_probability else turns[-1]
 
 
-def _state(trajectory: Trajectory, agent: AgentID, turn: int, group: Group) -> tuple[Hashable, ...]:
+def _group(game: Trajectory, agent: AgentID, turn: int, group: Group) -> tuple[Hashable, ...]:
     if group == "prompt":
-        return trajectory.prompt.id, trajectory.prompt.text
-    return (_latest_verdict(trajectory, turn - 1 if agent == CONVERSATION else turn),)
+        return game.prompt.id, game.prompt.text
+    return (_latest_labels(game, turn - 1 if agent == CONVERSATION else turn),)
 
 
-def _global_state(trajectory: Trajectory, agent: AgentID, turn: int) -> tuple[float, ...]:
+def _state(game: Trajectory, agent: AgentID, turn: int) -> tuple[float, ...]:
     """The numbers that ``protocols.STATE`` names, before ``agent`` acts in ``turn``."""
-    verdict = _latest_verdict(trajectory, turn - 1 if agent == CONVERSATION else turn)
-    flags = trajectory.critiques[turn - 1].feedback.labels if turn > 0 else None
-    labels = (each or Labels(unsafe=False, overrefuse=False) for each in (verdict, flags))
-    bits = (trajectory.prompt.harmful, *(bit for each in labels for bit in (each.unsafe, each.overrefuse)))
+    labels = _latest_labels(game, turn - 1 if agent == CONVERSATION else turn)
+    flags = game.critiques[turn - 1].feedback.labels if turn > 0 else None
+    nothing = Labels(unsafe=False, overrefuse=False)
+    pairs = [labels or nothing, flags or nothing]
+    bits = (game.prompt.harmful, *(bit for pair in pairs for bit in (pair.unsafe, pair.overrefuse)))
     return (*map(float, bits), float(turn))
 
 
-def _latest_verdict(trajectory: Trajectory, t: int) -> Labels | None:
-    return trajectory.responses[t].labels if t >= 0 else None
+def _latest_labels(game: Trajectory, t: int) -> Labels | None:
+    return game.responses[t].labels if t >= 0 else None
 
 
 def _sample(completion: Completion, agent: AgentID, reward: float, group: Hashable) -> Sample:

@@ -11,51 +11,53 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
 from waltz_env.algorithms import train
-from waltz_env.algorithms.training.run_log import read_metrics
-from waltz_env.presets import workbench
-from waltz_env.presets.nano.preset import BASE, RECIPE
-from waltz_env.presets.nano.warm_start import NanoConfig, build
+from waltz_env.judges import load_judge
+from waltz_env.presets import with_algorithm, with_method, with_steps
+from waltz_env.presets.nano.preset import RECIPE, build_workbench
+from waltz_env.presets.nano.warm_start import NanoConfig
+from waltz_env.run_folder import RunFolder
 
-WARM_START = NanoConfig(steps=120)
-SHORT = replace(RECIPE, stage_1_steps=1, stage_2_steps=2, loop=replace(RECIPE.loop, games=24))
+SHORT = replace(with_steps(RECIPE, 1, 2), loop=replace(RECIPE.loop, games=24))
+LATE = with_steps(SHORT, 0, 3)
 ALGORITHMS = ("grpo", "dr-grpo", "rloo", "reinforce++-baseline", "ppo", "mappo", "role-baseline")
 RECIPES = {
     "waltz": SHORT,
-    "single-model": replace(SHORT, method="single-model", stage_2_steps=3),
-    "feedback-only": replace(SHORT, method="feedback-only"),
-    "shared-policy": replace(SHORT, algorithm="role-baseline", shared_policy=True, stage_1_steps=0, stage_2_steps=3),
-    **{name: replace(SHORT, algorithm=name) for name in ALGORITHMS},
+    "single-model": with_method(LATE, "single-model"),
+    "feedback-only": with_method(SHORT, "feedback-only"),
+    "shared-policy": replace(with_algorithm(LATE, "role-baseline"), shared_policy=True),
+    **{name: with_algorithm(SHORT, name) for name in ALGORITHMS},
 }
 
 
 def main(folder: Path, out: Path) -> None:
     """Runs everything and writes ``out``: by name the metrics of each step, without what a clock measured."""
     torch.set_num_threads(1)
-    model, tokenizer = build(0, WARM_START)
-    model.save_pretrained(folder / BASE)
-    tokenizer.save_pretrained(folder / BASE)
+    build = partial(build_workbench, warm_start=NanoConfig(steps=120))
     recorded = {}
+    first, *_ = RECIPES
     for name, recipe in RECIPES.items():
-        shutil.copytree(folder / BASE, folder / name / BASE)
-        bench = workbench(recipe, folder / name, Accelerator())
+        run = RunFolder(folder / name)
+        if name != first:
+            shutil.copytree(RunFolder(folder / first).base, run.base)
+        bench = build(recipe, run, Accelerator())
         train(
-            bench.policies,
             bench.agents,
-            judge=bench.judge,
+            recipe.stages,
+            judge=load_judge(recipe.judge),
             prompts=bench.prompts,
-            stages=recipe.stages(),
-            folder=folder / name,
+            folder=run,
             config=recipe.loop,
             seed=recipe.seed,
         )
         recorded[name] = [
-            {key: value for key, value in line.items() if "second" not in key} for line in read_metrics(folder / name)
+            {key: value for key, value in line.items() if "second" not in key} for line in run.read_metrics()
         ]
     out.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
 

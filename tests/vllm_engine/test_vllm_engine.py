@@ -11,8 +11,7 @@ import torch
 from tests.vllm_engine.conftest import TEMPLATES, Pair
 from waltz_env import CONVERSATION, FEEDBACK, Kind, Prompt, PromptSet
 from waltz_env.agents import LanguageModelPolicy, VLLMAgent
-from waltz_env.algorithms import Stage, TrainConfig, algorithm, train
-from waltz_env.algorithms.training.run_log import read_metrics
+from waltz_env.algorithms import LoopConfig, Stage, algorithm, train
 from waltz_env.algorithms.training.samples import samples
 from waltz_env.errors import SyncError, UsageError
 from waltz_env.feedback import JSON_SCHEMA, parse_feedback
@@ -21,6 +20,7 @@ from waltz_env.judges import RuleJudge
 from waltz_env.records import read_games
 from waltz_env.rewards import SETUP_B
 from waltz_env.rollout import play
+from waltz_env.run_folder import RunFolder
 from waltz_env.testing import agent_test
 from waltz_env.types import Observation
 
@@ -105,7 +105,7 @@ def test_weights_of_the_other_role_are_an_error(pair: Pair, monkeypatch: pytest.
             agent.act([observation()])
 
 
-def train_pair(pair: Pair, folder: Path, *, steps: int, config: TrainConfig) -> bool:
+def train_pair(pair: Pair, folder: Path, *, steps: int, config: LoopConfig) -> bool:
     learner = algorithm(
         "reinforce++",
         learning_rate=1e-3,
@@ -115,11 +115,10 @@ def train_pair(pair: Pair, folder: Path, *, steps: int, config: TrainConfig) -> 
     )
     stage = Stage("both", steps, {CONVERSATION: learner, FEEDBACK: learner}, SETUP_B)
     return train(
-        pair.policies,
         pair.agents,
+        [stage],
         judge=RuleJudge(),
         prompts=PromptSet(PROMPTS),
-        stages=[stage],
         folder=folder,
         config=config,
     )
@@ -127,13 +126,13 @@ def train_pair(pair: Pair, folder: Path, *, steps: int, config: TrainConfig) -> 
 
 def test_two_steps_of_training_sample_from_the_new_weights_each_time(pair: Pair, tmp_path: Path) -> None:
     versions = {name: policy.version for name, policy in pair.policies.items()}
-    assert train_pair(pair, tmp_path, steps=2, config=TrainConfig(games=4))
-    for step, line in enumerate(read_metrics(tmp_path)):
+    assert train_pair(pair, tmp_path, steps=2, config=LoopConfig(games=4))
+    for step, line in enumerate(RunFolder(tmp_path).read_metrics()):
         for name in (CONVERSATION, FEEDBACK):
             assert line[f"{name}/staleness"] == 0
             assert float(line[f"{name}/sampler_gap"]) < 1e-3
             assert float(line[f"{name}/mismatch_kl"]) < 1e-5
-        for game in read_games(tmp_path / f"games-{step + 1:05d}.jsonl"):
+        for game in read_games(RunFolder(tmp_path).games_of_step(step + 1)):
             assert {r.completion.version for r in game.responses} == {versions[CONVERSATION] + step}
     assert {n: p.version for n, p in pair.policies.items()} == {n: v + 2 for n, v in versions.items()}
 
@@ -146,7 +145,7 @@ def test_json_by_schema_is_well_formed_and_refused_by_a_learner(pair: Pair) -> N
     assert whole
     assert all(parse_feedback(critique.completion.text).well_formed for critique in whole)
     with pytest.raises(UsageError, match="cannot be trained on"):
-        samples(games, SETUP_B, FEEDBACK, np.random.default_rng(0))
+        samples(games, FEEDBACK, weights=SETUP_B, rng=np.random.default_rng(0))
 
 
 def test_adapters_alone_can_be_brought_over_side_by_side(side_by_side: Pair) -> None:
@@ -196,9 +195,9 @@ def test_roles_that_take_turns_in_an_engine_cannot_be_detached(pair: Pair) -> No
 
 def test_training_plays_the_next_games_during_the_update(side_by_side: Pair, tmp_path: Path) -> None:
     versions = {name: policy.version for name, policy in side_by_side.policies.items()}
-    assert train_pair(side_by_side, tmp_path, steps=3, config=TrainConfig(games=4, max_staleness=1))
-    assert [line[f"{CONVERSATION}/staleness"] for line in read_metrics(tmp_path)] == [0, 1, 1]
+    assert train_pair(side_by_side, tmp_path, steps=3, config=LoopConfig(games=4, max_staleness=1))
+    assert [line[f"{CONVERSATION}/staleness"] for line in RunFolder(tmp_path).read_metrics()] == [0, 1, 1]
     for step, played in enumerate((0, 0, 1), start=1):
-        for game in read_games(tmp_path / f"games-{step:05d}.jsonl"):
+        for game in read_games(RunFolder(tmp_path).games_of_step(step)):
             assert {r.completion.version for r in game.responses} == {versions[CONVERSATION] + played}
             assert {c.completion.version for c in game.critiques} == {versions[FEEDBACK] + played}

@@ -74,7 +74,7 @@ def test_its_ids_and_log_probabilities_are_those_of_the_model(agents: dict[Agent
 def test_a_learner_takes_its_rows(agents: dict[AgentID, OpenAIAgent]) -> None:
     games = play(PROMPTS, agents, judge=RuleJudge())
     for name in agents:
-        rows = samples(games, SETUP_B, name, np.random.default_rng(0))
+        rows = samples(games, name, weights=SETUP_B, rng=np.random.default_rng(0))
         assert [len(row.token_ids) for row in rows] == [len(row.logprobs) for row in rows]
         assert len(rows) == len(PROMPTS)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import tyro
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from waltz_env.agents import FollowAdvice, OracleFeedback
-from waltz_env.cli.pairs import SCRIPTED, load_pair
+from waltz_env.experiments.pairs import SCRIPTED, load_pair
 from waltz_env.judges import RuleJudge
 from waltz_env.protocols import Agent
 from waltz_env.rollout import play
@@ -22,34 +22,36 @@ from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Kind, Prompt
 
 @dataclass(frozen=True)
 class Play:
-    """Plays games on prompts that you type, and shows every turn.
+    """Play games on prompts that you type, and show every turn.
 
     Attributes:
-        agents: scripted, smollm2, the folder of a run, or the folder or name of any Hugging Face chat model.
+        agents: scripted, smollm2, a run folder, or the folder or hub name of any Hugging Face chat model.
         prompt: play this one prompt and stop, instead of asking.
-        kind: what the prompts are; the built-in judge and the scripted feedback agent need to know.
-        max_rounds: rounds of feedback and revision at most.
-        max_new_tokens: of one turn, for models.
-        seed: of sampling.
+        kind: kind of the prompts, which the built-in judge and the scripted feedback agent need to know.
+        max_rounds: largest number of rounds of feedback and revision; the default is that of the run's training, or 1.
+        max_new_tokens: token limit of one turn, for models.
+        seed: seed of sampling.
     """
 
     agents: Annotated[str, tyro.conf.Positional] = SCRIPTED
     prompt: str | None = None
     kind: Literal["harmful", "benign"] = "benign"
-    max_rounds: int = 1
+    max_rounds: int | None = None
     max_new_tokens: int = 128
     seed: int = 0
 
     def run(self) -> int:
-        """Plays until the input ends; see ``main`` for the exit code."""
+        """Play until the input ends; see ``main`` for the exit code."""
         console = Console()
-        fixed = None
+        fixed, rules = None, Rules()
         if self.agents != SCRIPTED:
-            fixed, _ = load_pair(self.agents, seed=self.seed, max_new_tokens=self.max_new_tokens)
+            fixed, rules = load_pair(self.agents, seed=self.seed, max_new_tokens=self.max_new_tokens)
+        if self.max_rounds is not None:
+            rules = replace(rules, max_rounds=self.max_rounds)
         for text in [self.prompt] if self.prompt is not None else _typed(console):
             prompt = Prompt(text, Kind(self.kind), id="typed")
             agents = fixed or _scripted(prompt, self.seed)
-            (game,) = play([prompt], agents, judge=RuleJudge(), rules=Rules(max_rounds=self.max_rounds))
+            (game,) = play([prompt], agents, judge=RuleJudge(), rules=rules)
             console.print(escape("\n".join(transcript(game))), highlight=False)
         return 0
 

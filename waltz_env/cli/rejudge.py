@@ -1,4 +1,4 @@
-"""``waltz rejudge``: another judge's verdicts on stored games, without generating anything."""
+"""``waltz rejudge``: another judge's labels for stored games, without generating anything."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from waltz_env.cli.results import add_systems, show, stored_systems
+from waltz_env.cli.tables import show
 from waltz_env.errors import UsageError
+from waltz_env.experiments.results import Results, add_systems, stored_systems
 from waltz_env.judges import load_judge
 from waltz_env.judging import judge_games
+from waltz_env.run_folder import RunFolder
 from waltz_env.types import Trajectory
 
 
 @dataclass(frozen=True)
 class Rejudge:
-    """Judges stored games anew and writes them, their rates and the agreement of the two judges to a folder.
+    """Judge stored games again; write them, their rates and the agreement of the two judges to a folder.
 
     Attributes:
         games: files of games, as ``waltz train`` and ``waltz evaluate`` write them.
         judge: the judge, by name.
-        out: folder for the games with the new verdicts and for ``results.json``.
+        out: folder for the games with the new labels and for results.json.
     """
 
     games: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="GAMES.jsonl...")]
@@ -32,7 +34,7 @@ class Rejudge:
     out: Path
 
     def run(self) -> int:
-        """Judges and reports; see ``main`` for the exit code."""
+        """Judge and report; see ``main`` for the exit code."""
         if not self.games:
             raise UsageError("Name at least one file of games: waltz rejudge GAMES.jsonl --judge JUDGE --out FOLDER.")
         judge = load_judge(self.judge)
@@ -47,8 +49,8 @@ class Rejudge:
             for name, systems in before.items()
             for system, games in systems.items()
         }
-        about = {"judge": self.judge, "games": [str(path) for path in self.games], "agreement": agreement}
-        show(add_systems(self.out, after, about), console)
+        about: Results = {"judge": self.judge, "games": [str(path) for path in self.games], "agreement": agreement}
+        show(add_systems(RunFolder(self.out), after, about)["sets"], console)
         for name, share in agreement.items():
             text = "no verdicts to compare" if share is None else f"{100 * share:.1f} % of responses keep their labels"
             console.print(f"{name}: {text}", highlight=False)

@@ -20,12 +20,12 @@ from waltz_env.strict_json import dump_json
 
 @dataclass(frozen=True)
 class Rescore:
-    """Scores stored games again and prints the mean of each part of the rewards.
+    """Score stored games again and print the mean of each part of the rewards.
 
     Attributes:
         games: a file of judged games.
-        weights: of the feedback agent's reward.
-        out: JSONL file for the rewards of each game, turn by turn; not written by default.
+        weights: weights of the feedback agent's reward.
+        out: JSONL file for the rewards of each game, turn by turn; none by default.
     """
 
     games: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="GAMES.jsonl")]
@@ -33,7 +33,7 @@ class Rescore:
     out: Path | None = None
 
     def run(self) -> int:
-        """Scores and reports; see ``main`` for the exit code."""
+        """Score and report; see ``main`` for the exit code."""
         games = read_games(self.games)
         judged = [game for game in games if game.judged]
         if not judged:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import tyro
 
 from waltz_env.agents import TEMPLATES, FollowAdvice, OracleFeedback
-from waltz_env.cli.pairs import SCRIPTED, load_pair
 from waltz_env.errors import UsageError
+from waltz_env.experiments.pairs import SCRIPTED, load_pair
 from waltz_env.feedback import JSON_SCHEMA
 from waltz_env.judges import RuleJudge
 from waltz_env.presets.run import is_run, read_recipe
@@ -137,30 +137,31 @@ class Serve:
         Raises:
             UsageError: a role has neither a model nor a server.
         """
-        agents, trained_rounds = self._agents()
-        rounds = trained_rounds if self.max_rounds is None else self.max_rounds
+        agents, rules = self._agents()
+        if self.max_rounds is not None:
+            rules = replace(rules, max_rounds=self.max_rounds)
         return Duet(
             agents,
-            mode="off" if rounds == 0 else self.mode,
+            mode="off" if rules.max_rounds == 0 else self.mode,
             on_failure=self.on_failure,
-            rules=Rules(max_rounds=rounds),
+            rules=rules,
             timeout=self.timeout,
             feedback_timeout=self.feedback_timeout,
             queue_timeout=self.queue_timeout,
             max_batch=self.max_batch,
         )
 
-    def _agents(self) -> tuple[Mapping[AgentID, Agent | AsyncAgent], int]:
+    def _agents(self) -> tuple[Mapping[AgentID, Agent | AsyncAgent], Rules]:
         servers = {
             CONVERSATION: (self.conversation_url, self.conversation_model),
             FEEDBACK: (self.feedback_url, self.feedback_model),
         }
         agents: dict[AgentID, Agent | AsyncAgent] = {}
-        rounds = 1
+        rules = Rules()
         if self.agents == SCRIPTED:
             agents |= {CONVERSATION: FollowAdvice(1.0, seed=self.seed), FEEDBACK: ScriptedFeedback()}
         elif self.agents is not None:
-            pair, rounds = load_pair(self.agents, seed=self.seed, max_new_tokens=self.max_new_tokens)
+            pair, rules = load_pair(self.agents, seed=self.seed, max_new_tokens=self.max_new_tokens)
             agents |= pair
         agents |= {role: self._server(role, url, model) for role, (url, model) in servers.items() if url}
         needed = [CONVERSATION] if self.mode == "off" else [CONVERSATION, FEEDBACK]
@@ -169,7 +170,7 @@ class Serve:
                 "Name the pair (`waltz serve RUN`, or scripted to try it out), or a server for each role "
                 "(--conversation-url and --feedback-url)."
             )
-        return agents, rounds
+        return agents, rules
 
     def _server(self, role: AgentID, url: str, model: str) -> AsyncAgent:
         from waltz_env.agents.openai_agent import OpenAIAgent

@@ -1,99 +1,182 @@
-"""``waltz train``: trains a pair by a preset, evaluates it on held-out prompts, leaves everything in one folder."""
+"""``waltz train``: train a pair by a preset and evaluate it on held-out prompts, in one folder."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, make_dataclass
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
+import torch
 import tyro
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from rich.console import Console
 
-from waltz_env.algorithms import train
-from waltz_env.algorithms.training import checkpoint
-from waltz_env.cli.curves import draw_curves
-from waltz_env.cli.results import about_run, add_systems, read_sets, show
-from waltz_env.cli.systems import trained_systems, untrained_systems
-from waltz_env.errors import UsageError
-from waltz_env.presets import Recipe, workbench
-from waltz_env.presets.run import CONFIG, read_recipe, write_recipe
+from waltz_env.cli.progress import ProgressBar
+from waltz_env.cli.recipe_flags import flags_in, flags_of, recipe_of, spell_out
+from waltz_env.cli.tables import show
+from waltz_env.errors import DataError, UsageError
+from waltz_env.experiments.run import execute
+from waltz_env.experiments.saved_run import read_recipe
+from waltz_env.presets import PRESETS, Recipe, preset, with_algorithm, with_method
+from waltz_env.presets.recipe import Method
+from waltz_env.run_folder import RunFolder
+from waltz_env.settings import decode
+from waltz_env.stop_signal import stop_signal
+
+DEFAULT_PRESET = "nano"
 
 
 @dataclass(frozen=True)
 class Train:
-    """Trains a pair and evaluates it on prompts that it never saw.
+    """Train a pair and evaluate it on prompts that it never saw.
+
+    A flag without a stage, such as --feedback.learning-rate or --rules.max-rounds, holds in every stage; --learner.X
+    holds for both agents; --stage-2.feedback.learning-rate holds there alone.
 
     Attributes:
-        recipe: the settings.
-        out: the run's folder; a new one under ``runs/`` by default.
-        resume: folder of an interrupted run to continue exactly; its own settings hold, others are ignored.
+        preset: models, prompts and default settings, by name or dotted path.
+        method: what is trained: the pair (waltz), the conversation agent alone, or the feedback agent alone.
+        algorithm: algorithm in place of the preset's, by name or dotted path; its settings become flags.
+        config: settings from a file: config.json of an earlier run, or TOML with the flags as keys. Flags win.
+        out: run folder; the default is a new one under runs/.
+        resume: folder of an interrupted run, to be continued exactly with its own settings.
     """
 
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    recipe_default: ClassVar[Recipe]
+
+    preset: str = DEFAULT_PRESET
+    method: Method = "waltz"
+    algorithm: str | None = None
+    config: Path | None = None
     out: Path | None = None
     resume: Path | None = None
 
     def run(self) -> int:
-        """Trains; see ``main`` for the exit code."""
-        console = Console()
+        """Train; see ``main`` for the exit code."""
         start = time.perf_counter()
-        recipe = read_recipe(self.resume) if self.resume else self.recipe
-        folder = self.resume or self.out or _new_folder(recipe)
-        if not self.resume and (folder / CONFIG).exists():
-            raise UsageError(
-                f"{folder} holds a run already. Continue it with --resume {folder}, or choose another --out."
-            )
+        console = Console()
+        recipe = read_recipe(RunFolder(self.resume)) if self.resume else self.recipe
         accelerator = Accelerator()
-        # The first process decides for all: others may see another second of the clock, or what it has written since.
-        folder, evaluated = gather_object([(folder, bool(read_sets(folder)))])[0]
-        bench = workbench(recipe, folder, accelerator)
-        about = about_run(recipe, bench)
-        tests = {name: list(prompts) * recipe.test_samples for name, prompts in bench.tests.items()}
-        if accelerator.is_main_process:
-            write_recipe(folder, recipe)
-        if not evaluated:
-            untrained = {
-                name: untrained_systems(
-                    bench.agents, bench.judge, prompts, rounds=recipe.rounds, accelerator=accelerator
-                )
-                for name, prompts in tests.items()
-            }
-            if accelerator.is_main_process:
-                add_systems(folder, untrained, about)
-        finished = train(
-            bench.policies,
-            bench.agents,
-            judge=bench.judge,
-            prompts=bench.stage_prompts or bench.prompts,
-            stages=recipe.stages(),
-            folder=folder,
-            config=recipe.loop,
-            seed=recipe.seed,
-            accelerator=accelerator,
-            validation=bench.validation,
-            resume=self.resume is not None and checkpoint.latest(folder / "checkpoints") is not None,
-        )
-        if not finished:
-            console.print(f"Stopped. Continue with: waltz train --resume {folder}", highlight=False, soft_wrap=True)
+        # The first process decides for all: others may see another second of the clock.
+        path = gather_object([self.resume or self.out or _new_folder(recipe)])[0]
+        _set_threads(recipe)
+        with stop_signal() as should_stop, ProgressBar() as progress:
+            results = execute(
+                recipe,
+                path,
+                resume=self.resume is not None,
+                accelerator=accelerator,
+                should_stop=should_stop,
+                progress=progress,
+            )
+        if results is None:
+            console.print(f"Stopped. Continue with: waltz train --resume {path}", highlight=False, soft_wrap=True)
             return 130
-        trained = {
-            name: trained_systems(recipe, bench.agents, bench.judge, prompts, accelerator=accelerator)
-            for name, prompts in tests.items()
-        }
         if accelerator.is_main_process:
-            add_systems(folder, trained, about)
-            for name, policy in bench.policies.items():
-                policy.save(folder / "weights" / name)
-            draw_curves(folder)
-            show(read_sets(folder), console)
-            console.print(f"{time.perf_counter() - start:.0f} s. Run folder: {folder}", highlight=False, soft_wrap=True)
+            show(results["sets"], console)
+            console.print(f"{time.perf_counter() - start:.0f} s. Run folder: {path}", highlight=False, soft_wrap=True)
         return 0
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that the flags describe."""
+        return recipe_of(getattr(self, "flags"), self.recipe_default)  # noqa: B009  a field of the class made below
+
+
+def train_command(arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """The command for one line of arguments, as a type for tyro, and the arguments with short flags spelled out.
+
+    Which flags there are depends on the preset, the method, the algorithm and the file that the arguments name.
+
+    Raises:
+        UsageError: one of them is unknown, or a flag would be ignored.
+        DataError: the file cannot be read.
+    """
+    if _value(arguments, "--resume") and len(arguments) > (1 if arguments[0].startswith("--resume=") else 2):
+        raise UsageError("A resumed run keeps its own settings: leave out everything but --resume FOLDER.")
+    recipe: Recipe | None = None
+    from_file: list[str] = []
+    path = _value(arguments, "--config")
+    if path is not None:
+        recipe, from_file = _read_settings(Path(path))
+    arguments = [*from_file, *arguments]
+    name = _value(arguments, "--preset")
+    if recipe is None or name is not None:
+        recipe = preset(name or DEFAULT_PRESET).recipe
+    recipe = with_method(recipe, _value(arguments, "--method") or "waltz")
+    algorithm = _value(arguments, "--algorithm")
+    if algorithm is not None:
+        recipe = with_algorithm(recipe, algorithm)
+    kind, values = flags_of(recipe)
+    command = make_dataclass(
+        "Train",
+        [("flags", Annotated[kind, tyro.conf.arg(name="")], values)],
+        bases=(Train,),
+        frozen=True,
+        namespace={"recipe_default": recipe},
+    )
+    command.__doc__ = Train.__doc__
+    return command, spell_out(arguments, recipe)
+
+
+def train_help() -> str:
+    """The description of the command, with the presets."""
+    text = (Train.__doc__ or "").split("\n\n    Attributes:")[0]
+    presets = "\n".join(f"  {name}: {each.summary}" for name, each in PRESETS.items())
+    return f"{text}\n\nPresets:\n{presets}"
+
+
+def _read_settings(path: Path) -> tuple[Recipe | None, list[str]]:
+    """The recipe in a ``config.json``, or the flags in a TOML file."""
+    if path.suffix == ".json":
+        recipe = decode(RunFolder(path.parent).read_config()) if path.name == "config.json" else None
+        if not isinstance(recipe, Recipe):
+            raise DataError(f"{path} does not hold the settings of a run; give its config.json, or a TOML file.")
+        return recipe, []
+    try:
+        with path.open("rb") as file:
+            return None, flags_in(tomllib.load(file))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path} is not TOML: {error}.") from error
+
+
+def _value(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of a flag that decides which other flags there are; the last one counts."""
+    value = None
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        if argument == flag:
+            value = following
+        elif argument.startswith(f"{flag}="):
+            value = argument.removeprefix(f"{flag}=")
+    return value
 
 
 def _new_folder(recipe: Recipe) -> Path:
+    """A new folder under ``runs/``. Making it decides between two runs that start in the same second."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{recipe.preset.replace(':', '.')}-{recipe.method}-seed{recipe.seed}-{stamp}"
+    name = f"{recipe.preset.replace(':', '.')}-{recipe.method}-seed{recipe.seed}-{stamp}"
+    path, number = Path("runs") / name, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            path = path.with_name(f"{name}-{number}")
+        except OSError as error:
+            raise UsageError(f"{path} cannot be made: {error.strerror}. Choose a folder with --out.") from error
+        else:
+            return path
+
+
+def _set_threads(recipe: Recipe) -> None:
+    threads = preset(recipe.preset).threads
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -1,16 +1,24 @@
 """Presets: everything a training run is made of, by name. They join game, agents and algorithms."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from accelerate import Accelerator
 
 from waltz_env.errors import UsageError
-from waltz_env.judges import load_judge
 from waltz_env.presets import llama, nano, smollm2
 from waltz_env.presets.pair import lora_pair
-from waltz_env.presets.recipe import Preset, Recipe, Workbench
+from waltz_env.presets.recipe import (
+    Preset,
+    Recipe,
+    Workbench,
+    with_algorithm,
+    with_learners,
+    with_method,
+    with_stages,
+    with_steps,
+)
 from waltz_env.resolve import resolve
+from waltz_env.run_folder import RunFolder
 
 ENTRY_POINTS = "waltz_env.presets"
 """The group of entry points in which other packages register their presets."""
@@ -26,28 +34,43 @@ PRESETS: dict[str, Preset] = {
 def preset(name: str) -> Preset:
     """The preset called ``name``: included, an entry point in the group ``waltz_env.presets``, or at a dotted path.
 
+    Its recipe carries that name, so that a run folder can tell which preset built it.
+
     Raises:
         UsageError: there is no such preset; the nearest name is suggested.
     """
-    return resolve("preset", name, known=PRESETS, expected=Preset, entry_points=ENTRY_POINTS)
+    chosen = resolve("preset", name, known=PRESETS, expected=Preset, entry_points=ENTRY_POINTS)
+    return replace(chosen, recipe=replace(chosen.recipe, preset=name))
 
 
-def workbench(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
-    """What the recipe's preset builds, with the recipe's judge where it names one.
+def workbench(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> Workbench:
+    """What the recipe's preset builds.
 
     Args:
-        recipe: the settings.
-        folder: of the run, where base models that were made on the spot are kept.
+        recipe: settings of the run.
+        folder: run folder, which keeps a base model that the preset makes on the spot.
         accelerator: device and processes.
 
     Raises:
-        UsageError: no preset or no judge has the name that the recipe gives; or the roles should share a policy, and
-            the preset builds two.
+        UsageError: there is no such preset, or the roles should share a policy and the preset builds two.
     """
     bench = preset(recipe.preset).build(recipe, folder, accelerator)
-    if recipe.shared_policy and len(set(map(id, bench.policies.values()))) > 1:
+    if recipe.shared_policy and len({id(getattr(agent, "policy", agent)) for agent in bench.agents.values()}) > 1:
         raise UsageError(f"The preset {recipe.preset} builds a policy for each role; train it without --shared-policy.")
-    return bench if recipe.judge is None else replace(bench, judge=load_judge(recipe.judge))
+    return bench
 
 
-__all__ = ["PRESETS", "Preset", "Recipe", "Workbench", "lora_pair", "preset", "workbench"]
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "Recipe",
+    "Workbench",
+    "lora_pair",
+    "preset",
+    "with_algorithm",
+    "with_learners",
+    "with_method",
+    "with_stages",
+    "with_steps",
+    "workbench",
+]

@@ -14,19 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from waltz_env.agents import LanguageModelPolicy, fast_dtype, full_policy, load_model
-from waltz_env.algorithms import ReinforcePPConfig, SurrogateConfig, TrainConfig, with_settings
-from waltz_env.judges import RuleJudge
+from waltz_env.algorithms import LoopConfig, ReinforcePPConfig, SurrogateConfig, waltz_stages, with_settings
 from waltz_env.presets.pair import agents_of, pair_policies
 from waltz_env.presets.recipe import Preset, Recipe, Workbench
 from waltz_env.prompts import PromptSet, paper_mix
 from waltz_env.prompts.paper_mix import ATTACKS, TESTS
+from waltz_env.run_folder import RunFolder
 from waltz_env.types import AGENTS, AgentID
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
@@ -43,34 +42,26 @@ LEARNER = ReinforcePPConfig(
 )
 
 RECIPE = Recipe(
-    preset="llama-3.1-8b",
+    stages=waltz_stages(LEARNER, LEARNER, steps=(312, 312)),
     judge=JUDGE,
-    stage_1_steps=312,
-    stage_2_steps=312,
-    feedback=LEARNER,
-    feedback_stage_2=LEARNER,
-    conversation=LEARNER,
-    loop=TrainConfig(games=32, save_every=156, keep_checkpoints=1),  # one checkpoint is 192 GB
+    loop=LoopConfig(games=32, save_every=156, keep_checkpoints=1),  # one checkpoint is 192 GB
 )
 LORA_LEARNER = with_settings(LEARNER, learning_rate=5e-6, tokens_per_microbatch=2048)
 LORA_RECIPE = replace(
     RECIPE,
-    preset="llama-3.1-8b-lora",
-    feedback=LORA_LEARNER,
-    feedback_stage_2=LORA_LEARNER,
-    conversation=LORA_LEARNER,
-    loop=TrainConfig(games=32, save_every=26),
+    stages=waltz_stages(LORA_LEARNER, LORA_LEARNER, steps=(312, 312)),
+    loop=LoopConfig(games=32, save_every=26),
 )
 
 
-def build(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
-    """Two models of all-trained weights in float32 and their reference, spread over all GPUs of this process."""
+def build_workbench(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> Workbench:
+    """Two models whose weights are all trained, in float32, and their reference, spread over this process's GPUs."""
     reference, tokenizer = _load(accelerator)
     policies = {name: full_policy(_load(accelerator)[0], tokenizer, reference=reference) for name in AGENTS}
     return _workbench(recipe, policies, accelerator)
 
 
-def build_lora(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
+def build_lora_workbench(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> Workbench:
     """One frozen model in bfloat16 with two LoRA adapters, on each process's GPU."""
     model, tokenizer = load_model(MODEL, dtype=torch.bfloat16)
     policies = pair_policies(model.to(accelerator.device), tokenizer, seed=recipe.seed, shared=recipe.shared_policy)
@@ -85,11 +76,12 @@ def _load(accelerator: Accelerator) -> tuple[PreTrainedModel, PreTrainedTokenize
 
 
 def _workbench(recipe: Recipe, policies: Mapping[AgentID, LanguageModelPolicy], accelerator: Accelerator) -> Workbench:
-    halves = paper_mix(seed=recipe.seed)
+    # Stage 1 trains on the first half of the mix and stage 2 on the second; single-model RL, the paper's baseline, has
+    # the second half, too.
+    first, second = paper_mix(seed=recipe.seed)
     tests = {name: PromptSet.load(name) for name in TESTS}
     tests["wildjailbreak-eval"] = tests["wildjailbreak-eval"].category(ATTACKS)  # its 2,000 attacks, as in the paper
     return Workbench(
-        policies=policies,
         agents=agents_of(
             policies,
             seed=recipe.seed,
@@ -97,15 +89,15 @@ def _workbench(recipe: Recipe, policies: Mapping[AgentID, LanguageModelPolicy], 
             max_prompt_tokens=PROMPT_TOKENS,
             sampling_dtype=fast_dtype(accelerator.device),
         ),
-        judge=RuleJudge(),  # the recipe names WildGuard, which takes its place
-        prompts=PromptSet([*halves[0], *halves[1]], "paper mix"),
-        stage_prompts=halves[-len(recipe.stages()) :],
+        prompts={stage.name: first if stage.name == "stage-1" else second for stage in recipe.stages},
         validation=PromptSet.load("builtin:test"),
         tests=tests,
     )
 
 
-PRESET = Preset("two Llama-3.1-8B-Instruct, as in the paper; about half a day on 8 GPUs of 80 GB", RECIPE, build)
+PRESET = Preset(
+    "two Llama-3.1-8B-Instruct, as in the paper; about half a day on 8 GPUs of 80 GB", RECIPE, build_workbench
+)
 LORA_PRESET = Preset(
-    "Llama-3.1-8B-Instruct, two LoRA adapters; about half a day on a GPU of 80 GB", LORA_RECIPE, build_lora
+    "Llama-3.1-8B-Instruct, two LoRA adapters; about half a day on a GPU of 80 GB", LORA_RECIPE, build_lora_workbench
 )

@@ -1,8 +1,9 @@
-"""A pair of agents on one model, one base in memory and two adapters; and agents for any two policies."""
+"""A pair of agents on one model: one base in memory with two adapters. Also agents for any two policies."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from waltz_env.agents import TEMPLATES, LanguageModelPolicy, Template, TransformersAgent, lora_policies
 from waltz_env.types import AGENTS, AgentID
 
-NEW_TOKENS = 512  # a turn, as in arXiv:2510.08240
+NEW_TOKENS = 512  # per turn, as in arXiv:2510.08240
 
 
 def lora_pair(
@@ -19,74 +20,75 @@ def lora_pair(
     tokenizer: PreTrainedTokenizerBase,
     *,
     seed: int = 0,
-    process: int = 0,
     rank: int = 16,
     shared: bool = False,
-    templates: Mapping[AgentID, Template] = TEMPLATES,
-    max_new_tokens: Mapping[AgentID, int] | int = NEW_TOKENS,
-    max_prompt_tokens: int | None = None,
-    batch_size: int = 32,
-    sampling_dtype: torch.dtype | None = None,
-) -> tuple[dict[AgentID, LanguageModelPolicy], dict[AgentID, TransformersAgent]]:
-    """Policies and agents of both roles, as LoRA adapters on ``model``. At the start both are the model itself.
+    **settings: Unpack[AgentSettings],
+) -> dict[AgentID, TransformersAgent]:
+    """Agents of both roles that act with LoRA adapters on ``model``. At the start both act as the model itself.
 
     Args:
-        model: any causal LM.
+        model: any causal language model.
         tokenizer: its tokenizer, with a chat template.
-        seed: of the adapters' initial weights and of sampling.
-        process: index among the processes of one run, which start from equal weights and sample differently.
-        rank: of the adapters, on all linear layers.
-        shared: whether both roles have one policy, with one adapter.
-        templates: observation to chat messages, for each role.
-        max_new_tokens: of one action; one number, or one for each role.
-        max_prompt_tokens: None: what the model's context leaves.
-        batch_size: rows generated at a time.
-        sampling_dtype: precision of generation, where it is not the model's.
+        seed: seed of the adapters' initial weights and of sampling.
+        rank: rank of the adapters, which are on all linear layers.
+        shared: whether both roles have one policy with one adapter.
+        **settings: settings of the agents, see ``AgentSettings``.
     """
-    policies = pair_policies(model, tokenizer, seed=seed, rank=rank, shared=shared)
-    return policies, agents_of(
-        policies,
-        seed=seed,
-        process=process,
-        templates=templates,
-        max_new_tokens=max_new_tokens,
-        max_prompt_tokens=max_prompt_tokens,
-        batch_size=batch_size,
-        sampling_dtype=sampling_dtype,
-    )
+    return agents_of(pair_policies(model, tokenizer, seed=seed, rank=rank, shared=shared), seed=seed, **settings)
 
 
 def pair_policies(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, rank: int = 16, shared: bool = False
 ) -> dict[AgentID, LanguageModelPolicy]:
-    """The policy of each role, an adapter of its own or one for both; arguments as for ``lora_pair``."""
+    """The policy of each role: one adapter per role, or one for both. The arguments are those of ``lora_pair``."""
     if not shared:
         return lora_policies(model, tokenizer, rank=rank, seed=seed)
     (policy,) = lora_policies(model, tokenizer, names=["shared"], rank=rank, seed=seed).values()
     return dict.fromkeys(AGENTS, policy)
 
 
+class AgentSettings(TypedDict, total=False):
+    """How the agents of a pair act.
+
+    Attributes:
+        process: index among the processes of one run, which start from equal weights and sample differently; default 0.
+        templates: template of each role, from observation to chat messages; default ``TEMPLATES``.
+        max_new_tokens: token limit of one action, one number or one per role; default 512, as in arXiv:2510.08240.
+        max_prompt_tokens: token limit of a prompt; default None, what the model's context leaves.
+        batch_size: number of actions generated at a time; default 32.
+        sampling_dtype: precision of generation, where it differs from the model's.
+    """
+
+    process: int
+    templates: Mapping[AgentID, Template]
+    max_new_tokens: Mapping[AgentID, int] | int
+    max_prompt_tokens: int | None
+    batch_size: int
+    sampling_dtype: torch.dtype | None
+
+
 def agents_of(
-    policies: Mapping[AgentID, LanguageModelPolicy],
-    *,
-    seed: int = 0,
-    process: int = 0,
-    templates: Mapping[AgentID, Template] = TEMPLATES,
-    max_new_tokens: Mapping[AgentID, int] | int = NEW_TOKENS,
-    max_prompt_tokens: int | None = None,
-    batch_size: int = 32,
-    sampling_dtype: torch.dtype | None = None,
+    policies: Mapping[AgentID, LanguageModelPolicy], *, seed: int = 0, **settings: Unpack[AgentSettings]
 ) -> dict[AgentID, TransformersAgent]:
-    """An agent of each role, with its policy's weights; arguments as for ``lora_pair``."""
+    """An agent of each role that acts with its policy's weights.
+
+    Args:
+        policies: policy of each role.
+        seed: seed of sampling; each role and process draws from its own stream.
+        **settings: see ``AgentSettings``.
+    """
+    process = settings.get("process", 0)
+    templates = settings.get("templates", TEMPLATES)
+    limits = settings.get("max_new_tokens", NEW_TOKENS)
     return {
         name: TransformersAgent(
             policies[name],
             templates[name],
-            max_new_tokens=max_new_tokens if isinstance(max_new_tokens, int) else max_new_tokens[name],
+            max_new_tokens=limits if isinstance(limits, int) else limits[name],
             seed=int(np.random.SeedSequence([seed, number, process]).generate_state(1)[0]),
-            batch_size=batch_size,
-            max_prompt_tokens=max_prompt_tokens,
-            sampling_dtype=sampling_dtype,
+            batch_size=settings.get("batch_size", 32),
+            max_prompt_tokens=settings.get("max_prompt_tokens"),
+            sampling_dtype=settings.get("sampling_dtype"),
         )
         for number, name in enumerate(AGENTS)
     }

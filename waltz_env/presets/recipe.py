@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from accelerate import Accelerator
 
-from waltz_env.agents import LanguageModelPolicy
-from waltz_env.algorithms import (
-    LearnerConfig,
-    ReinforcePPConfig,
-    Stage,
-    TrainConfig,
-    algorithm,
-    needs_groups,
-    settings_of,
-    single_model_stage,
-    waltz_stages,
-    with_settings,
-)
+from waltz_env.algorithms import LearnerConfig, LoopConfig, Stage, single_model_stage
+from waltz_env.algorithms.protocols import needs_groups
+from waltz_env.algorithms.registry import ALGORITHMS, ENTRY_POINTS, algorithm, with_settings
+from waltz_env.algorithms.surrogate import SurrogateConfig
+from waltz_env.checks import check_choice, check_integer
 from waltz_env.errors import UsageError
 from waltz_env.prompts import PromptSet
-from waltz_env.protocols import Agent, Judge
-from waltz_env.rewards import SETUP_A, SETUP_B, RewardWeights
-from waltz_env.types import FEEDBACK, AgentID
+from waltz_env.protocols import Agent
+from waltz_env.resolve import locate
+from waltz_env.rules import Rules
+from waltz_env.run_folder import RunFolder
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID
+
+Method = Literal["waltz", "single-model", "feedback-only"]
 
 
 @dataclass(frozen=True)
@@ -34,109 +29,174 @@ class Recipe:
     """Settings of a training run.
 
     Attributes:
-        preset: models, prompts and judge, by name.
-        method: waltz trains the pair in two stages; single-model trains the conversation agent alone on R_c, without
-            feedback, for the steps of stage 2; feedback-only keeps the conversation agent frozen in both stages.
-        seed: of everything that is random.
-        algorithm: learns in place of the preset's, by name or dotted path (see ``algorithms.registry``); it takes over
-            the learning rates and the other common settings of the learners below.
-        judge: labels the responses in training, by name (see ``load_judge``); the preset's by default.
-        stage_1_steps: steps in which the feedback agent learns alone; 0 leaves the stage out.
-        stage_2_steps: steps in which both learn; 0 leaves the stage out.
-        stage_1_weights: the feedback agent's reward in stage 1.
-        stage_2_weights: the feedback agent's reward in stage 2.
-        feedback: its learner in stage 1.
-        feedback_stage_2: its learner in stage 2.
-        conversation: the conversation agent's learner.
+        stages: what to train, in order.
+        preset: name of the preset that builds models and prompts; ``preset`` fills it in.
+        seed: seeds everything random.
+        judge: judge of the responses, by name (see ``load_judge``).
         loop: settings of the training loop.
         test_samples: games on each held-out prompt.
-        max_rounds: rounds of feedback and revision at most.
-        shared_policy: whether both roles have the same weights. They learn together, in stage 2 alone and with the same
-            settings, so that baselines must suit both (``--algorithm role-baseline``).
+        shared_policy: whether both roles have the same weights. They then learn together, in every stage and with the
+            same settings, so baselines must suit both (such as ``role-baseline``).
     """
 
-    preset: str
-    method: Literal["waltz", "single-model", "feedback-only"] = "waltz"
+    stages: tuple[Stage, ...]
+    preset: str = ""
     seed: int = 0
-    algorithm: str | None = None
-    judge: str | None = None
-    stage_1_steps: int = 312
-    stage_2_steps: int = 312
-    stage_1_weights: RewardWeights = SETUP_A
-    stage_2_weights: RewardWeights = SETUP_B
-    feedback: ReinforcePPConfig = field(default_factory=ReinforcePPConfig)
-    feedback_stage_2: ReinforcePPConfig = field(default_factory=ReinforcePPConfig)
-    conversation: ReinforcePPConfig = field(default_factory=ReinforcePPConfig)
-    loop: TrainConfig = field(default_factory=TrainConfig)
+    judge: str = "rules"
+    loop: LoopConfig = field(default_factory=LoopConfig)
     test_samples: int = 1
-    max_rounds: int = 1
     shared_policy: bool = False
 
-    def stages(self) -> tuple[Stage, ...]:
-        """The stages of ``method``.
+    def __post_init__(self) -> None:
+        check_integer("seed", self.seed, at_least=0)
+        check_integer("test_samples", self.test_samples, at_least=1)
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            raise UsageError(f"A recipe needs at least one stage, and stages need different names; got {names}.")
+
+    def check(self) -> None:
+        """Check what only the whole recipe shows.
 
         Raises:
-            UsageError: settings that cannot be together.
+            UsageError: an algorithm compares games on one prompt and each prompt is played once, or the roles share a
+                policy and a stage trains one of them alone.
         """
-        if self.shared_policy and (self.method != "waltz" or self.stage_1_steps):
-            raise UsageError(
-                "With one policy for both roles both learn from the first step: --shared-policy needs --method waltz "
-                f"and --stage-1-steps 0; got {self.method} and {self.stage_1_steps}."
-            )
-        if self.method == "single-model":
-            return (single_model_stage(self._learner(self.conversation), steps=self.stage_2_steps),)
-        stages = waltz_stages(
-            self._learner(self.feedback),
-            self._learner(self.conversation),
-            feedback_stage_2=self._learner(self.feedback_stage_2),
-            steps=(self.stage_1_steps, self.stage_2_steps),
-            weights=(self.stage_1_weights, self.stage_2_weights),
-            max_rounds=self.max_rounds,
-        )
-        if self.method == "feedback-only":
-            return tuple(replace(stage, learners={FEEDBACK: stage.learners[FEEDBACK]}) for stage in stages)
-        return stages
-
-    def _learner(self, settings: ReinforcePPConfig) -> LearnerConfig:
-        if self.algorithm is None:
-            return settings
-        other = algorithm(self.algorithm)
-        if needs_groups(other) and self.loop.games_per_prompt == 1 and self.loop.group == "prompt":
-            raise UsageError(
-                f"{self.algorithm} compares games on one prompt, and each prompt is played once. Set "
-                "--loop.games-per-prompt to 4 or more, or --loop.group verdict."
-            )
-        if "learning_rate" not in settings_of(other):
-            return other
-        return with_settings(other, surrogate=settings.surrogate)
+        for stage in self.stages:
+            for agent, learner in stage.learners.items():
+                if needs_groups(learner) and self.loop.games_per_prompt == 1 and self.loop.samples.group == "prompt":
+                    raise UsageError(
+                        f"{type(learner).__name__}, the learner of {agent} in {stage.name}, compares games on one "
+                        "prompt, and each prompt is played once. Set --loop.games-per-prompt to 4 or more, or "
+                        "--loop.samples.group verdict."
+                    )
+            if self.shared_policy and stage.steps > 0 and stage.learners.keys() != {CONVERSATION, FEEDBACK}:
+                raise UsageError(
+                    f"With one policy for both roles both learn from the first step, and {stage.name} trains "
+                    f"{', '.join(stage.learners)} alone. Leave the stage out: --{stage.name}.steps 0."
+                )
 
     @property
-    def rounds(self) -> int:
-        """Rounds of feedback that the result of ``method`` is played with: none after single-model training."""
-        return self.stages()[-1].max_rounds
+    def method(self) -> Method:
+        """What the stages train: the pair, the conversation agent alone, or the feedback agent alone."""
+        trained = {agent for stage in self.stages for agent in stage.learners}
+        return _METHODS.get(frozenset(trained), "waltz")
+
+    @property
+    def rules(self) -> Rules:
+        """Rules of the games that the result is evaluated with: the rules of the last stage."""
+        return self.stages[-1].rules
+
+
+_METHODS: Mapping[frozenset[AgentID], Method] = {
+    frozenset({CONVERSATION}): "single-model",
+    frozenset({FEEDBACK}): "feedback-only",
+}
+
+
+def with_method(recipe: Recipe, method: str) -> Recipe:
+    """The recipe of a baseline of arXiv:2510.08240, sec. 5, made from a recipe for the pair.
+
+    Args:
+        recipe: trains the pair in stages.
+        method: ``"waltz"``: the recipe as it is. ``"single-model"``: the conversation agent alone on R_c, without
+            feedback, for the steps of the last stage that trains it. ``"feedback-only"``: the conversation agent stays
+            frozen in every stage.
+
+    Raises:
+        UsageError: the method is unknown, or no stage trains the agent that it needs.
+    """
+    check_choice("method", method, get_args(Method))
+    if method == "waltz":
+        return recipe
+    agent = CONVERSATION if method == "single-model" else FEEDBACK
+    stages = [stage for stage in recipe.stages if agent in stage.learners]
+    if not stages:
+        raise UsageError(f"The method {method} needs a stage that trains {agent}; this recipe has none.")
+    if method == "single-model":
+        return replace(recipe, stages=(single_model_stage(stages[-1].learners[agent], steps=stages[-1].steps),))
+    return replace(recipe, stages=tuple(replace(stage, learners={agent: stage.learners[agent]}) for stage in stages))
+
+
+def with_algorithm(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with another algorithm in place of every learner's.
+
+    An included algorithm, and a class of your own, take over what all algorithms have, such as learning rate and KL
+    weight, from the learner that they replace. If a learner has that algorithm already, all of its settings stay.
+    Settings of your own (``package.module:CONFIG``) are used exactly as they are.
+
+    Args:
+        recipe: any recipe.
+        name: name or dotted path of the algorithm, see ``algorithm``.
+
+    Raises:
+        UsageError: there is no such algorithm.
+    """
+    chosen = algorithm(name)
+    located = locate("algorithm", name, known=ALGORITHMS, entry_points=ENTRY_POINTS)
+    is_settings = name not in ALGORITHMS and not isinstance(located, type)
+
+    def swapped(learner: LearnerConfig) -> LearnerConfig:
+        if is_settings:
+            return chosen
+        if type(learner) is type(chosen) and chosen == type(chosen)():
+            return learner
+        shared = getattr(learner, "surrogate", None)
+        takes_over = isinstance(shared, SurrogateConfig) and hasattr(chosen, "surrogate")
+        return with_settings(chosen, surrogate=shared) if takes_over else chosen
+
+    return with_learners(recipe, lambda stage, agent, learner: swapped(learner))
+
+
+def with_learners(recipe: Recipe, change: Callable[[Stage, AgentID, LearnerConfig], LearnerConfig]) -> Recipe:
+    """The recipe with each learner's settings replaced by what ``change`` returns for its stage and agent."""
+    return replace(
+        recipe,
+        stages=tuple(
+            replace(stage, learners={agent: change(stage, agent, each) for agent, each in stage.learners.items()})
+            for stage in recipe.stages
+        ),
+    )
+
+
+def with_stages(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with the same changes made to every stage, such as ``rules=Rules(max_rounds=2)``."""
+    return replace(recipe, stages=tuple(replace(stage, **changes) for stage in recipe.stages))
+
+
+def with_steps(recipe: Recipe, *steps: int) -> Recipe:
+    """The recipe with other numbers of steps, one per stage.
+
+    Raises:
+        UsageError: there are more or fewer numbers than stages.
+    """
+    if len(steps) != len(recipe.stages):
+        raise UsageError(f"The recipe has {len(recipe.stages)} stages; got {len(steps)} numbers of steps.")
+    pairs = zip(recipe.stages, steps, strict=True)
+    return replace(recipe, stages=tuple(replace(stage, steps=count) for stage, count in pairs))
 
 
 @dataclass(frozen=True)
 class Workbench:
-    """What a preset builds: everything that ``train`` and an evaluation need.
+    """What a preset builds: everything that a training run and an evaluation need, except the judge.
 
     Attributes:
-        policies: the trainable weights of each agent.
-        agents: who plays, with those weights.
-        judge: labels every response, in training and in evaluation.
-        prompts: to train on.
+        agents: who plays. Agents that can be trained carry their weights.
+        prompts: prompts to train on: one set for all stages, or one for each stage by its name.
         validation: held-out prompts that settings may be chosen on.
         tests: held-out prompts for the results, by the name of the set.
-        stage_prompts: a training set for each stage, where stages have their own parts of ``prompts``.
     """
 
-    policies: Mapping[AgentID, LanguageModelPolicy]
     agents: Mapping[AgentID, Agent]
-    judge: Judge
-    prompts: PromptSet
+    prompts: PromptSet | Mapping[str, PromptSet]
     validation: PromptSet
     tests: Mapping[str, PromptSet]
-    stage_prompts: Sequence[PromptSet] = ()
+
+    @property
+    def training_prompts(self) -> PromptSet:
+        """All prompts to train on, as one set."""
+        if isinstance(self.prompts, PromptSet):
+            return self.prompts
+        return PromptSet([prompt for prompts in self.prompts.values() for prompt in prompts])
 
 
 @dataclass(frozen=True)
@@ -146,9 +206,11 @@ class Preset:
     Attributes:
         summary: one line for lists and help.
         recipe: its default settings.
-        build: makes the workbench; the folder is the run's, where base models that were made on the spot are kept.
+        build: builds the workbench for a recipe. A base model that is made on the spot goes to ``RunFolder.base``.
+        threads: number of CPU threads with which commands run this preset; None leaves the number to torch.
     """
 
     summary: str
     recipe: Recipe
-    build: Callable[[Recipe, Path, Accelerator], Workbench]
+    build: Callable[[Recipe, RunFolder, Accelerator], Workbench]
+    threads: int | None = None

@@ -1,20 +1,21 @@
 """A laboratory language model, small enough to train on a laptop in minutes, and the language it lives in.
 
-It is for algorithms and plumbing: a faithful miniature of the game, no evidence about the safety of real models. Its
-answers carry no content, to any request.
+It is for algorithms and plumbing: a faithful miniature of the game, and not evidence about the safety of real models.
+Its answers have no content, whatever the request.
 """
 
 from waltz_env.presets.nano.preset import PRESET, RECIPE
 from waltz_env.presets.nano.splits import combinations, train, unseen_topics, validation
 from waltz_env.presets.nano.templates import NEW_TOKENS, TEMPLATES
-from waltz_env.presets.nano.warm_start import build
+from waltz_env.presets.nano.warm_start import NanoConfig, build_model
 
 __all__ = [
     "NEW_TOKENS",
     "PRESET",
     "RECIPE",
     "TEMPLATES",
-    "build",
+    "NanoConfig",
+    "build_model",
     "combinations",
     "train",
     "unseen_topics",

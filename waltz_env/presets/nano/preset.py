@@ -10,18 +10,16 @@ from accelerate import Accelerator
 from tqdm import tqdm
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from waltz_env.algorithms import ReinforcePPConfig, SurrogateConfig, TrainConfig
+from waltz_env.algorithms import LoopConfig, ReinforcePPConfig, SampleConfig, SurrogateConfig, waltz_stages
 from waltz_env.files import atomic_folder
-from waltz_env.judges import RuleJudge
 from waltz_env.presets.nano import splits
 from waltz_env.presets.nano.templates import NEW_TOKENS, TEMPLATES
-from waltz_env.presets.nano.warm_start import NanoConfig, build
+from waltz_env.presets.nano.warm_start import NanoConfig, build_model
 from waltz_env.presets.pair import lora_pair
 from waltz_env.presets.recipe import Preset, Recipe, Workbench
 from waltz_env.prompts import PromptSet
-from waltz_env.rewards import RewardWeights
-
-BASE = "base"
+from waltz_env.rewards import SETUP_A, RewardWeights
+from waltz_env.run_folder import RunFolder
 
 
 def _learner(learning_rate: float, *, baseline: Literal["none", "group"]) -> ReinforcePPConfig:
@@ -29,49 +27,49 @@ def _learner(learning_rate: float, *, baseline: Literal["none", "group"]) -> Rei
 
 
 # Chosen on the validation split. Departures from arXiv:2510.08240, each for a reason that docs/nano.md shows: the
-# feedback agent's reward less the mean over games in the same state (else it learns to flag everything), a label reward
-# of 0.1 kept in stage 2, every turn a row, and four optimiser steps on 128 games instead of one on 32.
+# feedback agent's reward less the mean over games in the same state (otherwise it learns to flag everything), a label
+# reward of 0.1 kept in stage 2, every turn a sample, and four optimizer steps on 128 games instead of one on 32.
 RECIPE = Recipe(
-    preset="nano",
-    stage_1_steps=40,
-    stage_2_steps=35,
-    stage_2_weights=RewardWeights(label=0.1),
-    feedback=_learner(1e-3, baseline="group"),
-    feedback_stage_2=_learner(5e-4, baseline="group"),
-    conversation=_learner(5e-4, baseline="none"),
-    loop=TrainConfig(games=128, rows="all", group="verdict"),
+    stages=waltz_stages(
+        _learner(1e-3, baseline="group"),
+        _learner(5e-4, baseline="none"),
+        feedback_stage_2=_learner(5e-4, baseline="group"),
+        steps=(40, 35),
+        weights=(SETUP_A, RewardWeights(label=0.1)),
+    ),
+    loop=LoopConfig(games=128, samples=SampleConfig(turns="all", group="verdict")),
     test_samples=4,
 )
 
 
-def build_workbench(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
-    """The warm-started model, kept in the run's folder so that nothing builds it twice, with two LoRA adapters."""
-    torch.set_num_threads(1)  # for a model of this size a second thread costs more than it gives
-    model, tokenizer = _base(recipe, folder / BASE, accelerator)
-    policies, agents = lora_pair(
-        model.to(accelerator.device),
-        tokenizer,
-        seed=recipe.seed,
-        process=accelerator.process_index,
-        shared=recipe.shared_policy,
-        templates=TEMPLATES,
-        max_new_tokens=NEW_TOKENS,
-        batch_size=256,
-    )
+def build_workbench(
+    recipe: Recipe, folder: RunFolder, accelerator: Accelerator, *, warm_start: NanoConfig | None = None
+) -> Workbench:
+    """The warm-started model, kept in the run folder so that nothing builds it twice, with two LoRA adapters."""
+    model, tokenizer = _base(recipe.seed, folder.base, accelerator, warm_start or NanoConfig())
     return Workbench(
-        policies=policies,
-        agents=agents,
-        judge=RuleJudge(),
+        agents=lora_pair(
+            model.to(accelerator.device),
+            tokenizer,
+            seed=recipe.seed,
+            shared=recipe.shared_policy,
+            process=accelerator.process_index,
+            templates=TEMPLATES,
+            max_new_tokens=NEW_TOKENS,
+            batch_size=256,
+        ),
         prompts=balanced(PromptSet(splits.train())),
         validation=PromptSet(splits.validation()),
         tests={"combinations": PromptSet(splits.combinations()), "topics": PromptSet(splits.unseen_topics())},
     )
 
 
-def _base(recipe: Recipe, folder: Path, accelerator: Accelerator) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _base(
+    seed: int, folder: Path, accelerator: Accelerator, config: NanoConfig
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if accelerator.is_main_process and not folder.exists():
-        with tqdm(total=NanoConfig().steps, desc="warm start") as bar:
-            model, tokenizer = build(recipe.seed, on_step=lambda *_: bar.update())
+        with tqdm(total=config.steps, desc="warm start") as bar:
+            model, tokenizer = build_model(seed, config, on_step=lambda *_: bar.update())
         with atomic_folder(folder) as temporary:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
@@ -86,4 +84,9 @@ def balanced(prompts: PromptSet) -> PromptSet:
     return PromptSet.mix({prompts.harmful: 1, prompts.benign: 1}, size, seed=0)
 
 
-PRESET = Preset("a laboratory model of 0.5 M parameters, built on the spot; minutes on a CPU", RECIPE, build_workbench)
+PRESET = Preset(
+    "a laboratory model of 0.5 M parameters, built on the spot; minutes on a CPU",
+    RECIPE,
+    build_workbench,
+    threads=1,  # for a model of this size a second thread costs more than it gains
+)

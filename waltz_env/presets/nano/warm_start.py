@@ -21,9 +21,13 @@ class NanoConfig:
     """The laboratory model and its warm start.
 
     Attributes:
-        width: hidden size. layers, heads, feed_forward: of the Llama architecture.
-        steps: of the warm start. batch_size, learning_rate, prompt_weight: as in ``SupervisedConfig``.
-        mixture: what the warm start learns from.
+        width: hidden size.
+        layers: number of transformer layers.
+        heads: number of attention heads.
+        feed_forward: width of the feed-forward layers.
+        steps: number of warm-start steps.
+        batch_size, learning_rate, prompt_weight: as in ``SupervisedConfig``.
+        mixture: shares of the kinds of warm-start examples.
     """
 
     width: int = 128
@@ -37,14 +41,14 @@ class NanoConfig:
     mixture: Mixture = field(default_factory=Mixture)
 
 
-def build(
+def build_model(
     seed: int, config: NanoConfig | None = None, *, on_step: Callable[[int, float], object] | None = None
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Builds and warm-starts the model. The same seed gives the same weights on one machine's CPU.
+    """Build and warm-start the model. The same seed gives the same weights on the same CPU.
 
     Args:
-        seed: of the initial weights, the examples and their order. The tokenizer and the prompt splits have none.
-        config: defaults to ``NanoConfig()``.
+        seed: seed of the initial weights, the examples and their order. Tokenizer and prompt splits do not change.
+        config: size of the model and its warm start; the default is ``NanoConfig()``.
         on_step: called after each warm-start step with the number of steps done and the loss.
     """
     config = config or NanoConfig()

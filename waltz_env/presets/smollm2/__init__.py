@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct: a real small model, warm-started on the spot, on the built-in prompts and judge."""
 
-from waltz_env.presets.smollm2.preset import PRESET, RECIPE, build
+from waltz_env.presets.smollm2.preset import PRESET, RECIPE, build_workbench
 from waltz_env.presets.smollm2.templates import NEW_TOKENS, TEMPLATES
 from waltz_env.presets.smollm2.warm_start import WarmStart
 
-__all__ = ["NEW_TOKENS", "PRESET", "RECIPE", "TEMPLATES", "WarmStart", "build"]
+__all__ = ["NEW_TOKENS", "PRESET", "RECIPE", "TEMPLATES", "WarmStart", "build_workbench"]

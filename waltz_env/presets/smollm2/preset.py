@@ -11,18 +11,15 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from waltz_env.agents import fast_dtype, load_model, load_smollm2
-from waltz_env.algorithms import ReinforcePPConfig, SurrogateConfig, TrainConfig
+from waltz_env.algorithms import LoopConfig, ReinforcePPConfig, SampleConfig, SurrogateConfig, waltz_stages
 from waltz_env.files import atomic_folder
-from waltz_env.judges import RuleJudge
 from waltz_env.presets.pair import lora_pair
 from waltz_env.presets.recipe import Preset, Recipe, Workbench
 from waltz_env.presets.smollm2.templates import NEW_TOKENS, TEMPLATES
 from waltz_env.presets.smollm2.warm_start import WarmStart, own_answers, teach
 from waltz_env.prompts import PromptSet
 from waltz_env.rewards import RewardWeights
-
-BASE = "base"
-"""Folder of the warm-started model inside the run's."""
+from waltz_env.run_folder import RunFolder
 
 
 def _learner(learning_rate: float, *, baseline: Literal["none", "group"]) -> ReinforcePPConfig:
@@ -31,41 +28,38 @@ def _learner(learning_rate: float, *, baseline: Literal["none", "group"]) -> Rei
 
 
 # As many games as half an hour on two CPU cores with bfloat16 allows. Departures from arXiv:2510.08240
-# (docs/smollm2.md): the baseline by verdict and every turn a row, as in the nano preset; both stages pay for
+# (docs/smollm2.md): the baseline by verdict and every turn a sample, as in the nano preset; both stages pay for
 # improvement whether or not the labels are right, so that a flag that spoils a good response costs; small learning
 # rates with a warm-up, since the few games of a step say little about the right direction.
 RECIPE = Recipe(
-    preset="smollm2",
-    stage_1_steps=6,
-    stage_2_steps=24,
-    stage_1_weights=RewardWeights(gated=False),
-    stage_2_weights=RewardWeights(gated=False),
-    feedback=_learner(1e-4, baseline="group"),
-    feedback_stage_2=_learner(1e-4, baseline="group"),
-    conversation=_learner(4e-4, baseline="none"),
-    loop=TrainConfig(games=48, rows="all", group="verdict", save_every=2),
+    stages=waltz_stages(
+        _learner(1e-4, baseline="group"),
+        _learner(4e-4, baseline="none"),
+        steps=(6, 24),
+        weights=(RewardWeights(gated=False), RewardWeights(gated=False)),
+    ),
+    loop=LoopConfig(games=48, samples=SampleConfig(turns="all", group="verdict"), save_every=2),
 )
 
 
-def build(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
-    """SmolLM2-135M-Instruct, warm-started and kept in the run's folder, with two LoRA adapters."""
+def build_workbench(
+    recipe: Recipe, folder: RunFolder, accelerator: Accelerator, *, warm_start: WarmStart | None = None
+) -> Workbench:
+    """SmolLM2-135M-Instruct, warm-started and kept in the run folder, with two LoRA adapters."""
     prompts, validation = PromptSet.load("builtin:train").split(0.9, seed=0, by="topic")
-    model, tokenizer = _base(recipe, folder / BASE, prompts, accelerator)
-    policies, agents = lora_pair(
-        model.to(accelerator.device),
-        tokenizer,
-        seed=recipe.seed,
-        process=accelerator.process_index,
-        shared=recipe.shared_policy,
-        templates=TEMPLATES,
-        max_new_tokens=NEW_TOKENS,
-        batch_size=128,
-        sampling_dtype=fast_dtype(accelerator.device),
-    )
+    model, tokenizer = _base(recipe.seed, folder.base, prompts, accelerator, warm_start or WarmStart())
     return Workbench(
-        policies=policies,
-        agents=agents,
-        judge=RuleJudge(),
+        agents=lora_pair(
+            model.to(accelerator.device),
+            tokenizer,
+            seed=recipe.seed,
+            shared=recipe.shared_policy,
+            process=accelerator.process_index,
+            templates=TEMPLATES,
+            max_new_tokens=NEW_TOKENS,
+            batch_size=128,
+            sampling_dtype=fast_dtype(accelerator.device),
+        ),
         prompts=prompts,
         validation=validation,
         tests={"prompts": PromptSet.load("builtin:test")},
@@ -73,27 +67,27 @@ def build(recipe: Recipe, folder: Path, accelerator: Accelerator) -> Workbench:
 
 
 def _base(
-    recipe: Recipe, folder: Path, prompts: PromptSet, accelerator: Accelerator
+    seed: int, folder: Path, prompts: PromptSet, accelerator: Accelerator, config: WarmStart
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The warm-started model: from ``folder``, or made and left there. An interruption costs one phase at most."""
+    """The warm-started model in ``folder``, made if it is missing. An interruption costs one phase at most."""
     if accelerator.is_main_process and not folder.exists():
-        config, dtype = WarmStart(), fast_dtype(accelerator.device)
-        made = [folder.with_name(f".{folder.name}-{number}") for number in range(1, len(config.phases))]
+        dtype = fast_dtype(accelerator.device)
+        phases = [folder.with_name(f".{folder.name}-{number}") for number in range(1, len(config.phases))]
         original, tokenizer = load_smollm2()
-        answered = own_answers(original.to(accelerator.device), tokenizer, prompts, recipe.seed, config, dtype)
-        for number, target in enumerate([*made, folder]):
+        answered = own_answers(original.to(accelerator.device), tokenizer, prompts, seed, config, dtype)
+        for number, target in enumerate([*phases, folder]):
             if target.exists():
                 continue
-            model = load_model(made[number - 1])[0].to(accelerator.device) if number else original
-            policy = teach(
-                model, tokenizer, answered, number, seed=recipe.seed, config=config, bf16=dtype is torch.bfloat16
-            )
+            model = load_model(phases[number - 1])[0].to(accelerator.device) if number else original
+            policy = teach(model, tokenizer, answered, number, seed=seed, config=config, bf16=dtype is torch.bfloat16)
             with atomic_folder(target) as temporary:
                 policy.save_merged(temporary, dtype=torch.bfloat16)
-        for each in made:
-            shutil.rmtree(each)
+        for phase in phases:
+            shutil.rmtree(phase)
     accelerator.wait_for_everyone()
     return load_model(folder)
 
 
-PRESET = Preset("SmolLM2-135M-Instruct, warm-started, two LoRA adapters; an hour or more on a CPU", RECIPE, build)
+PRESET = Preset(
+    "SmolLM2-135M-Instruct, warm-started, two LoRA adapters; an hour or more on a CPU", RECIPE, build_workbench
+)

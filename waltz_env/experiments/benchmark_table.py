@@ -1,4 +1,4 @@
-"""What ``waltz benchmark`` leaves: ``benchmark.json`` with a row a run, ``benchmark.md``, and two pictures."""
+"""What ``waltz benchmark`` leaves: ``benchmark.json`` with one row per run, ``benchmark.md``, and two pictures."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.markdown import Markdown
 
-from waltz_env.algorithms.training.run_log import read_metrics
-from waltz_env.cli.results import read_results
-from waltz_env.cli.systems import TRAINED
 from waltz_env.errors import DataError
 from waltz_env.evaluation.seeds import mean_interval, paired_interval
+from waltz_env.experiments.benchmark import run_name
+from waltz_env.experiments.results import Rate, SetResults, read_results
+from waltz_env.experiments.systems import TRAINED
 from waltz_env.files import atomic_path
+from waltz_env.run_folder import RunFolder
 
 ROWS = "benchmark.json"
 SCHEMA = 1
@@ -32,37 +31,44 @@ TO_THRESHOLD = "games to R_c {:g}"
 RATES = ("asr", "orr", "ftr", "label_accuracy")
 
 Row = dict[str, Any]
+"""One run: algorithm, seed, preset, learning curve, tokens, seconds, and rates by held-out set."""
 
 
-def write_report(
-    out: Path, algorithms: Sequence[str], *, others: Sequence[Path], threshold: float, console: Console
-) -> None:
-    """Collects the finished runs below ``out``, joins the rows of others, writes and prints.
+def write_benchmark(out: Path, algorithms: Sequence[str], *, others: Sequence[Row], threshold: float) -> str | None:
+    """Collect the finished runs below ``out``, join the rows of others, and write rows, table and pictures.
+
+    Args:
+        out: folder of the benchmark.
+        algorithms: algorithms whose runs are collected.
+        others: rows of other benchmarks, which join the table and the pictures.
+        threshold: R_c that counts as solved.
+
+    Returns:
+        The table as Markdown; None if there are no rows.
 
     Raises:
-        DataError: a file of rows is none.
+        DataError: rows cannot be compared.
     """
     rows = [row for name in algorithms for row in _rows(out, name)]
     with atomic_path(out / ROWS) as path:
         path.write_text(json.dumps({"schema": SCHEMA, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    rows += [row for path in others for row in read_rows(path)]
+    rows += others
     _check_rows(rows)
     if not rows:
-        return
+        return None
     text = table(rows, threshold)
     with atomic_path(out / "benchmark.md") as path:
         path.write_text(text, encoding="utf-8")
-    console.print(Markdown(text))
     _save(_draw_curves(rows), out / "curves.png")
     _save(_draw_planes(rows), out / "plane.png")
-    console.print(f"Rows, table and pictures: {out}", highlight=False, soft_wrap=True)
+    return text
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a ``benchmark.json``.
 
     Raises:
-        DataError: it is none, or of another schema.
+        DataError: the file is malformed or has another schema.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -70,7 +76,7 @@ def read_rows(path: Path) -> list[Row]:
             raise DataError(f"{path} is of schema {content['schema']}; expected {SCHEMA}.")
         rows: list[Row] = content["rows"]
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is no {ROWS} of waltz benchmark: {error!r}") from error
+        raise DataError(f"{path} is not a {ROWS} of waltz benchmark: {error!r}") from error
     for row in rows:
         missing = {"algorithm", "seed", "preset", "curve", "games_a_step", "tokens", "seconds", "sets"} - row.keys()
         if missing:
@@ -87,7 +93,7 @@ def games_to_threshold(row: Row, threshold: float) -> float:
 
 
 def table(rows: Sequence[Row], threshold: float) -> str:
-    """Markdown: of training and of each held-out set a table, a row an algorithm, then tests against the first one.
+    """Markdown: one table of training and one per held-out set, then tests of each algorithm against the first one.
 
     Cells are the mean over seeds and half of its 95 % interval.
     """
@@ -134,8 +140,9 @@ def table(rows: Sequence[Row], threshold: float) -> str:
 
 def _rows(out: Path, algorithm: str) -> list[Row]:
     rows = []
-    for folder in sorted(out.glob(f"seed-*/{algorithm.replace(':', '.')}")):
-        results, metrics = read_results(folder), read_metrics(folder)
+    for path in sorted(out.glob(f"seed-*/{run_name(algorithm)}")):
+        folder = RunFolder(path)
+        results, metrics = read_results(folder), folder.read_metrics()
         if not results:
             continue
         rows.append(
@@ -143,14 +150,14 @@ def _rows(out: Path, algorithm: str) -> list[Row]:
                 "algorithm": algorithm,
                 "seed": results["seed"],
                 "preset": results["preset"],
-                "games_a_step": results["games_a_step"],
+                "games_a_step": results["games_per_step"],
                 "curve": [line["games/r_c"] for line in metrics if "games/r_c" in line],
                 "tokens": sum(_sampled(line) for line in metrics),
                 "seconds": sum(
                     float(value) for line in metrics for name, value in line.items() if name.endswith("_seconds")
                 ),
                 "sets": {
-                    name: {metric: rate["value"] for metric, rate in _trained(content["systems"]).items()}
+                    name: {metric: rate["value"] for metric, rate in _trained(content).items()}
                     for name, content in results["sets"].items()
                 },
                 "versions": results["versions"],
@@ -179,7 +186,7 @@ def _games(row: Row) -> int:
 
 
 def _sampled(line: Mapping[str, Any]) -> float:
-    """Tokens that all agents sampled in a step."""
+    """Number of tokens that all agents sampled in a step."""
     return sum(
         line[name] * line[name.replace("act_seconds", "act_tokens_per_second")]
         for name in line
@@ -199,10 +206,9 @@ def _percent(row: Row, name: str, rate: str) -> float:
     return math.nan if value is None else 100 * value
 
 
-def _trained(systems: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of the system that the run has trained, whatever its method."""
-    found: Mapping[str, Any] = next(systems[name] for name in TRAINED.values() if name in systems)
-    return found
+def _trained(content: SetResults) -> Mapping[str, Rate]:
+    """The rates of the system that the run has trained, whatever its method."""
+    return next(content["systems"][name] for name in TRAINED.values() if name in content["systems"])
 
 
 def _cell(values: Sequence[float], missing: str = "-") -> str:
@@ -230,7 +236,7 @@ def _short(value: float) -> str:
 
 
 def _smooth(curve: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The mean of each ``WINDOW`` values in a row; of all of them where there are fewer."""
+    """Mean of every ``WINDOW`` consecutive values; of all values if there are fewer."""
     width = min(WINDOW, len(curve))
     return np.convolve(curve, np.full(width, 1 / width), mode="valid")
 

@@ -13,15 +13,15 @@ Scores = dict[str, dict[str, float]]
 
 
 def capabilities(policy: LanguageModelPolicy, tasks: Sequence[str], *, limit: int | None = None) -> dict[str, Scores]:
-    """Scores of the merged model, and, where an adapter was trained, of its base without it.
+    """Scores of the merged model and, if an adapter was trained, of its base without the adapter.
 
     Args:
-        policy: of the conversation agent.
-        tasks: names of the harness, or ``FOLDER/NAME.yaml`` for a task NAME of one's own.
-        limit: questions a task at most.
+        policy: policy of the conversation agent.
+        tasks: names of tasks of the harness, or ``FOLDER/NAME.yaml`` for a task NAME of your own.
+        limit: largest number of questions per task; None for all.
 
     Returns:
-        ``{"base": ..., "trained": ...}``, each metric by task; no ``base`` where all weights were trained.
+        ``{"base": ..., "trained": ...}``, each with metrics by task; there is no ``base`` if all weights were trained.
 
     Raises:
         UsageError: the harness is not installed or does not know a task.
@@ -47,7 +47,7 @@ def capabilities(policy: LanguageModelPolicy, tasks: Sequence[str], *, limit: in
     variants = {"trained": True} if policy.rank is None else {"base": False, "trained": True}
     for name, adapter in variants.items():
         with policy.sampling_model(adapter=adapter) as model:
-            found = simple_evaluate(
+            results = simple_evaluate(
                 HFLM(pretrained=model, tokenizer=policy.tokenizer, device=str(policy.device)),
                 tasks=names,
                 limit=limit,
@@ -55,8 +55,8 @@ def capabilities(policy: LanguageModelPolicy, tasks: Sequence[str], *, limit: in
                 apply_chat_template=True,
                 bootstrap_iters=0,
             )
-        assert found is not None  # only ranks other than the first get None
-        scores[name] = {task: _numbers(metrics) for task, metrics in found["results"].items()}
+        assert results is not None  # only ranks other than the first get None
+        scores[name] = {task: _numbers(metrics) for task, metrics in results["results"].items()}
     return scores
 
 

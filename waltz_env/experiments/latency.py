@@ -21,16 +21,16 @@ from waltz_env.types import AgentID, Message, Prompt
 def latency(
     prompts: Sequence[Prompt], agents: Mapping[AgentID, Agent], *, guard: Judge, rules: Rules = Rules()
 ) -> dict[str, dict[str, float]]:
-    """Wall-clock seconds of a request: the median and the 95th percentile, by the way it is answered.
+    """Wall-clock seconds per request, median and 95th percentile, for each way to deploy the pair.
 
     ``baseline``: the conversation agent alone. ``baseline_safeguard``: its draft, then the safeguard. ``always_on``: a
-    revision after every feedback. ``adaptive``: a revision where something is flagged.
+    revision after every critique. ``adaptive``: a revision if something is flagged.
 
     Args:
-        prompts: asked one after the other; of each, every way in turn, so that a slow moment hits all of them.
+        prompts: asked one after another, each in every way in turn, so that a slow moment hits all ways alike.
         agents: the pair.
         guard: the safeguard.
-        rules: the rules that the pair was trained with.
+        rules: rules that the pair was trained with.
 
     Returns:
         ``p50``, ``p95`` (seconds) and ``n`` (requests) for each.

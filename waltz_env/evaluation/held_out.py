@@ -1,0 +1,53 @@
+"""Play on prompts that nobody trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from waltz_env.protocols import Agent, Judge, Stateful
+from waltz_env.rollout import play
+from waltz_env.rules import Rules
+from waltz_env.types import AgentID, Prompt, Trajectory
+
+
+class Processes(Protocol):
+    """The processes of a run and which of them this is, such as ``accelerate.Accelerator``."""
+
+    @property
+    def process_index(self) -> int: ...
+
+    @property
+    def num_processes(self) -> int: ...
+
+
+def play_held_out(
+    prompts: Sequence[Prompt],
+    agents: Mapping[AgentID, Agent],
+    *,
+    judge: Judge,
+    rules: Rules = Rules(),
+    accelerator: Processes | None = None,
+) -> list[Trajectory]:
+    """Play held-out prompts and put the agents' random states back, so that training is not disturbed.
+
+    Args:
+        prompts: one game each.
+        agents: who plays.
+        judge: labels every response.
+        rules: rules of the games.
+        accelerator: shares the games among its processes; all of them get all games, in an order of their own.
+    """
+    states = [(agent, agent.state_dict()) for agent in agents.values() if isinstance(agent, Stateful)]
+    share = list(prompts)
+    if accelerator is not None:
+        share = share[accelerator.process_index :: accelerator.num_processes]
+    games = play(share, agents, judge=judge, rules=rules)
+    for agent, state in states:
+        agent.load_state_dict(state)
+    if accelerator is None:
+        return games
+    from accelerate.utils import gather_object
+
+    gathered: list[Trajectory] = gather_object(games)
+    return gathered

@@ -1,0 +1,146 @@
+"""One training run from recipe to results: the pipeline behind ``waltz train``, ``waltz benchmark`` and the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from waltz_env.agents import LanguageModelPolicy
+from waltz_env.algorithms import train
+from waltz_env.algorithms.training import checkpoint
+from waltz_env.algorithms.training.learners import policies_of
+from waltz_env.algorithms.training.loop import StepReport
+from waltz_env.algorithms.training.run_log import Logger
+from waltz_env.errors import UsageError, WaltzError
+from waltz_env.experiments.results import Results, about_run, add_systems, read_results, read_sets
+from waltz_env.experiments.saved_run import claim, load_weights, read_recipe
+from waltz_env.experiments.systems import TRAINED, trained_systems, untrained_systems
+from waltz_env.files import atomic_path
+from waltz_env.judges import RequestClassifier, load_judge
+from waltz_env.presets import Recipe, workbench
+from waltz_env.report.curves import curves
+from waltz_env.run_folder import RunFolder
+from waltz_env.types import Prompt
+
+
+def execute(
+    recipe: Recipe,
+    folder: RunFolder | Path,
+    *,
+    resume: bool = False,
+    untrained: bool = True,
+    safeguard: bool = False,
+    begin_with: RunFolder | None = None,
+    base_from: RunFolder | None = None,
+    accelerator: Accelerator | None = None,
+    loggers: Sequence[Logger] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[StepReport], object] = lambda report: None,
+) -> Results | None:
+    """Train a pair and evaluate it on prompts that it never saw. Everything is left in ``folder``.
+
+    What is there already is not done again: an interrupted run continues exactly, a finished one returns its results.
+
+    Args:
+        recipe: settings of the run.
+        folder: run folder; it must not hold a run yet, unless ``resume`` is given.
+        resume: continue the run in ``folder``, which must have this recipe.
+        untrained: whether to evaluate the systems that need no training, before training begins.
+        safeguard: whether to evaluate single-model training with a safeguard too.
+        begin_with: a finished run of the same models, whose weights take the place of this run's first stage.
+        base_from: folder of a base model that several runs share; the default is ``folder``.
+        accelerator: device, precision and processes; the default is a new one.
+        loggers, should_stop, progress: hooks of ``train``.
+
+    Returns:
+        The results; None if ``should_stop`` ended the training early.
+
+    Raises:
+        UsageError: the recipe cannot work, ``folder`` holds another run, or ``begin_with`` is not finished. Nothing has
+            been done then.
+    """
+    folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+    accelerator = accelerator or Accelerator()
+    recipe.check()
+    judge = load_judge(recipe.judge)
+    if begin_with is not None and not read_sets(begin_with):
+        raise UsageError(f"{folder.path.name} begins with the weights of {begin_with.path}: finish that run first.")
+    results = _open(folder, recipe, resume, accelerator)
+    sets = results.get("sets", {})
+    if sets and all(TRAINED[recipe.method] in content["systems"] for content in sets.values()):
+        return results
+
+    bench = workbench(recipe, base_from or folder, accelerator)
+    about = about_run(recipe, bench)
+    tests: dict[str, list[Prompt]] = {name: list(test) * recipe.test_samples for name, test in bench.tests.items()}
+    if untrained and not sets:
+        before = {
+            name: untrained_systems(prompts, bench.agents, judge=judge, rules=recipe.rules, accelerator=accelerator)
+            for name, prompts in tests.items()
+        }
+        if accelerator.is_main_process:
+            add_systems(folder, before, about)
+
+    stages = recipe.stages
+    if begin_with is not None:
+        load_weights(begin_with, bench)
+        stages = stages[1:]
+    finished = train(
+        bench.agents,
+        stages,
+        judge=judge,
+        prompts=bench.prompts,
+        folder=folder,
+        config=recipe.loop,
+        seed=recipe.seed,
+        accelerator=accelerator,
+        validation=bench.validation,
+        resume=checkpoint.latest(folder.checkpoints) is not None,
+        loggers=loggers,
+        should_stop=should_stop,
+        progress=progress,
+    )
+    if not finished:
+        return None
+
+    guard = RequestClassifier(bench.training_prompts) if safeguard else None
+    after = {
+        name: trained_systems(prompts, bench.agents, judge=judge, recipe=recipe, guard=guard, accelerator=accelerator)
+        for name, prompts in tests.items()
+    }
+    if accelerator.is_main_process:
+        for name, policy in policies_of(bench.agents).items():
+            if isinstance(policy, LanguageModelPolicy):
+                policy.save(folder.weights / name)
+        _draw_curves(folder)
+        results = add_systems(folder, after, about)
+    accelerator.wait_for_everyone()
+    return results
+
+
+def _open(folder: RunFolder, recipe: Recipe, resume: bool, accelerator: Accelerator) -> Results:
+    """Claim the folder, or check what it holds, in the main process; all processes get its results, or its error."""
+    outcome: Results | WaltzError | None = None
+    if accelerator.is_main_process:
+        try:
+            if not resume:
+                claim(folder, recipe)
+            elif read_recipe(folder) != recipe:
+                raise UsageError(f"{folder.path} is a run with other settings. Choose another folder, or remove it.")
+            outcome = read_results(folder)
+        except WaltzError as error:
+            outcome = error
+    outcome = gather_object([outcome])[0]
+    if isinstance(outcome, WaltzError):
+        raise outcome
+    return outcome or {}
+
+
+def _draw_curves(folder: RunFolder) -> None:
+    figure = curves(folder.read_metrics())
+    if figure is not None:
+        with atomic_path(folder.curves) as path:
+            figure.savefig(path, dpi=110, format="png")

@@ -1,0 +1,52 @@
+"""What a run or an evaluation left, read for the report."""
+
+from __future__ import annotations
+
+from waltz_env.errors import DataError, UsageError, unknown_name
+from waltz_env.records import read_games
+from waltz_env.report.tables import Source
+from waltz_env.run_folder import RunFolder
+
+
+def read_source(folder: RunFolder, name: str) -> Source:
+    """Results, metrics, settings and games in ``folder``.
+
+    Args:
+        folder: folder of a run or an evaluation.
+        name: what the report calls it.
+
+    Raises:
+        UsageError: there are no results.
+        DataError: a file is damaged; the message names it, and the line in a file of games.
+    """
+    if not folder.results.is_file():
+        raise _no_results(folder)
+    results = folder.read_results()
+    sets = results.get("sets")
+    if not isinstance(sets, dict) or not all(isinstance(each, dict) and "systems" in each for each in sets.values()):
+        raise DataError(f"{folder.results} must hold 'sets', each with 'systems'; it does not. Evaluate again.")
+    paths = {
+        (prompt_set, system): folder.games_of_system(prompt_set, system)
+        for prompt_set, content in sets.items()
+        for system in content["systems"]
+    }
+    return Source(
+        name,
+        folder.path,
+        results,
+        folder.read_metrics(),
+        folder.read_config() if folder.has_config() else {},
+        {key: read_games(path) for key, path in paths.items() if path.exists()},
+    )
+
+
+def _no_results(folder: RunFolder) -> UsageError:
+    path, file = folder.path, folder.results.name
+    if not path.is_dir():
+        beside = path.parent.glob(f"*/{file}") if path.parent.is_dir() else ()
+        return unknown_name(f"folder with results in {path.parent}:", path.name, [each.parent.name for each in beside])
+    if folder.has_config():
+        return UsageError(f"The run in {path} has no results yet. Finish it: waltz train --resume {path}")
+    below = sorted(str(each.parent) for each in path.glob(f"*/{file}"))
+    hint = f" Did you mean {' '.join(below)}?" if below else " Evaluate a run: waltz evaluate RUN --out FOLDER."
+    return UsageError(f"{path} holds no {file}, so it is neither a run nor an evaluation.{hint}")
