@@ -19,6 +19,7 @@ LINKED = ["agents", "agents.*", "algorithms", "algorithms.*"]
 CORE = ["numpy>=1.26", "gymnasium>=1.2", "pettingzoo>=1.27"]
 TRAIN = [
     "accelerate>=1.10",
+    "docstring-parser>=0.16",
     "jinja2>=3.1",
     "matplotlib>=3.8",
     "peft>=0.18",

@@ -136,7 +136,7 @@ def test_settings_of_the_algorithm_can_be_given(judge: Switch, tmp_path: Path) -
     )
     recipe = read_recipe(RunFolder(tmp_path / "run"))
     assert (recipe.seed, recipe.stages[0].steps, recipe.loop.games) == (7, 1, 4)
-    betas = [{agent: learner.beta for agent, learner in stage.learners.items()} for stage in recipe.stages]  # type: ignore[attr-defined]
+    betas = [{agent: learner.surrogate.beta for agent, learner in stage.learners.items()} for stage in recipe.stages]  # type: ignore[attr-defined]
     assert betas == [{FEEDBACK: 0.5}, {FEEDBACK: 0.5, CONVERSATION: 0.01}]
 
 
@@ -413,7 +413,8 @@ def test_help_names_commands_presets_and_settings(capsys: pytest.CaptureFixture[
         "smollm2",
         "--resume",
         "--stage-2.weights",
-        "--stage-2.conversation.learning-rate",
+        "--learner.learning-rate",
+        "--rules.max-rounds",
     ):
         assert word in printed
 

@@ -7,13 +7,14 @@ the same flag of every learner. The longer flag wins.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
+from docstring_parser import parse
 
-from waltz_env.algorithms import LoopConfig, Stage
+from waltz_env.algorithms import LearnerConfig, LoopConfig, Stage, settings_of, with_settings
 from waltz_env.errors import UsageError, did_you_mean
 from waltz_env.presets import Recipe
 from waltz_env.rewards import RewardWeights
@@ -42,17 +43,36 @@ class GeneralFlags:
     shared_policy: bool
 
 
-def flags_of(recipe: Recipe) -> tuple[type[Any], Any]:
-    """A dataclass whose fields are the settings of ``recipe``, for tyro, and the object with the recipe's values."""
+def flags_of(recipe: Recipe, *, short: bool = False) -> tuple[type[Any], Any]:
+    """A dataclass whose fields are the settings of ``recipe``, for tyro, and the object with the recipe's values.
+
+    Args:
+        recipe: the recipe.
+        short: whether rules and learners have their short flags, as the help page shows them, and not those of each
+            stage, as they are parsed.
+    """
+    names: list[tuple[str, Any, Any]] = []
     values: dict[str, Any] = {each.name: getattr(recipe, each.name) for each in fields(GeneralFlags)}
-    stages: list[tuple[str, Any, Any]] = []
     for stage in recipe.stages:
-        kind, value = _stage_flags(stage)
-        stages.append((_identifier(stage.name), Annotated[kind, tyro.conf.arg(name=stage.name)], field()))
+        kind, value = _stage_flags(stage, short)
+        names.append((_identifier(stage.name), Annotated[kind, tyro.conf.arg(name=stage.name)], field()))
         values[_identifier(stage.name)] = value
-    kind = make_dataclass("RecipeFlags", stages, bases=(GeneralFlags,), frozen=True)
+    if short:
+        stage = recipe.stages[-1]
+        learner = next(iter(stage.learners.values()))
+        names.append((RULES, Annotated[type(stage.rules), tyro.conf.arg(help="Rules of the games.")], field()))
+        kind, values[LEARNER] = _learner_flags(learner)
+        names.append((LEARNER, Annotated[kind, tyro.conf.arg(help=_LEARNER_HELP)], field()))
+        values[RULES] = stage.rules
+    kind = make_dataclass("RecipeFlags", names, bases=(GeneralFlags,), frozen=True)
     kind.__doc__ = GeneralFlags.__doc__
     return kind, kind(**values)
+
+
+_LEARNER_HELP = (
+    "Settings of the learners, for both agents and all stages. --feedback.X and --conversation.X hold for one agent, "
+    "--STAGE.feedback.X for one agent in one stage. Defaults are those of the last stage."
+)
 
 
 def recipe_of(flags: Any, recipe: Recipe) -> Recipe:
@@ -60,39 +80,52 @@ def recipe_of(flags: Any, recipe: Recipe) -> Recipe:
     stages = []
     for stage in recipe.stages:
         chosen = getattr(flags, _identifier(stage.name))
-        learners = {agent: getattr(chosen, role) for role, agent in ROLES.items() if agent in stage.learners}
-        stages.append(
-            Stage(
-                stage.name,
-                chosen.steps,
-                {agent: learners[agent] for agent in stage.learners},
-                chosen.weights,
-                chosen.rules,
-            )
-        )
+        learners = {
+            agent: with_settings(learner, **vars(getattr(chosen, role)))
+            for role, agent in ROLES.items()
+            for learner in (stage.learners.get(agent),)
+            if learner is not None
+        }
+        learners = {agent: learners[agent] for agent in stage.learners}  # in their order
+        stages.append(Stage(stage.name, chosen.steps, learners, chosen.weights, chosen.rules))
     general = {each.name: getattr(flags, each.name) for each in fields(GeneralFlags)}
     return Recipe(stages=tuple(stages), preset=recipe.preset, **general)
 
 
-def _stage_flags(stage: Stage) -> tuple[type[Any], Any]:
-    learners = {role: stage.learners[agent] for role, agent in ROLES.items() if agent in stage.learners}
+def _stage_flags(stage: Stage, short: bool) -> tuple[type[Any], Any]:
     names: list[tuple[str, Any, Any]] = [
-        ("steps", int, field()),
-        ("weights", RewardWeights, field()),
-        ("rules", type(stage.rules), field()),
-        *((role, type(learner), field()) for role, learner in learners.items()),
+        ("steps", Annotated[int, tyro.conf.arg(help="Number of training steps; 0 skips the stage.")], field()),
+        ("weights", Annotated[RewardWeights, tyro.conf.arg(help="Weights of the feedback agent's reward.")], field()),
     ]
+    values: dict[str, Any] = {"steps": stage.steps, "weights": stage.weights}
+    if not short:
+        names.append((RULES, type(stage.rules), field()))
+        values[RULES] = stage.rules
+        for role, agent in ROLES.items():
+            if agent in stage.learners:
+                kind, values[role] = _learner_flags(stage.learners[agent])
+                names.append((role, kind, field()))
     kind = make_dataclass(f"{_identifier(stage.name)}_flags", names, frozen=True)
-    kind.__doc__ = f"""Settings of {stage.name}.
+    kind.__doc__ = f"Settings of {stage.name}."
+    return kind, kind(**values)
 
-    Attributes:
-        steps: number of training steps; 0 skips the stage.
-        weights: weights of the feedback agent's reward.
-        rules: rules of the games.
-        feedback: learner of the feedback agent.
-        conversation: learner of the conversation agent.
-    """
-    return kind, kind(steps=stage.steps, weights=stage.weights, rules=stage.rules, **learners)
+
+def _learner_flags(learner: LearnerConfig) -> tuple[type[Any], Any]:
+    """All settings of a learner side by side, its own and those of its ``surrogate``."""
+    hints: dict[str, Any] = {}
+    texts: dict[str, str] = {}
+    for part in (getattr(learner, "surrogate", None), learner):
+        if is_dataclass(part):
+            hints |= get_type_hints(type(part))
+            texts |= {each.arg_name: each.description or "" for each in parse(type(part).__doc__ or "").params}
+    values = settings_of(learner)
+    names = [
+        (name, Annotated[hints[name], tyro.conf.arg(help=texts.get(name, "").replace("``", ""))], field())
+        for name in values
+    ]
+    kind = make_dataclass(type(learner).__name__, names, frozen=True)
+    kind.__doc__ = f"Settings of {type(learner).__name__}."
+    return kind, kind(**values)
 
 
 def _identifier(name: str) -> str:
@@ -146,46 +179,47 @@ def _in_every_stage(head: str, setting: str, recipe: Recipe) -> list[str]:
         ]
     if not targets:
         raise UsageError(f"--{head}.{setting} would be ignored: no stage of this recipe trains the {head} agent.")
-    return [f"--{prefix}.{_path(setting, settings, prefix)}" for prefix, settings in targets]
+    return [f"--{prefix}.{_checked(setting, settings, prefix)}" for prefix, settings in targets]
 
 
 def _in_one_stage(name: str, setting: str, recipe: Recipe) -> str:
-    """A flag of one stage, with the path that the setting has in its dataclass."""
+    """A flag of one stage, if the stage has it."""
     (stage,) = (stage for stage in recipe.stages if stage.name == name)
     part, _, inner = setting.partition(".")
     if inner and part in ROLES and ROLES[part] not in stage.learners:
         raise UsageError(f"--{name}.{setting} would be ignored: {name} does not train the {part} agent.")
     if inner and (part == RULES or part in ROLES):
         settings = stage.rules if part == RULES else stage.learners[ROLES[part]]
-        return f"--{name}.{part}.{_path(inner, settings, f'{name}.{part}')}"
+        return f"--{name}.{part}.{_checked(inner, settings, f'{name}.{part}')}"
     return f"--{name}.{setting}"
 
 
-def _path(setting: str, settings: Any, where: str) -> str:
-    """The path of a setting within ``settings``; those of ``surrogate``, which all algorithms have, need no prefix."""
-    paths = _paths(settings)
-    if setting not in paths:
-        known = [name for name in paths if not name.startswith(("no-", "surrogate."))]
+def _checked(setting: str, settings: Any, where: str) -> str:
+    """The setting, if there is one of that name."""
+    known = list(_names(settings))
+    if setting not in known:
+        shown = [name for name in known if not name.startswith("no-")]
         raise UsageError(
-            f"{where}, a {type(settings).__name__}, has no setting {setting!r}.{did_you_mean(setting, known)} "
-            f"Known: {', '.join(sorted(known))}."
+            f"{where}, a {type(settings).__name__}, has no setting {setting!r}.{did_you_mean(setting, shown)} "
+            f"Known: {', '.join(sorted(shown))}."
         )
-    return paths[setting]
+    return setting
 
 
-def _paths(settings: Any) -> dict[str, str]:
-    paths: dict[str, str] = {}
-    for each in fields(settings):
-        name, value = each.name.replace("_", "-"), getattr(settings, each.name)
-        paths[name] = name
+def _names(settings: Any) -> Iterator[str]:
+    """The settings of a learner or of rules, as flags have them."""
+    values = settings_of(settings) if isinstance(settings, LearnerConfig) else _fields(settings)
+    for name, value in values.items():
+        flag = name.replace("_", "-")
+        yield flag
         if isinstance(value, bool):
-            paths[f"no-{name}"] = f"no-{name}"
+            yield f"no-{flag}"
         if is_dataclass(value):
-            inner = {sub: f"{name}.{path}" for sub, path in _paths(value).items()}
-            paths |= {f"{name}.{sub}": path for sub, path in inner.items()}
-            if name == "surrogate":
-                paths = inner | paths
-    return paths
+            yield from (f"{flag}.{inner}" for inner in _names(value))
+
+
+def _fields(settings: Any) -> dict[str, Any]:
+    return {each.name: getattr(settings, each.name) for each in fields(settings)}
 
 
 def flags_in(content: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import tomllib
 from collections.abc import Sequence
@@ -36,8 +37,8 @@ DEFAULT_PRESET = "nano"
 class Train:
     """Train a pair and evaluate it on prompts that it never saw.
 
-    A flag without a stage, such as --feedback.learning-rate or --rules.max-rounds, holds in every stage; --learner.X
-    holds for both agents; --stage-2.feedback.learning-rate holds there alone.
+    The settings of an algorithm are flags: --learner.learning-rate holds for both agents in all stages,
+    --feedback.learning-rate for one agent, --stage-2.feedback.learning-rate for one agent in one stage.
 
     Attributes:
         preset: models, prompts and default settings, by name or dotted path.
@@ -113,7 +114,8 @@ def train_command(arguments: Sequence[str]) -> tuple[Any, list[str]]:
     algorithm = _value(arguments, "--algorithm")
     if algorithm is not None:
         recipe = with_algorithm(recipe, algorithm)
-    kind, values = flags_of(recipe)
+    asks_for_help = not {"-h", "--help"}.isdisjoint(arguments)
+    kind, values = flags_of(recipe, short=asks_for_help)
     command = make_dataclass(
         "Train",
         [("flags", Annotated[kind, tyro.conf.arg(name="")], values)],
@@ -127,7 +129,7 @@ def train_command(arguments: Sequence[str]) -> tuple[Any, list[str]]:
 
 def train_help() -> str:
     """The description of the command, with the presets."""
-    text = (Train.__doc__ or "").split("\n\n    Attributes:")[0]
+    text = inspect.cleandoc(Train.__doc__ or "").split("\n\nAttributes:")[0]
     presets = "\n".join(f"  {name}: {each.summary}" for name, each in PRESETS.items())
     return f"{text}\n\nPresets:\n{presets}"
 
