@@ -281,7 +281,7 @@ def test_the_text_ends_where_the_request_says(fields: dict, text: str, finish: s
 
 def test_a_seed_makes_a_local_model_repeat_itself_and_zero_temperature_is_greedy() -> None:
     def answers(**fields) -> set[str]:
-        agents = lora_pair(tiny_model(), tiny_tokenizer(), max_new_tokens=8)[1]
+        agents = lora_pair(tiny_model(), tiny_tokenizer(), max_new_tokens=8)
         with serving(Duet(agents, mode="off")) as url, ThreadPoolExecutor(4) as threads:
             replies = threads.map(lambda _: ask(url, **fields).json(), range(8))
             return {reply["choices"][0]["message"]["content"] for reply in replies}
@@ -466,7 +466,7 @@ def test_a_body_of_another_type_is_told_so(kind: str | None, status: int, served
 
 
 def test_a_chat_that_does_not_fit_the_model_is_refused_and_never_cut() -> None:
-    agents = lora_pair(tiny_model(), tiny_tokenizer(), max_new_tokens=6)[1]
+    agents = lora_pair(tiny_model(), tiny_tokenizer(), max_new_tokens=6)
     with serving(Duet(agents, mode="off")) as url, client(url) as api:
         with pytest.raises(openai.BadRequestError) as error:
             api.chat.completions.create(model="waltz", messages=user("word " * 4000))

@@ -15,11 +15,12 @@ import tyro
 from waltz_env.agents import TEMPLATES, FollowAdvice, OracleFeedback
 from waltz_env.errors import UsageError
 from waltz_env.experiments.pairs import SCRIPTED, load_pair
+from waltz_env.experiments.saved_run import read_recipe
 from waltz_env.feedback import JSON_SCHEMA
 from waltz_env.judges import RuleJudge
-from waltz_env.presets.run import is_run, read_recipe
 from waltz_env.protocols import Agent
 from waltz_env.rules import Rules
+from waltz_env.run_folder import RunFolder
 from waltz_env.server_client import ServerClient
 from waltz_env.serving import AsyncAgent, Duet, Limits, Mode, OnFailure
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Kind, Observation, Prompt
@@ -125,7 +126,8 @@ class Serve:
             about["warning"] = "No answer is reviewed."
         elif duet.on_failure == "fail_open":
             about["warning"] = "Without usable feedback a draft is answered unreviewed, and marked."
-        if self.agents and is_run(Path(self.agents)) and read_recipe(Path(self.agents)).preset == "nano":
+        folder = RunFolder(Path(self.agents or ""))
+        if folder.has_config() and read_recipe(folder).preset == "nano":
             about["note"] = (
                 "The laboratory model speaks its own small language: ordinary English and system messages get nonsense."
             )
