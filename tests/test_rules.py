@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -14,13 +15,19 @@ from hypothesis import strategies as st
 
 import waltz_env
 from tests.games import BAD, BOMB, FINE, PROCESS, PROMPTS, SAFE, RandomSpeaker, Speaker, WordJudge, critique
-from waltz_env import AGENTS, CONVERSATION, FEEDBACK, AgentID, Prompt, Rules, Trajectory, play, score
+from tests.tiny import tiny_model, tiny_tokenizer
+from waltz_env import AGENTS, CONVERSATION, FEEDBACK, AgentID, Kind, Prompt, PromptSet, Rules, Trajectory, play, score
 from waltz_env.aec import WaltzSafetyAECEnv
+from waltz_env.algorithms import LoopConfig, ReinforcePPConfig, Stage, SurrogateConfig, train
 from waltz_env.choice import ConversationAction, FeedbackAction, WaltzSafetyChoiceEnv
 from waltz_env.env import WaltzSafetyEnv
 from waltz_env.errors import UsageError, UsageTypeError
 from waltz_env.game import Game
+from waltz_env.presets import lora_pair
+from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
 from waltz_env.protocols import Agent
+from waltz_env.records import read_games
+from waltz_env.run_folder import RunFolder
 from waltz_env.serving import Duet, chat_prompt
 from waltz_env.types import Judgement, Message
 from waltz_env.wrappers import SingleAgentEnv
@@ -192,6 +199,19 @@ def test_games_that_end_at_different_times_are_played_together() -> None:
     games = play([PROCESS, BOMB, PROCESS], {CONVERSATION: Echo(), FEEDBACK: feedback}, rules=LongDrafts())
     assert [len(game.critiques) for game in games] == [0, 1, 0]
     assert feedback.batches == [1]
+
+
+def test_training_plays_by_a_rule_of_one_s_own(tmp_path: Path) -> None:
+    short = {CONVERSATION: conversation_messages, FEEDBACK: feedback_messages}
+    agents = lora_pair(tiny_model(), tiny_tokenizer(), templates=short, rank=4, max_new_tokens=24, batch_size=16)
+    learner = ReinforcePPConfig(surrogate=SurrogateConfig(min_reward_std=0.0))
+    stage = Stage("long drafts", 1, {FEEDBACK: learner, CONVERSATION: learner}, rules=LongDrafts(words=1))
+    prompts = PromptSet([Prompt(f"Tell me {i}", Kind.BENIGN, id=str(i)) for i in range(16)])
+    assert train(agents, [stage], judge=WordJudge(), prompts=prompts, folder=tmp_path, config=LoopConfig(games=16))
+    drafts = {game.responses[0].text: bool(game.critiques) for game in read_games(RunFolder(tmp_path).games_of_step(1))}
+    assert drafts == {text: len(text.split()) > 1 for text in drafts}
+    assert {*drafts.values()} == {True, False}
+    assert [agent.policy.version for agent in agents.values()] == [1, 1]
 
 
 def test_the_discrete_twin_plays_by_a_rule_of_one_s_own() -> None:

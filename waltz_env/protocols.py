@@ -1,4 +1,4 @@
-"""The extension points that live in the game, and the loop they live in.
+"""The extension points of the game, and the loop that uses them.
 
 observations = [game.observe(agent_id) for game in games]      # whose turn it is
 completions = agents[agent_id].act(observations)               # one batched call per role and phase
@@ -6,9 +6,7 @@ for game, completion in zip(games, completions): game.act(completion)
 ...                                                            # until no game has a turn left
 judgements = judge.judge(prompts, responses)                   # one batched call
 rewards = [score(trajectory, weights) for trajectory in trajectories]
-learners[agent_id].update(samples)                             # the third point: waltz_env.algorithms
-
-The third extension point, the learner, stands in ``waltz_env.algorithms.protocols``.
+learners[agent_id].update(samples)                             # waltz_env.algorithms.protocols.Learner
 """
 
 from __future__ import annotations
