@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from waltz_env.protocols import Agent
 from waltz_env.records import read_games
 from waltz_env.run_folder import RunFolder
 from waltz_env.serving import Duet, chat_prompt
+from waltz_env.settings import decode, encode
 from waltz_env.types import Judgement, Message
 from waltz_env.wrappers import SingleAgentEnv
 
@@ -212,6 +214,11 @@ def test_training_plays_by_a_rule_of_one_s_own(tmp_path: Path) -> None:
     assert drafts == {text: len(text.split()) > 1 for text in drafts}
     assert {*drafts.values()} == {True, False}
     assert [agent.policy.version for agent in agents.values()] == [1, 1]
+
+
+def test_a_run_keeps_a_rule_of_one_s_own_among_its_settings() -> None:
+    rules = LongDrafts(max_rounds=2, words=7)
+    assert decode(json.loads(json.dumps(encode(rules)))) == rules
 
 
 def test_the_discrete_twin_plays_by_a_rule_of_one_s_own() -> None:
