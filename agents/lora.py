@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from waltz_env.errors import UsageError
+from waltz_env.files import usual_permissions
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -98,6 +99,13 @@ def save_adapter(folder: Path, config: PeftConfig, state: Mapping[str, Tensor]) 
     config.save_pretrained(str(folder))
     contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(contiguous, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    usual_permissions(folder)
+
+
+def base_name(model: PreTrainedModel) -> str | None:
+    """Where PEFT finds the base again, from any folder: its name on the hub or an absolute path."""
+    name = str(model.name_or_path)
+    return str(Path(name).resolve()) if name and Path(name).is_dir() else name or None
 
 
 def inject(model: PreTrainedModel, configs: dict[str, PeftConfig], *, seed: int) -> None:

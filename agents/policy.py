@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from waltz_env.agents import lora
 from waltz_env.agents.sampling import cache_argument
 from waltz_env.errors import CheckpointError, UsageError
+from waltz_env.files import usual_permissions
 from waltz_env.types import AGENTS, AgentID
 
 FORWARD_ARGUMENTS = ("attention_mask", "position_ids", "logits_to_keep")
@@ -175,12 +176,22 @@ class LanguageModelPolicy:
             for parameter, original in zip(base, originals, strict=True):
                 parameter.data = original
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the trained weights: an adapter in PEFT's format, a whole model as ``save_pretrained`` writes it."""
+    def save(self, folder: str | Path, *, tokenizer: bool = True) -> None:
+        """Writes the trained weights: an adapter in PEFT's format, a whole model as ``save_pretrained`` writes it.
+
+        PEFT and transformers load either of them from any folder: an adapter's configuration names its base by its name
+        on the hub or by an absolute path.
+
+        Args:
+            folder: folder to write to.
+            tokenizer: False leaves the tokenizer and its chat template out of an adapter's folder.
+        """
         if self._adapter is None:
             self.save_merged(folder)
-        else:
-            lora.save_adapter(Path(folder), self.model.peft_config[self._adapter], self.state_dict())
+            return
+        lora.save_adapter(Path(folder), self.model.peft_config[self._adapter], self.state_dict())
+        if tokenizer:
+            self.tokenizer.save_pretrained(folder)
 
     @contextmanager
     def merged_weights(self, dtype: torch.dtype | None = None, *, adapter: bool = True) -> Iterator[dict[str, Tensor]]:
@@ -203,6 +214,7 @@ class LanguageModelPolicy:
         with self.merged_weights(dtype, adapter=adapter) as weights:
             self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
+        usual_permissions(Path(folder))
 
     def _reference_model(self) -> tuple[PreTrainedModel, str | None]:
         """The model that computes the reference, and the adapter that is on while it does."""
@@ -257,11 +269,13 @@ def lora_policies(
         lora_dropout=0.0,
         target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
         task_type="CAUSAL_LM",
-        base_model_name_or_path=model.name_or_path or None,
+        base_model_name_or_path=lora.base_name(model),
     )
     configs: dict[str, PeftConfig] = {
         name: lora.read_config(adapters[name]) if name in adapters else copy.deepcopy(fresh) for name in names
     }
+    for config in configs.values():
+        config.base_model_name_or_path = fresh.base_model_name_or_path or config.base_model_name_or_path
     references = {name: f"{name}_reference" for name in adapters}
     configs |= {references[name]: copy.deepcopy(configs[name]) for name in adapters}
     states = {name: lora.read_weights(folder) for name, folder in adapters.items()}

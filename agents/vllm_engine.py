@@ -249,7 +249,7 @@ class VLLMEngine:
 
         number = next(self._numbers)
         folder = Path(self._folder.name) / f"adapter-{number}"
-        policy.save(folder)
+        policy.save(folder, tokenizer=False)
         old = self._requests.pop(id(policy), None)
         if old is not None:  # remove it first, or the new one might push out the other role's adapter
             self._llm.llm_engine.remove_lora(old.lora_int_id)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from waltz_env.files import atomic_folder
+from waltz_env.files import atomic_folder, atomic_path
 
 
 def names(folder: Path) -> list[str]:
@@ -44,3 +45,19 @@ def test_a_folder_that_cannot_take_its_place_is_an_error(tmp_path: Path) -> None
     with pytest.raises(OSError, match="base"), atomic_folder(tmp_path / "base"):
         pass
     assert names(tmp_path) == ["base"]
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_files_that_only_their_owner_can_read_get_the_permissions_of_new_files(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic_folder(tmp_path / "model") as folder:
+            (folder / "sub").mkdir()
+            for name in ("weights", "sub/more"):
+                (folder / name).touch(mode=0o600)
+        with atomic_path(tmp_path / "file") as file:
+            file.touch(mode=0o600)
+    finally:
+        os.umask(before)
+    files = [tmp_path / name for name in ("model/weights", "model/sub/more", "file")]
+    assert [path.stat().st_mode & 0o777 for path in files] == [0o666 & ~umask] * 3

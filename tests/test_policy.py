@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 
@@ -235,7 +236,51 @@ def test_peft_loads_a_saved_adapter(tmp_path: Path) -> None:
     with torch.no_grad():
         output = loaded(input_ids=ids, attention_mask=mask, position_ids=positions).logits
     torch.testing.assert_close(output, logits(policy))
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("again", [False, True], ids=["fresh", "begun from an adapter"])
+def test_an_adapter_loads_from_any_folder_with_its_tokenizer(
+    again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("work", "elsewhere", "first"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    tiny_model().save_pretrained("base")
+    base, adapters = AutoModelForCausalLM.from_pretrained("base"), {}
+    if again:
+        fresh(tmp_path).save(tmp_path / "first")
+        adapters = {CONVERSATION: tmp_path / "first"}
+    policy = lora_policies(base, tiny_tokenizer(), adapters=adapters)[CONVERSATION]
+    train(policy)
+    policy.save("adapter")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ids, mask, positions = batch()
+    loaded = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "work" / "adapter"))
+    with torch.no_grad():
+        output = loaded(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+    torch.testing.assert_close(output, logits(policy))
+    assert AutoTokenizer.from_pretrained(tmp_path / "work" / "adapter").chat_template == tiny_tokenizer().chat_template
+
+
+def test_an_adapter_on_a_model_of_the_hub_names_the_hub(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.name_or_path = "meta-llama/Llama-3.1-8B-Instruct"
+    lora_policies(model, tiny_tokenizer())[CONVERSATION].save(tmp_path, tokenizer=False)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == model.name_or_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+@START
+def test_saved_files_can_be_read_by_whoever_can_read_new_files(
+    start: Callable[[Path], LanguageModelPolicy], tmp_path: Path
+) -> None:
+    policy = start(tmp_path / "start")
+    policy.save(tmp_path / "saved")
+    policy.save_merged(tmp_path / "merged")
+    (tmp_path / "new").touch()
+    files = [path for folder in ("saved", "merged") for path in (tmp_path / folder).iterdir()]
+    assert {path.stat().st_mode for path in files} == {(tmp_path / "new").stat().st_mode}
 
 
 @START

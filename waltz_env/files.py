@@ -26,6 +26,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        usual_permissions(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -45,6 +46,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        usual_permissions(temporary)
         try:
             temporary.rename(path)
         except OSError:
@@ -52,3 +54,17 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def usual_permissions(path: Path) -> None:
+    """Gives a file, or all files in a folder, the permissions that new files have.
+
+    Some libraries, such as safetensors, write files that only their owner can read.
+    """
+    probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            file.chmod(mode)
