@@ -45,7 +45,7 @@ def main(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, nargs=2, default=(60, 60), help="of stage 1 and stage 2")
-    parser.add_argument("--games", type=int, default=16, help="games a step")
+    parser.add_argument("--steps", type=int, nargs=2, default=(60, 60), help="steps of stage 1 and of stage 2")
+    parser.add_argument("--games", type=int, default=16, help="games per step")
     parser.add_argument("--out", type=Path, default=Path("runs/train_smollm2"))
     main(**vars(parser.parse_args()))

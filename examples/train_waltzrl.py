@@ -70,8 +70,8 @@ def main(
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder or hub name of a chat model; the laboratory model by default")
-    parser.add_argument("--steps", type=int, nargs=2, default=(40, 35), help="of stage 1 and stage 2")
-    parser.add_argument("--games", type=int, default=128, help="games a step")
+    parser.add_argument("--steps", type=int, nargs=2, default=(40, 35), help="steps of stage 1 and of stage 2")
+    parser.add_argument("--games", type=int, default=128, help="games per step")
     parser.add_argument("--out", type=Path, default=Path("runs/train_waltzrl"))
     parser.add_argument("--seed", type=int, default=0)
     main(**vars(parser.parse_args()))
