@@ -16,9 +16,9 @@ def test_the_reward_stands_on_the_last_token_of_each_row() -> None:
 
 
 def test_a_token_is_credited_with_what_comes_from_it_on() -> None:
-    penalised = torch.tensor([[-0.1, 0.2, 0.7], [0.5, 9.0, 9.0]])
+    penalized = torch.tensor([[-0.1, 0.2, 0.7], [0.5, 9.0, 9.0]])
     expected = torch.tensor([[0.8, 0.9, 0.7], [0.5, 0.0, 0.0]])
-    torch.testing.assert_close(returns_to_go(penalised, MASK), expected)
+    torch.testing.assert_close(returns_to_go(penalized, MASK), expected)
 
 
 def test_normalisation_is_over_all_tokens_of_all_rows_with_population_variance() -> None:

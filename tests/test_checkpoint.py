@@ -162,7 +162,7 @@ def test_four_updates_equal_two_a_save_and_two_more_bit_for_bit(tmp_path: Path) 
         assert torch.equal(mine[1], theirs[1]), mine[0]
 
 
-def test_without_the_optimisers_state_the_continuation_differs() -> None:
+def test_without_the_optimizers_state_the_continuation_differs() -> None:
     whole, generator = learner(), torch.Generator().manual_seed(3)
     train(whole, generator, 4)
     first, generator = learner(), torch.Generator().manual_seed(3)

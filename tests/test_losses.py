@@ -113,9 +113,9 @@ def test_the_gradient_of_reward_less_penalty_by_enumeration() -> None:
     exact = gradient((probabilities * (rewards - beta * log_ratio)).sum(), table)
 
     old, mask = logprobs(table).detach(), torch.ones_like(sequences, dtype=torch.bool)
-    penalised = token_rewards(rewards, mask) - beta * kl_estimate(old, logprobs(reference), estimate="k1")
+    penalized = token_rewards(rewards, mask) - beta * kl_estimate(old, logprobs(reference), estimate="k1")
     ratio = probability_ratio(logprobs(table), old)
-    losses = clipped_surrogate(ratio, returns_to_go(penalised, mask), clip=0.2)
+    losses = clipped_surrogate(ratio, returns_to_go(penalized, mask), clip=0.2)
     torch.testing.assert_close(gradient(-(probabilities.detach() * losses.sum(1)).sum(), table), exact)
 
 

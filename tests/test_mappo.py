@@ -72,7 +72,7 @@ def test_rows_say_whose_and_which_turn_they_are() -> None:
     assert [(row.agent, row.turn) for row in rows] == [(CONVERSATION, 0), (CONVERSATION, 1), (FEEDBACK, 0)]
 
 
-def test_a_centralised_critic_explains_what_an_agents_own_cannot() -> None:
+def test_a_centralized_critic_explains_what_an_agents_own_cannot() -> None:
     """The reward hangs on a number of the state that no token tells."""
     explained = {}
     for name in ("ppo", "mappo"):

@@ -29,7 +29,7 @@ def test_no_rows_baseline_depends_on_its_own_reward(rewards: list[float]) -> Non
     assert after - before == pytest.approx(1, abs=1e-9)
 
 
-def test_the_gradient_is_that_of_the_penalised_reward() -> None:
+def test_the_gradient_is_that_of_the_penalized_reward() -> None:
     """All n sequences of a uniform policy are the expectation; leave-one-out scales it by n / (n - 1)."""
     size, length, beta = 3, 2, 0.3
     reference = random_table(size, 1)

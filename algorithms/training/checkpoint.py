@@ -33,7 +33,7 @@ def save(
 
     Args:
         folder: of this checkpoint, such as ``checkpoints/step-00040``: names of one folder sort by age.
-        tensors: groups of named tensors: weights, optimiser, random states (uint8).
+        tensors: groups of named tensors: weights, optimizer, random states (uint8).
         meta: what is not a tensor, as JSON values. States of NumPy generators are such.
         keep: number of checkpoints to keep beside each other, 1 or more, this one included.
 
