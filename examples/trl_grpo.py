@@ -5,7 +5,7 @@ earns the role's reward for that turn once the game is finished. The feedback ag
 conversation agent; then the conversation agent learns drafts, and revisions after the trained feedback agent's
 critiques. (TRL's `environment_factory` is for tools that a model calls; there are none here.)
 
-pip install 'waltz-env[trl]'; python examples/trl_grpo.py [--trainer rloo] [--model smollm2 | --model FOLDER]
+pip install -e '.[trl]'; python examples/trl_grpo.py [--trainer rloo] [--model smollm2 | --model FOLDER]
 """
 
 from __future__ import annotations

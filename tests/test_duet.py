@@ -246,13 +246,19 @@ def test_system_messages_open_the_history_and_join_the_agents_own() -> None:
     assert messages[0]["content"] == f"{CONVERSATION_SYSTEM}\n\nRhyme.\n\nBe brief."
 
 
+def test_a_system_message_may_come_last() -> None:
+    prompt = chat_prompt([*CHAT, {"role": "system", "content": "Be brief."}])
+    assert prompt.text == CHAT[0]["content"]
+    assert list(prompt.history) == [{"role": "system", "content": "Be brief."}]
+
+
 @pytest.mark.parametrize(
     "chat",
     [
         [],
         [{"role": "system", "content": "a"}],
         [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
-        [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}],
+        [{"role": "assistant", "content": "a"}, {"role": "system", "content": "b"}],
         [{"role": "usr", "content": "a"}],
     ],
 )

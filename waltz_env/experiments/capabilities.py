@@ -8,6 +8,7 @@ from typing import Any
 
 from waltz_env.agents import LanguageModelPolicy
 from waltz_env.errors import UsageError
+from waltz_env.extras import install_command
 
 Scores = dict[str, dict[str, float]]
 
@@ -32,7 +33,7 @@ def capabilities(policy: LanguageModelPolicy, tasks: Sequence[str], *, limit: in
         from lm_eval.tasks import TaskManager
     except ModuleNotFoundError as error:
         raise UsageError(
-            "--capabilities needs lm-evaluation-harness. Install it: pip install 'waltz-env[capabilities]'"
+            f"--capabilities needs lm-evaluation-harness. Install it: {install_command('capabilities')}"
         ) from error
     own = [Path(task) for task in tasks if task.endswith(".yaml")]
     names = [Path(task).stem if task.endswith(".yaml") else task for task in tasks]

@@ -38,7 +38,7 @@ def latency(
     seconds: dict[str, list[float]] = {}
     with ExitStack() as stack:
         off, always_on, adaptive = (
-            stack.enter_context(closing(Duet(agents, mode=mode, rules=rules, timeout=600.0)))
+            stack.enter_context(closing(Duet(agents, mode=mode, rules=rules, timeout=600.0, feedback_timeout=600.0)))
             for mode in ("off", "always-on", "adaptive")
         )
         ways: dict[str, Callable[[list[Message]], object]] = {

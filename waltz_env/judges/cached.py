@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from waltz_env.errors import UsageError
+from waltz_env.extras import install_command
 from waltz_env.judges.verdicts import paired
 from waltz_env.judging import consult
 from waltz_env.protocols import Judge
@@ -36,7 +37,7 @@ class CachedJudge:
         try:
             from diskcache import Cache, JSONDisk
         except ModuleNotFoundError as error:
-            raise UsageError("CachedJudge needs diskcache. Install it: pip install 'waltz-env[judges]'") from error
+            raise UsageError(f"CachedJudge needs diskcache. Install it: {install_command('judges')}") from error
         self.name = identity
         self._judge = judge
         self._cache = Cache(str(folder), disk=JSONDisk, eviction_policy="none")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from waltz_env.errors import UsageError
+from waltz_env.extras import install_command
 from waltz_env.types import Judgement, Labels, Prompt
 
 
@@ -29,7 +30,7 @@ class RequestClassifier:
             from sklearn.pipeline import make_pipeline
         except ModuleNotFoundError as error:
             raise UsageError(
-                "A request classifier needs scikit-learn. Install it: pip install 'waltz-env[train]'"
+                f"A request classifier needs scikit-learn. Install it: {install_command('train')}"
             ) from error
         prompts = list(prompts)
         if len({prompt.kind for prompt in prompts}) != 2:

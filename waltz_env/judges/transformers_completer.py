@@ -10,6 +10,7 @@ from typing import Any
 
 from waltz_env.chat_template import ChatTemplate
 from waltz_env.errors import DivergedError, UsageError
+from waltz_env.extras import install_command
 from waltz_env.types import Message, NoVerdict
 
 
@@ -126,7 +127,7 @@ def load_completer(source: str | Path, *, max_tokens: int = 128) -> Transformers
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ModuleNotFoundError as error:
         raise UsageError(
-            "A judge model in this process needs torch and transformers. Install them: pip install 'waltz-env[train]'"
+            f"A judge model in this process needs torch and transformers. Install them: {install_command('train')}"
         ) from error
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")

@@ -40,7 +40,7 @@ class HubTable:
             from datasets import load_dataset
             from datasets.exceptions import DatasetsError
         except ImportError as error:
-            raise UsageError(f"{self} {NEEDS_DATA}.") from error
+            raise UsageError(f"{self} {NEEDS_DATA}") from error
         try:
             table = load_dataset(self.dataset, self.config or None, split=self.split, **self.options)
         except (DatasetsError, OSError, ValueError) as error:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from waltz_env.errors import DataError, UsageError
+from waltz_env.extras import install_command
 from waltz_env.prompts.jsonl import read_objects
 from waltz_env.prompts.rows import TOO_LONG, TableRow, TableRows
 from waltz_env.spaces import MAX_PROMPT_CHARS
 
-NEEDS_DATA = "needs the package `datasets`: `pip install 'waltz-env[data]'`"
+NEEDS_DATA = f"needs the package `datasets`: {install_command('data')}"
 
 
 def read_table(path: Path) -> TableRows:
@@ -81,7 +82,7 @@ def _read_parquet(path: Path) -> TableRows:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise UsageError(f"{path} {NEEDS_DATA}.") from error
+        raise UsageError(f"{path} {NEEDS_DATA}") from error
     try:
         table = parquet.ParquetFile(path)
         _check_heading(table.schema_arrow.names, str(path))

@@ -6,9 +6,10 @@ What needs FastAPI is imported on first use: ``Duet`` works without it.
 from typing import TYPE_CHECKING
 
 from waltz_env.lazy import lazy_attributes
+from waltz_env.sampling_options import SamplingOptions
 from waltz_env.serving.batcher import Batcher
 from waltz_env.serving.chat import chat_prompt
-from waltz_env.serving.duet import AsyncAgent, Duet, Mode, OnFailure
+from waltz_env.serving.duet import AsyncAgent, AsyncSamplingAgent, Duet, Mode, OnFailure
 from waltz_env.serving.http.limits import Limits
 from waltz_env.serving.reply import Failure, Latency, Reply
 
@@ -20,6 +21,7 @@ else:
 
 __all__ = [
     "AsyncAgent",
+    "AsyncSamplingAgent",
     "Batcher",
     "Duet",
     "Failure",
@@ -28,6 +30,7 @@ __all__ = [
     "Mode",
     "OnFailure",
     "Reply",
+    "SamplingOptions",
     "chat_prompt",
     "create_app",
     "serve",

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from waltz_env.errors import UsageError
+from waltz_env.extras import install_command
 from waltz_env.sentence_encoder import SentenceEncoder
 from waltz_env.untrusted_text import encodable
 
@@ -57,7 +58,7 @@ class HashedNgrams:
         try:
             from sklearn.feature_extraction.text import HashingVectorizer
         except ModuleNotFoundError as error:
-            raise UsageError("Hashed n-grams need scikit-learn: pip install 'waltz-env[sb3]'") from error
+            raise UsageError(f"Hashed n-grams need scikit-learn. Install it: {install_command('sb3')}") from error
         self.size = size
         self._vectorizer: Any = HashingVectorizer(
             n_features=size, analyzer=analyzer, ngram_range=ngrams, dtype=np.float32
