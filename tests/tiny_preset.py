@@ -14,8 +14,9 @@ from waltz_env.judges import RuleJudge
 from waltz_env.presets import Preset, Recipe, Workbench, lora_pair
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
 from waltz_env.prompts import PromptSet
+from waltz_env.rules import Rules
 from waltz_env.run_folder import RunFolder
-from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Judgement, Kind, NoVerdict, Prompt
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Judgement, Kind, NoVerdict, Prompt, Trajectory
 
 LEARNER = ReinforcePPConfig(surrogate=SurrogateConfig(learning_rate=1e-2, min_reward_std=0.0))
 RECIPE = Recipe(
@@ -81,3 +82,14 @@ class Switch:
 
 
 SWITCH = Switch()
+
+
+@dataclass(frozen=True)
+class LongDraftsOnly(Rules):
+    """A rule of one's own: the feedback agent is asked only about long drafts."""
+
+    words: int = 3
+
+    def asks_feedback(self, game: Trajectory) -> bool:
+        """Whether the latest response has more than ``words`` words."""
+        return len(game.final.text.split()) > self.words

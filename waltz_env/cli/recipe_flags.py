@@ -138,17 +138,17 @@ def spell_out(arguments: Sequence[str], recipe: Recipe) -> list[str]:
     Raises:
         UsageError: a learner or a stage has no such setting.
     """
-    short, rest = [], []
+    for_all, for_role, rest = [], [], []
     for flag, values in _with_values(arguments):
         head, _, setting = flag.removeprefix("--").replace("_", "-").partition(".")
         if flag.startswith("--") and setting and head in (LEARNER, RULES, *ROLES):
             for long_flag in _in_every_stage(head, setting, recipe):
-                short += [long_flag, *values]
+                (for_role if head in ROLES else for_all).extend([long_flag, *values])
         elif flag.startswith("--") and setting and head in [stage.name for stage in recipe.stages]:
             rest += [_in_one_stage(head, setting, recipe), *values]
         else:
             rest += [flag, *values]
-    return short + rest  # the last flag wins
+    return for_all + for_role + rest  # the last flag wins
 
 
 def _with_values(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:

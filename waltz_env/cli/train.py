@@ -99,7 +99,8 @@ def train_command(arguments: Sequence[str]) -> tuple[Any, list[str]]:
         UsageError: one of them is unknown, or a flag would be ignored.
         DataError: the file cannot be read.
     """
-    if _value(arguments, "--resume") and len(arguments) > (1 if arguments[0].startswith("--resume=") else 2):
+    resumed = _value(arguments, "--resume")
+    if resumed and list(arguments) not in (["--resume", resumed], [f"--resume={resumed}"]):
         raise UsageError("A resumed run keeps its own settings: leave out everything but --resume FOLDER.")
     recipe: Recipe | None = None
     from_file: list[str] = []
