@@ -6,7 +6,7 @@
    gives more weight to prompts that are nearly always or never solved, and dividing by the length gives less weight to
    the tokens of long wrong answers, which then grow. The paper divides the sum by a constant length; here nothing
    divides it, since AdamW ignores a constant factor, up to the clipping of the gradient's norm.
-3. Different: a group is the rows of one agent in one turn with the same prompt (or verdict, see ``samples``). They come
+3. Different: a group is the rows of one agent in one turn with the same prompt (or labels, see ``samples``). They come
    from several games per prompt; a row alone in its group has advantage 0.
 4. Different: the deviation is the population's and at least 1e-4; one update per batch of games; learning rate, beta
    and AdamW's settings are this project's, to compare like with like (published: beta 0.04, 64 rows per group).

@@ -7,7 +7,7 @@
    variance with floor 1e-8. ``aggregation="token"`` is its loss.
 3. REINFORCE++-baseline, ``reinforce++-baseline`` in the registry, is ``baseline="group", kl_in="loss"``: reward minus
    the mean of the row's group, normalized over the batch and not over the group, and a k2 term in the loss, whose
-   gradient is that of the KL. A group is the rows of one agent, turn and prompt (or verdict, see ``samples``). The two
+   gradient is that of the KL. A group is the rows of one agent, turn and prompt (or labels, see ``samples``). The two
    settings are separate: a baseline with the penalty in the reward is possible and is not published.
 4. Different: an update whose rewards, after the baseline, are all equal is skipped and counted. Normalization would
    blow what is left, the noise of the KL penalty, up to unit size. ``min_reward_std=0`` never skips.

@@ -5,7 +5,7 @@
    log-probability of the whole completion (``aggregation="sum"``); no normalization, no critic.
 2. Different: the gradient goes through the clipped objective. In the one on-policy step of the default it is the same
    gradient; with several epochs the clip keeps each token's ratio near 1.
-3. Different: a group is the rows of one agent in one turn with the same prompt (or verdict, see ``samples``). They come
+3. Different: a group is the rows of one agent in one turn with the same prompt (or labels, see ``samples``). They come
    from several games per prompt; a row alone in its group has advantage 0.
 4. Different: an update in which the rewards of each group are equal is skipped and counted: what is left is KL noise.
 5. Learning rate, beta and AdamW's settings are this project's, to compare like with like.

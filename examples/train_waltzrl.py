@@ -58,7 +58,7 @@ def main(
         judge=judge,
         prompts=prompts,
         folder=out,
-        config=LoopConfig(games=games, samples=SampleConfig(turns="all", group="verdict")),
+        config=LoopConfig(games=games, samples=SampleConfig(turns="all", group="labels")),
         seed=seed,
     )
     after = evaluate()

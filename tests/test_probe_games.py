@@ -40,7 +40,7 @@ def test_a_token_probe_is_not_solved_by_chance(name: str) -> None:
     assert fmean(curve) < 0.4
 
 
-@pytest.mark.parametrize("group", ["prompt", "verdict"])
+@pytest.mark.parametrize("group", ["prompt", "labels"])
 def test_feedback_helps_an_agent_that_cannot_know_better(group: Group) -> None:
     first, *_, last = learn_to_waltz(toy_config("reinforce++"), group=group)
     assert final_reward(first) < 0.65

@@ -101,7 +101,8 @@ def test_a_class_of_ones_own_takes_over_what_all_algorithms_have(monkeypatch: py
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     swapped = learners(with_algorithm(NANO, "test_recipe:NeedsGroups"))
     assert [x.surrogate for x in swapped] == [x.surrogate for x in learners(NANO)]  # type: ignore[attr-defined]
-    assert learners(with_algorithm(NANO, "tests.tiny_preset:Outside")) == [Outside()] * 3  # it has nothing to take over
+    outside: list[LearnerConfig] = [Outside()] * 3
+    assert learners(with_algorithm(NANO, "tests.tiny_preset:Outside")) == outside  # it has nothing to take over
 
 
 @pytest.mark.parametrize("learner", [algorithm("grpo"), algorithm("rloo"), NeedsGroups()])
@@ -110,7 +111,7 @@ def test_an_algorithm_that_compares_games_needs_several_per_prompt_or_groups_by_
     with pytest.raises(UsageError, match=r"--loop.games-per-prompt to 4 or more"):
         recipe.check()
     replace(recipe, loop=LoopConfig(games=8, games_per_prompt=4)).check()
-    replace(recipe, loop=LoopConfig(games=8, samples=SampleConfig(group="verdict"))).check()
+    replace(recipe, loop=LoopConfig(games=8, samples=SampleConfig(group="labels"))).check()
 
 
 def test_agents_that_share_a_policy_learn_together_in_every_stage_that_has_steps() -> None:

@@ -118,7 +118,7 @@ def test_the_same_generator_draws_the_same_rows() -> None:
     assert take(games, CONVERSATION, seed=5) == take(games, CONVERSATION, seed=5)
 
 
-@given(st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=6), st.sampled_from(["prompt", "verdict"]))
+@given(st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=6), st.sampled_from(["prompt", "labels"]))
 def test_agents_and_turns_never_share_a_group(prompts: list[str], group: str) -> None:
     games = [game(UNSAFE, UNSAFE, OK, prompt=prompt) for prompt in prompts]
     turns_of: dict[object, set[int]] = {}
@@ -135,9 +135,9 @@ def test_rows_of_one_prompt_share_a_group_and_rows_of_two_do_not() -> None:
 
 def test_groups_by_verdict_follow_the_latest_response_in_the_state() -> None:
     games = [game(UNSAFE, OK), game(UNSAFE, UNSAFE, prompt="q"), game(OVERREFUSE, OK)]
-    unsafe, also_unsafe, overrefuse = take(games, FEEDBACK, group="verdict")
+    unsafe, also_unsafe, overrefuse = take(games, FEEDBACK, group="labels")
     assert unsafe.group == also_unsafe.group != overrefuse.group
-    rows = take(games, CONVERSATION, group="verdict", turns="all")
+    rows = take(games, CONVERSATION, group="labels", turns="all")
     drafts, revisions = rows[::2], rows[1::2]
     assert len({row.group for row in drafts}) == 1
     assert revisions[0].group == revisions[1].group != revisions[2].group
@@ -162,7 +162,7 @@ def test_unknown_names_suggest_the_nearest() -> None:
         take([], "conversation")
     with pytest.raises(UsageError, match="drafts"):
         take([], CONVERSATION, responses="draft")
-    with pytest.raises(UsageError, match="verdict"):
+    with pytest.raises(UsageError, match="labels"):
         take([], FEEDBACK, group="verdicts")
     with pytest.raises(UsageError, match="one"):
         take([], FEEDBACK, turns="ones")

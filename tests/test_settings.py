@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.tiny_preset import RECIPE, LongDraftsOnly, Outside
-from waltz_env.algorithms import ALGORITHMS, LoopConfig, SampleConfig
+from waltz_env.algorithms import ALGORITHMS, LearnerConfig, LoopConfig, SampleConfig
 from waltz_env.errors import DataError, UsageError
 from waltz_env.presets import PRESETS, Recipe, with_algorithm, with_learners, with_stages
 from waltz_env.rules import Rules
@@ -36,7 +36,8 @@ def test_the_settings_of_every_algorithm_survive(algorithm: str) -> None:
 
 
 def test_rules_and_learners_of_other_packages_survive() -> None:
-    recipe = with_stages(with_learners(RECIPE, lambda *_: Outside()), rules=LongDraftsOnly(max_rounds=2, words=7))
+    outside: LearnerConfig = Outside()
+    recipe = with_stages(with_learners(RECIPE, lambda *_: outside), rules=LongDraftsOnly(max_rounds=2, words=7))
     again = through_json(recipe)
     assert again == recipe
     assert again.rules == LongDraftsOnly(max_rounds=2, words=7)

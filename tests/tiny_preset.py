@@ -8,8 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents import LanguageModelPolicy, TransformersAgent
-from waltz_env.algorithms import Learner, LoopConfig, ReinforcePPConfig, SampleConfig, SurrogateConfig, waltz_stages
+from waltz_env.agents import TransformersAgent
+from waltz_env.algorithms import (
+    Learner,
+    LoopConfig,
+    Policy,
+    ReinforcePPConfig,
+    SampleConfig,
+    SurrogateConfig,
+    waltz_stages,
+)
 from waltz_env.judges import RuleJudge
 from waltz_env.presets import Preset, Recipe, Workbench, lora_pair
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
@@ -53,7 +61,7 @@ APART = Preset("for tests", RECIPE, lambda recipe, *rest: build(replace(recipe, 
 class Outside:
     """Settings of an algorithm from another package."""
 
-    def build(self, policy: LanguageModelPolicy, accelerator: object = None) -> Learner:
+    def build(self, policy: Policy, accelerator: object = None) -> Learner:
         """A learner."""
         return LEARNER.build(policy)
 
@@ -62,7 +70,7 @@ class Outside:
 class Broken:
     """Settings of an algorithm that does not work."""
 
-    def build(self, policy: LanguageModelPolicy, accelerator: object = None) -> Learner:
+    def build(self, policy: Policy, accelerator: object = None) -> Learner:
         """Nothing."""
         raise RuntimeError("planted")
 

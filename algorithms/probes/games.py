@@ -185,7 +185,7 @@ def learn_to_waltz(
     steps: int = 60,
     learning: Sequence[AgentID] = (FEEDBACK, CONVERSATION),
     shared: bool = False,
-    group: Group = "verdict",
+    group: Group = "labels",
     seed: int = 0,
 ) -> list[list[Trajectory]]:
     """The games of each step while ``config``'s learners learn the fourth game.

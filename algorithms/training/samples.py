@@ -3,7 +3,7 @@
 Follows arXiv:2510.08240, sec. 4: each agent learns from at most one of its turns per game. The feedback agent's turn is
 drawn uniformly; the conversation agent's is the draft c_0 or the last response c_T. The paper leaves open the odds of
 the two; ``draft_probability`` is 0.5. Three settings go beyond the paper: ``turns="all"``, ``responses`` (an ablation)
-and ``group="verdict"``.
+and ``group="labels"``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from waltz_env.types import AGENTS, CONVERSATION, AgentID, Completion, Labels, T
 
 Turns = Literal["one", "all"]
 Responses = Literal["both", "drafts", "revisions"]
-Group = Literal["prompt", "verdict"]
+Group = Literal["prompt", "labels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class SampleConfig:
         responses: which responses the conversation agent learns from: ``"drafts"`` (c_0), ``"revisions"`` (c_t, t > 0)
             or ``"both"``. A game that ended with its draft has no revision to learn from.
         group: which samples share a baseline, always within one agent and turn. ``"prompt"``: samples of the same
-            prompt. ``"verdict"``: samples that act on a latest response with the same labels (c_t for the critique f_t,
+            prompt. ``"labels"``: samples that act on a latest response with the same labels (c_t for the critique f_t,
             c_{t-1} for the revision c_t; all drafts are one group, since no response precedes them). The latter keeps
             an agent from being punished for a state it did not cause: without it, at lambda 0, a satisfactory draft
             always pays the feedback agent less than average, whatever it flags.

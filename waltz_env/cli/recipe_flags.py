@@ -138,7 +138,9 @@ def spell_out(arguments: Sequence[str], recipe: Recipe) -> list[str]:
     Raises:
         UsageError: a learner or a stage has no such setting.
     """
-    for_all, for_role, rest = [], [], []
+    for_all: list[str] = []
+    for_role: list[str] = []
+    rest: list[str] = []
     for flag, values in _with_values(arguments):
         head, _, setting = flag.removeprefix("--").replace("_", "-").partition(".")
         if flag.startswith("--") and setting and head in (LEARNER, RULES, *ROLES):

@@ -1,13 +1,14 @@
 """``--preset llama-3.1-8b``: the models, data, judge and hyper-parameters of arXiv:2510.08240, section 4.
 
-1. As the paper: two copies of Llama-3.1-8B-Instruct, all weights trained; 32 games a step; one update of each learning
-   agent on at most 32 samples; learning rate 5e-7, beta 0.01, eps 0.2; 512 new tokens a turn after at most 4,096; its
-   mix of 20,000 prompts, half a stage, one epoch; WildGuard as the judge.
-2. Left open by the paper, chosen here: temperature 1; AdamW at a constant rate; which 20,000 prompts (by the seed).
-3. Both agents start from the same weights, so that they share one frozen reference.
-4. Beside it ``llama-3.1-8b-lora``, for one GPU: two LoRA adapters on one base in bfloat16, at ten times that rate.
+1. As the paper: two copies of Llama-3.1-8B-Instruct with all weights trained; 32 games per step; one update of each
+   learning agent on at most 32 samples; learning rate 5e-7, beta 0.01, eps 0.2; at most 512 new tokens per turn after a
+   prompt of at most 4,096; its mix of 20,000 prompts, one half per stage, one epoch; WildGuard as the judge.
+2. Left open by the paper, chosen here: temperature 1; AdamW at a constant rate; the choice of the 20,000 prompts, which
+   depends on the seed.
+3. Both agents start from the same weights and share one frozen reference.
+4. ``llama-3.1-8b-lora`` is for one GPU: two LoRA adapters on one base in bfloat16, at ten times that learning rate.
 
-A folder of the model's name below the current one stands in for the hub. Hardware and commands: docs/llama.md.
+A folder with the model's name in the current folder stands in for the hub. Hardware and commands: docs/llama.md.
 """
 
 from __future__ import annotations

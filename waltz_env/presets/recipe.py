@@ -67,7 +67,7 @@ class Recipe:
                     raise UsageError(
                         f"{type(learner).__name__}, the learner of {agent} in {stage.name}, compares games on one "
                         "prompt, and each prompt is played once. Set --loop.games-per-prompt to 4 or more, or "
-                        "--loop.samples.group verdict."
+                        "--loop.samples.group labels."
                     )
             if self.shared_policy and stage.steps > 0 and stage.learners.keys() != {CONVERSATION, FEEDBACK}:
                 raise UsageError(

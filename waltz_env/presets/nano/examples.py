@@ -1,9 +1,9 @@
-"""What the warm start learns from: drafts, feedback and revisions, deliberately imperfect.
+"""Examples for the warm start: drafts, feedback and revisions that are deliberately imperfect.
 
-The rates are tuned so that the warm-started pair, before any reinforcement learning, stands where the untrained pair of
-arXiv:2510.08240, table 1 stood: it complies with wrapped harmful requests, refuses borderline ones, flags too much, and
-breaks JSON. Two things it does well, and reinforcement learning builds on them: its reasoning mostly knows what a
-request is, though its flags do not follow, and its revisions mostly do what specific advice says.
+The rates put the warm-started pair, before any reinforcement learning, where the untrained pair of arXiv:2510.08240,
+table 1 stood: it complies with framed harmful requests, refuses borderline ones, flags too much, and breaks JSON. It
+does two things well, on which reinforcement learning builds. Its reasoning mostly tells what a request is, although its
+flags do not follow from it, and its revisions mostly do what specific advice says.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from waltz_env.presets.nano.topics import GROUPS, PLAIN, Topic
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Labels, Observation
 
 GROUP_SHARES = (0.4, 0.4, 0.2)
-"""Of harmful, borderline and plain topics among the examples."""
+"""Shares of harmful, borderline and plain topics among the examples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,15 @@ class Mixture:
     """Rates of the warm start; all are probabilities.
 
     Attributes:
-        draft, feedback: shares of examples that are first responses, or feedback; the rest are revisions.
-        refuse_plain, refuse_borderline, refuse_harmful: first responses that refuse.
-        refuse_wrapped_borderline, refuse_wrapped_harmful: the same under a jailbreak framing.
-        true_reasoning: reasoning that says rightly whether the request is harmful.
-        apt_flags_bad, apt_flags_good: flags that follow from the reasoning, where it finds the reply bad, or good.
-        malformed: feedback that is no valid JSON.
-        specific: advice that says what to do and why.
-        follow_specific, follow_vague: revisions that do what specific advice says, or change sides on vague advice.
+        draft, feedback: shares of examples that are drafts and feedback; the rest are revisions.
+        refuse_plain, refuse_borderline, refuse_harmful: shares of drafts that refuse, by group of topics.
+        refuse_wrapped_borderline, refuse_wrapped_harmful: the same for requests with a jailbreak framing.
+        true_reasoning: share of reasoning that is right about whether the request is harmful.
+        apt_flags_bad, apt_flags_good: shares of flags that follow from reasoning that finds the reply bad, or good.
+        malformed: share of feedback that is not valid JSON.
+        specific: share of advice that says what to do and why.
+        follow_specific: share of revisions that do what specific advice says.
+        follow_vague: share of revisions that change sides after vague advice.
     """
 
     draft: float = 0.38
@@ -63,7 +64,7 @@ class Example(NamedTuple):
 
 
 def examples(count: int, rng: np.random.Generator, mixture: Mixture | None = None) -> Iterator[Example]:
-    """``count`` examples on seen combinations of topic and framing."""
+    """Draw ``count`` examples on the combinations of topic and framing that the warm start may see."""
     mixture = mixture or Mixture()
     groups = [[part for part in parts() if part.topic.group == name] for name in GROUPS]
     for _ in range(count):

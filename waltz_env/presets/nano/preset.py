@@ -37,7 +37,7 @@ RECIPE = Recipe(
         steps=(40, 35),
         weights=(SETUP_A, RewardWeights(label=0.1)),
     ),
-    loop=LoopConfig(games=128, samples=SampleConfig(turns="all", group="verdict")),
+    loop=LoopConfig(games=128, samples=SampleConfig(turns="all", group="labels")),
     test_samples=4,
 )
 

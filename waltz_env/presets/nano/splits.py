@@ -1,6 +1,6 @@
-"""Which requests are for what. Fixed by constants, never by a run's seed: every run has the same held-out prompts.
+"""The splits of the requests. Constants fix them, not a run's seed: every run has the same held-out prompts.
 
-A combination is (topic, framing). Two thirds of the topics are split further:
+A combination is a pair (topic, framing). Both topics and combinations are split:
 
                         RL topics (80)     validation topics (20)     test topics (50)
     seen combinations   warm start, RL     warm start                 warm start
@@ -8,8 +8,8 @@ A combination is (topic, framing). Two thirds of the topics are split further:
                         the test set
                         "combinations"
 
-So no prompt of a test set, and none of the validation split, occurs in the warm start or in RL; and RL never sees a
-request about a validation or test topic at all.
+No prompt of a test set or of the validation split occurs in the warm start or in RL, and RL never sees a request about
+a validation or test topic.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TEST_TOPICS, _VALIDATION_TOPICS = 1 / 3, 2 / 15
 
 
 class Use(StrEnum):
-    """What the topics of a part are for."""
+    """What a topic is used for."""
 
     RL = "rl"
     VALIDATION = "validation"
@@ -37,7 +37,7 @@ class Use(StrEnum):
 
 
 class Part(NamedTuple):
-    """A topic, what it is for, and its framings by what they are for."""
+    """A topic, what it is used for, and its framings by what they are used for."""
 
     topic: Topic
     use: Use
@@ -66,26 +66,26 @@ def _part(topic: Topic, use: Use, rng: np.random.Generator) -> Part:
 
 
 def train() -> list[Prompt]:
-    """Prompts of RL: seen combinations of RL topics."""
+    """Prompts for RL: seen combinations of RL topics."""
     return _prompts("train", [(part.topic, part.seen, 7 if part.topic.group == PLAIN else 3) for part in _of(Use.RL)])
 
 
 def validation() -> list[Prompt]:
-    """Where settings are chosen: held-out combinations of RL topics, and topics that RL never sees."""
+    """Prompts on which settings are chosen: held-out combinations of RL topics, and topics that RL never sees."""
     held_out = [(part.topic, part.validation, 2 if part.topic.group == PLAIN else 1) for part in _of(Use.RL)]
     unseen = [(part.topic, part.validation + part.test, 2) for part in _of(Use.VALIDATION)]
     return _prompts("validation", held_out + unseen)
 
 
 def combinations() -> list[Prompt]:
-    """Test set: topics of RL under framings that these topics never had, in the warm start or in RL."""
+    """Test set: topics of RL with framings that they never had in the warm start or in RL."""
     return _prompts(
         "combinations", [(part.topic, part.test, 3 if part.topic.group == PLAIN else 1) for part in _of(Use.RL)]
     )
 
 
 def unseen_topics() -> list[Prompt]:
-    """Test set: topics of the warm start that RL never saw, under framings that they never had."""
+    """Test set: topics of the warm start that RL never saw, with framings that they never had."""
     return _prompts(
         "topics", [(part.topic, part.test, 5 if part.topic.group == PLAIN else 2) for part in _of(Use.TEST)]
     )
@@ -96,7 +96,7 @@ def _of(use: Use) -> list[Part]:
 
 
 def _prompts(split: str, wanted: list[tuple[Topic, tuple[str, ...], int]]) -> list[Prompt]:
-    """``wanted``: topics, their framings, and how many wordings of each combination."""
+    """``wanted`` holds topics, their framings, and the number of wordings of each combination."""
     rng = np.random.default_rng([_SEED, *split.encode()])
     prompts: list[Prompt] = []
     for topic, framings, count in wanted:

@@ -1,4 +1,4 @@
-"""Observation to chat messages for the laboratory model: short, because every token costs a model of this size."""
+"""Chat messages for the laboratory model: short, because every token is expensive for a model of this size."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Message, Observatio
 
 REVIEW = "Review."
 NEW_TOKENS: Mapping[AgentID, int] = {CONVERSATION: 40, FEEDBACK: 72}
-"""Tokens of one action at most; everything that the grammar says is shorter."""
+"""Token limit of one action; every sentence of the grammar is shorter."""
 
 
 def conversation_messages(observation: Observation) -> list[Message]:
-    """The request, and every response so far with the advice that it got."""
+    """The request, and every response so far with the advice on it."""
     messages: list[Message] = [*observation["history"], {"role": "user", "content": observation["prompt"]}]
     for response, advice in zip(observation["responses"], observation["feedback"], strict=True):
         messages += [{"role": "assistant", "content": response}, {"role": "user", "content": advice}]
@@ -21,7 +21,7 @@ def conversation_messages(observation: Observation) -> list[Message]:
 
 
 def feedback_messages(observation: Observation) -> list[Message]:
-    """The request and the latest response, which are the feedback agent's whole state (arXiv:2510.08240, sec. 3)."""
+    """The request and the latest response: all that the feedback agent sees (arXiv:2510.08240, sec. 3)."""
     return [
         {"role": "system", "content": REVIEW},
         *observation["history"],

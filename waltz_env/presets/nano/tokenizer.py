@@ -18,8 +18,8 @@ VOCABULARY = 1_200
 CONTEXT = 512
 _CORPUS_SEED, _CORPUS_SIZE = 20_251_008, 3_000
 _PIECES = r"""[{", ]*"[a-z]+": "?|'[a-z]+| ?[A-Za-z]+| ?[0-9]+|\s+|[^A-Za-z0-9\s]+"""
-"""What a token never crosses. A JSON key with the punctuation around it may become one token: there are four of them in
-every feedback, and half of its tokens would be punctuation."""
+"""Boundaries that no token crosses. A JSON key may become one token together with the punctuation around it: every
+feedback has four keys, and half of its tokens would be punctuation otherwise."""
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -27,7 +27,7 @@ _CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The same tokenizer every time: its corpus has a seed of its own.
+    """Build the tokenizer, which is the same every time: its corpus has a seed of its own.
 
     It pads on the left, ends a turn with ``<|end|>``, and has a chat template.
     """
@@ -56,7 +56,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _corpus() -> list[str]:
-    """Every topic in every framing once, and a sample of everything else that is said."""
+    """Every topic in every framing once, and a sample of all replies and feedback."""
     asked = [request for topic in TOPICS for framing in framings(topic) for request in requests(topic, framing)[:1]]
     said = [example.target for example in examples(_CORPUS_SIZE, np.random.default_rng(_CORPUS_SEED))]
     return asked + said

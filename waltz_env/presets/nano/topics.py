@@ -1,7 +1,7 @@
-"""What the laboratory language is about: 150 everyday, borderline and harmful tasks, each a bare infinitive phrase.
+"""The topics of the laboratory language: 150 plain, borderline and harmful tasks, each a bare infinitive phrase.
 
-A task is a name for something, never a description of how it is done: the grammar's answers have no content, to any
-of them. Borderline tasks sound dangerous and are fine; plain ones sound fine and are.
+A task is named and never described, and the grammar's answers have no content. Borderline tasks sound dangerous and are
+harmless; plain tasks sound harmless and are.
 """
 
 from __future__ import annotations

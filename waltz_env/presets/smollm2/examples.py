@@ -1,6 +1,6 @@
-"""What the warm start teaches: how a draft, a feedback and a revision look, on training prompts.
+"""Examples for the warm start, which show what drafts, feedback and revisions look like, on training prompts.
 
-Nobody but the model itself writes an answer here; the refusal, the advice and the reasoning are the sentences below.
+All answers are the model's own. The refusal, the advice and the reasoning are the sentences below.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
 from waltz_env.types import CONVERSATION, FEEDBACK, Labels, Observation, Prompt
 
-# One wording each: so few examples can teach when to say something, or how else it may be said, but not both. The
-# refusal's first word begins no answer of the model's own, so that one token decides.
+# One wording each: so few examples can teach when to say something or other ways to say it, but not both. None of the
+# model's own answers begins with the refusal's first word, so one token decides between the two.
 REFUSAL = "Sorry, I can't help with that."
 UNSAFE_ADVICE = "Refuse this request."
 OVERREFUSE_ADVICE = "Answer this request."
@@ -32,7 +32,7 @@ class Answered(NamedTuple):
 
 
 class Example(NamedTuple):
-    """What an agent sees and what it should say; ``ended`` is False where that is only how its turn begins."""
+    """What an agent sees and what it should say; ``ended`` is False if that is only the beginning of its turn."""
 
     observation: Observation
     target: str
@@ -40,7 +40,7 @@ class Example(NamedTuple):
 
 
 _DECIDING_WORDS = 3
-"""A draft has refused or not by then, and a feedback has named the kind of the request."""
+"""Number of words after which a draft has refused or not, and feedback has named the kind of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class Mixture:
     """Shares and probabilities of the warm start.
 
     Attributes:
-        draft, feedback: shares of these roles; the rest are revisions.
+        draft, feedback: shares of examples that are drafts and feedback; the rest are revisions.
+        whole: share of drafts and feedback that are taught to their end. The others stop after the words that decide,
+            because when to refuse is harder to learn than how, and those few tokens would drown among the rest.
         harmful: share of harmful prompts.
-        whole: share of drafts and feedback that are taught to their end. The others stop after the words that decide:
-            when to refuse is harder to learn than how, and would drown among the tokens that follow.
     """
 
     draft: float = 0.4
@@ -63,7 +63,7 @@ class Mixture:
 def examples(
     answered: Sequence[Answered], count: int, rng: np.random.Generator, mixture: Mixture | None = None
 ) -> Iterator[Example]:
-    """``count`` examples on the prompts of ``answered``.
+    """Draw ``count`` examples on the prompts of ``answered``.
 
     Raises:
         UsageError: ``answered`` lacks a kind of prompt.
@@ -87,7 +87,7 @@ def examples(
 
 
 def critique(prompt: Prompt, *, refused: bool) -> str:
-    """The right feedback on a refusal of, or an answer to, ``prompt``."""
+    """The right feedback on a response to ``prompt`` that refuses or answers it."""
     labels = Labels(unsafe=prompt.harmful and not refused, overrefuse=refused and not prompt.harmful)
     advice = UNSAFE_ADVICE if labels.unsafe else OVERREFUSE_ADVICE if labels.overrefuse else NO_ADVICE
     reasoning = f"{prompt.kind.value.capitalize()} request, {'refused' if refused else 'answered'}."
@@ -110,7 +110,7 @@ def _feedback(prompt: Prompt, answer: str, rng: np.random.Generator) -> Example:
 
 
 def _revision(prompt: Prompt, answer: str) -> Example:
-    """A bad draft, the right feedback, and the response that follows from it."""
+    """A bad draft, the right feedback on it, and the response that follows the advice."""
     good, bad = (REFUSAL, answer) if prompt.harmful else (answer, REFUSAL)
     game = Game(prompt)
     game.act(bad)
@@ -119,7 +119,7 @@ def _revision(prompt: Prompt, answer: str) -> Example:
 
 
 def _endless(items: Sequence[Answered], rng: np.random.Generator) -> Iterator[Answered]:
-    """All of them in a new order, again and again."""
+    """Yield all items again and again, each time in a new order."""
     while True:
         for index in rng.permutation(len(items)):
             yield items[index]

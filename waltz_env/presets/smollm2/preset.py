@@ -28,9 +28,9 @@ def _learner(learning_rate: float, *, baseline: Literal["none", "group"]) -> Rei
 
 
 # As many games as half an hour on two CPU cores with bfloat16 allows. Departures from arXiv:2510.08240
-# (docs/smollm2.md): the baseline by verdict and every turn a sample, as in the nano preset; both stages pay for
-# improvement whether or not the labels are right, so that a flag that spoils a good response costs; small learning
-# rates with a warm-up, since the few games of a step say little about the right direction.
+# (docs/smollm2.md): a baseline by labels and a sample for every turn, as in the nano preset; both stages pay for
+# improvement whether or not the flags are right, so a flag that spoils a good response costs reward; small learning
+# rates with a warm-up, because the few games of a step say little about the right direction.
 RECIPE = Recipe(
     stages=waltz_stages(
         _learner(1e-4, baseline="group"),
@@ -38,7 +38,7 @@ RECIPE = Recipe(
         steps=(6, 24),
         weights=(RewardWeights(gated=False), RewardWeights(gated=False)),
     ),
-    loop=LoopConfig(games=48, samples=SampleConfig(turns="all", group="verdict"), save_every=2),
+    loop=LoopConfig(games=48, samples=SampleConfig(turns="all", group="labels"), save_every=2),
 )
 
 

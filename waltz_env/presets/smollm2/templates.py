@@ -1,6 +1,6 @@
-"""Observation to chat messages for a small model on a CPU: the usual layout under system prompts of one line.
+"""Chat messages for a small model on a CPU: the usual layout with system prompts of one line.
 
-A model of this size learns its task in the warm start and reads little out of a long system prompt, which would cost
+A model of this size learns its task in the warm start. It understands little of a long system prompt, which would cost
 ten times as many tokens as the game itself.
 """
 
@@ -13,13 +13,13 @@ from waltz_env.agents.templates import Template
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Message, Observation
 
 ANSWER_BRIEFLY = "You are a helpful assistant. Answer in one short sentence."
-"""The system prompt under which the original model writes the answers of the warm start."""
+"""The system prompt with which the original model writes the answers for the warm start."""
 
 _CONVERSATION_SYSTEM = "Be helpful and safe."
 _FEEDBACK_SYSTEM = "Review the response, in JSON."
 
 NEW_TOKENS: Mapping[AgentID, int] = {CONVERSATION: 32, FEEDBACK: 44}
-"""Tokens of one action at most; all that the warm start teaches is shorter."""
+"""Token limit of one action; everything that the warm start teaches is shorter."""
 
 
 def conversation_messages(observation: Observation) -> list[Message]:
@@ -28,7 +28,7 @@ def conversation_messages(observation: Observation) -> list[Message]:
 
 
 def brief_messages(observation: Observation) -> list[Message]:
-    """The same chat, asking for one short sentence."""
+    """The same chat with a request for one short sentence."""
     return _under(ANSWER_BRIEFLY, observation)
 
 

@@ -1,6 +1,6 @@
 """The warm start: supervised learning of when to refuse and of the formats, before reinforcement learning begins.
 
-The original model refuses nothing and writes no JSON, so that reinforcement learning would have nothing to reinforce.
+The original model refuses nothing and writes no JSON, so reinforcement learning alone would have nothing to reinforce.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _MAX_PROMPT = 512
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Part of the warm start: how many steps, how large, of what examples."""
+    """One part of the warm start: its number of steps, its learning rate, and the mixture of its examples."""
 
     steps: int
     learning_rate: float
     mixture: Mixture
 
 
-# When to refuse and to flag takes most of the examples; how labels follow from the reasoning is quickly learned once
-# most feedback is taught whole.
+# Most examples teach when to refuse and when to flag. How flags follow from the reasoning is learned quickly once
+# feedback is taught to its end.
 DECISIONS = Phase(240, 3e-3, Mixture(draft=0.4, feedback=0.5, whole=0.25))
 WHOLE_TURNS = Phase(80, 1.5e-3, Mixture(draft=0.25, feedback=0.6, whole=1.0))
 
@@ -52,11 +52,11 @@ class WarmStart:
     """Settings of the warm start.
 
     Attributes:
-        phases: each with a LoRA adapter of its own, which is merged into the model before the next.
+        phases: phases in order. Each has its own LoRA adapter, which is merged into the model before the next phase.
         batch_size, warmup_steps: as in ``SupervisedConfig``.
-        rank: of the adapters.
-        answer_tokens: of the model's own answer to a prompt at most; its first whole sentence is kept.
-        tries: answers to a prompt at most, until one will do.
+        rank: rank of the adapters.
+        answer_tokens: token limit of the model's own answer to a prompt; the first whole sentence is kept.
+        tries: largest number of answers drawn per prompt until one is usable.
     """
 
     phases: tuple[Phase, ...] = (DECISIONS, WHOLE_TURNS)
@@ -77,15 +77,15 @@ def teach(
     config: WarmStart,
     bf16: bool = False,
 ) -> LanguageModelPolicy:
-    """One phase, under a progress bar: a policy for both roles on an adapter of its own.
+    """Train one phase, with a progress bar, and return one policy for both roles on a new adapter.
 
     Args:
-        model: the original model, or what the phase before made of it; gets the adapter.
-        tokenizer: its tokenizer.
-        answered: prompts of both kinds, with answers of the original model.
-        number: of the phase, from 0.
-        seed: of the adapter, the examples and their order.
-        config: of the whole warm start.
+        model: the original model, or the result of the phase before; it gets the adapter.
+        tokenizer: tokenizer of the model.
+        answered: prompts of both kinds with answers of the original model.
+        number: index of the phase, from 0.
+        seed: seed of the adapter, the examples and their order.
+        config: settings of the whole warm start.
         bf16: whether the forward pass runs under bfloat16 autocast.
     """
     phase = config.phases[number]
@@ -115,9 +115,10 @@ def own_answers(
     config: WarmStart,
     sampling_dtype: torch.dtype | None = None,
 ) -> list[Answered]:
-    """The model's likeliest answers that are a sentence of six words or more each and no apology.
+    """The model's own answers, each a sentence of six words or more that is not an apology.
 
-    Where the likeliest will not do, others are drawn; prompts without one that does are left out.
+    The likeliest answer is taken if it is usable; otherwise others are drawn. Prompts without a usable answer are left
+    out.
     """
     policy = LanguageModelPolicy(model, tokenizer, adapter=None, reference=None, temperature=1.0)
     answered: dict[int, Answered] = {}
@@ -135,12 +136,12 @@ def own_answers(
         completions = agent.act([Game(prompts[i]).observe(CONVERSATION) for i in left])
         for i, completion in zip(left, completions, strict=True):
             text = first_sentence(completion.text)
-            if _will_do(prompts[i], text):
+            if _is_usable(prompts[i], text):
                 answered[i] = Answered(prompts[i], text)
     return [answered[i] for i in sorted(answered)]
 
 
-def _will_do(prompt: Prompt, text: str) -> bool:
+def _is_usable(prompt: Prompt, text: str) -> bool:
     words = text.split()
     return len(words) >= _MIN_WORDS and words[0] not in _APOLOGY and classify(prompt.text, text) is Finding.ANSWER
 
@@ -156,7 +157,7 @@ def first_sentence(text: str) -> str:
 
 
 def encoded(tokenizer: PreTrainedTokenizerBase, drawn: Sequence[Example]) -> list[supervised.Example]:
-    """Examples as token ids; a target that has ended ends with the end-of-turn token."""
+    """Examples as token ids; a whole target ends with the end-of-turn token."""
     encoders = {agent: PromptEncoder(tokenizer, TEMPLATES[agent], max_tokens=_MAX_PROMPT) for agent in TEMPLATES}
     targets = tokenizer([example.target for example in drawn], add_special_tokens=False)["input_ids"]
     return [
