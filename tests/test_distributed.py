@@ -38,7 +38,7 @@ def rows() -> list[Sample]:
 
 
 def update(samples: list[Sample], config: LearnerConfig, accelerator: Accelerator) -> tuple[Tensor, Metrics]:
-    """Two updates, so that the optimiser's state counts too."""
+    """Two updates, so that the optimizer's state counts too."""
     policy = ToyPolicy(random_table(5))
     if not accelerator.is_main_process:
         policy.table.data.zero_()  # a process that started from other weights gets those of the first

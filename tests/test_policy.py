@@ -28,14 +28,14 @@ def batch(lengths: tuple[int, ...] = (12, 7, 1), seed: int = 0) -> Batch:
 
 
 def train(policy: LanguageModelPolicy, steps: int = 3) -> None:
-    """A few real optimiser steps, with a reference forward between forward and backward, as a learner makes them."""
-    optimiser = torch.optim.AdamW(policy.parameters(), lr=0.03)
+    """A few real optimizer steps, with a reference forward between forward and backward, as a learner makes them."""
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.03)
     for _ in range(steps):
         loss = policy.logits(*batch(), 4).square().mean()
         policy.logits(*batch(), 4, reference=True)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         policy.version += 1
 
 

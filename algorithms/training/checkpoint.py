@@ -26,16 +26,16 @@ _SEPARATOR = "::"
 def save(
     folder: str | os.PathLike[str], tensors: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any], *, keep: int
 ) -> None:
-    """Writes the checkpoint ``folder``: whole or not at all.
+    """Write the checkpoint ``folder``, completely or not at all.
 
-    It is written next to its place and renamed, so an interruption leaves the earlier checkpoints as they were. Then of
-    the checkpoints beside it only the newest by name stay.
+    It is written next to its place and then renamed, so an interruption leaves earlier checkpoints as they were. Of the
+    checkpoints beside it, only the newest by name are kept.
 
     Args:
-        folder: of this checkpoint, such as ``checkpoints/step-00040``: names of one folder sort by age.
+        folder: folder of this checkpoint, such as ``checkpoints/step-00040``; names in one folder sort by age.
         tensors: groups of named tensors: weights, optimizer, random states (uint8).
-        meta: what is not a tensor, as JSON values. States of NumPy generators are such.
-        keep: number of checkpoints to keep beside each other, 1 or more, this one included.
+        meta: everything that is not a tensor, as JSON values, such as states of NumPy generators.
+        keep: number of checkpoints to keep, 1 or more, including this one.
 
     Raises:
         UsageError: ``keep`` is below 1, a name holds ``::``, or ``meta`` is not JSON.
@@ -70,17 +70,17 @@ def save(
 
 
 def load(folder: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
-    """Reads what ``save`` wrote: the groups of tensors, on the CPU, and the meta.
+    """Read what ``save`` wrote: the groups of tensors, on the CPU, and the meta.
 
     Raises:
-        CheckpointError: it is missing, incomplete, damaged, or of another version of this format.
+        CheckpointError: the checkpoint is missing, incomplete or damaged, or another version wrote it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"There is no checkpoint folder {folder}.")
     missing = [name for name in (META_FILE, TENSORS_FILE) if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(f"{folder} is no complete checkpoint: it has no {' and no '.join(missing)}.")
+        raise CheckpointError(f"{folder} is not a complete checkpoint: it has no {' and no '.join(missing)}.")
     try:
         content = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
         flat = load_file(folder / TENSORS_FILE)
@@ -96,9 +96,9 @@ def load(folder: str | os.PathLike[str]) -> tuple[Tensors, dict[str, Any]]:
 
 
 def latest(folder: str | os.PathLike[str]) -> Path | None:
-    """The newest checkpoint among those in ``folder``, by name; None where there is none."""
-    found = _checkpoints(Path(folder))
-    return found[-1] if found else None
+    """The newest checkpoint in ``folder`` by name; None if there is none."""
+    checkpoints = _checkpoints(Path(folder))
+    return checkpoints[-1] if checkpoints else None
 
 
 def _checkpoints(folder: Path) -> list[Path]:
