@@ -28,7 +28,7 @@ Mode = Literal["adaptive", "always-on", "off"]
 OnFailure = Literal["fail_closed", "fail_open"]
 REFUSAL = "I'm sorry, but I can't answer that right now."
 NO_ANSWER: frozenset[AgentFailure] = frozenset({"overloaded", "too_long", "unreadable"})
-"""Failures that whoever sends requests can cause at will. No policy answers without a review for their sake."""
+"""Failures that clients can cause at will. No policy sends an unreviewed answer because of them."""
 
 
 @runtime_checkable
@@ -129,7 +129,7 @@ class Duet:
 
     @property
     def takes_options(self) -> bool:
-        """Whether the conversation agent heeds temperature, top_p and seed. The other options always hold."""
+        """Whether the conversation agent follows temperature, top_p and seed. The other options always apply."""
         return isinstance(self._agents[CONVERSATION], SamplingAgent | AsyncSamplingAgent)
 
     @property

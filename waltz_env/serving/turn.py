@@ -13,8 +13,7 @@ class Turn:
     """Two budgets of time, of which one is spent at any moment.
 
     A request waits until ``starts``. It may wait again after that, e.g. when its batch failed and each request is
-    retried alone. Make it in the event loop of whoever waits for the answer; ``starts`` and ``waits`` work from any
-    thread.
+    retried alone. Make it in the event loop that waits for the answer; ``starts`` and ``waits`` work from any thread.
 
     Args:
         waiting: seconds that the request may wait.
@@ -52,7 +51,7 @@ class Turn:
             self._timer.cancel()
 
     def _switch_soon(self, state: State) -> None:
-        # Whoever waited may be gone, with its loop, while its batch still runs.
+        # The loop that waited may be closed while the batch still runs.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._switch, state, self._loop.time())
 

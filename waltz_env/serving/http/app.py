@@ -103,7 +103,7 @@ def create_app(
         metrics.replied(reply)
         about |= {"stream": bool(chat.stream), "review": review(reply), **summary(reply, duet.mode).model_dump()}
         if reply.failure:
-            about |= {"reason": reply.failure.reason, "unreviewed": review(reply) == "unreviewed"}
+            about["reason"] = reply.failure.reason
         if log_text:
             about |= {"messages": messages, "answer": reply.text}
         headers: dict[str, str] = {REVIEW: review(reply)}
@@ -155,7 +155,7 @@ def _no_model(model: str) -> Problem:
 
 
 def _sampling(options: SamplingOptions) -> list[str]:
-    """The options that an agent without sampling cannot heed."""
+    """The options that an agent without sampling ignores."""
     return [name for name in ("temperature", "top_p", "seed") if getattr(options, name) is not None]
 
 

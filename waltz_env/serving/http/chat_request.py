@@ -107,7 +107,7 @@ class ChatMessage(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_tools(cls, value: Any) -> Any:
-        """Refuse what belongs to tools. An assistant's null content, which clients replay, is no text."""
+        """Refuse what belongs to tools. An assistant's null content, which clients replay, means the empty text."""
         if not isinstance(value, dict):
             raise _wrong("A message must be an object with a role and a content.")
         if value.get("role") in ("tool", "function") or value.get("tool_calls") or value.get("function_call"):

@@ -28,8 +28,8 @@ logger = logging.getLogger("waltz_env.serving")
 class Recorder:
     """Gives each request an id, counts it, and logs one line about it, whatever happens to it.
 
-    The application puts what it knows about the answer into ``scope["state"]["about"]``. A line about an answer that
-    went out without the review that the mode asks for is a warning.
+    The application puts what it knows about the answer into ``scope["state"]["about"]``. The line is a warning
+    if the game behind an answer failed, so that the answer is unreviewed or a refusal.
     """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
@@ -61,7 +61,7 @@ class Recorder:
         finally:
             self.metrics.requests.labels(status).inc()
             logger.log(
-                logging.WARNING if about.get("unreviewed") else logging.INFO,
+                logging.WARNING if about.get("failure") and status == 200 else logging.INFO,
                 "request",
                 extra={
                     "about": {
