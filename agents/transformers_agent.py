@@ -129,6 +129,15 @@ class TransformersAgent:
         temperature = self.temperature if options.temperature is None else options.temperature
         return temperature in (None, self.policy.temperature) and options.top_p in (None, 1.0)
 
+    def check_readable(self, observations: Sequence[Observation]) -> None:
+        """Checks that the model can read every observation, without acting.
+
+        Raises:
+            UnreadablePromptError: it cannot read some of them.
+        """
+        if observations:
+            self._encoder.encode(observations)
+
     def state_dict(self) -> dict[str, Tensor]:
         """The state of the random stream, uint8."""
         return {"generator": self._generator.get_state()}

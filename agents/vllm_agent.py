@@ -109,6 +109,15 @@ class VLLMAgent:
         agent._pinned = self.engine.pin(self.policy)
         return agent
 
+    def check_readable(self, observations: Sequence[Observation]) -> None:
+        """Checks that the model can read every observation, without acting.
+
+        Raises:
+            UnreadablePromptError: it cannot read some of them.
+        """
+        if observations:
+            self._encoder.encode(observations)
+
     def state_dict(self) -> dict[str, Tensor]:
         """The state of the random stream, uint8."""
         return {"generator": self._generator.get_state()}

@@ -40,6 +40,19 @@ class SamplingAgent(Agent, Protocol):
 
 
 @runtime_checkable
+class Reader(Agent, Protocol):
+    """An agent that knows, without acting, what its model can read."""
+
+    def check_readable(self, observations: Sequence[Observation]) -> object:
+        """Checks that the model can read every observation.
+
+        Raises:
+            UnreadablePromptError: it cannot read some of them; the error names their positions.
+        """
+        ...
+
+
+@runtime_checkable
 class Judge(Protocol):
     """Anything that labels responses. It sees the original prompt and that single response, nothing else."""
 

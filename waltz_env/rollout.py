@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from waltz_env.errors import UnreadablePromptError, UsageError
 from waltz_env.game import Game
 from waltz_env.judging import ask, judge_games, with_judgements
-from waltz_env.protocols import Agent, Judge
+from waltz_env.protocols import Agent, Judge, Reader
 from waltz_env.rules import Rules, check_agents
 from waltz_env.types import CONVERSATION, AgentID, Judgement, NoVerdict, Prompt, Trajectory
 
@@ -56,6 +56,23 @@ def play(
     if judge is not None and overlap_judge:
         return _play_and_judge(games, agents, judge, exclude_unreadable)
     return finish(games, agents, judge=judge, exclude_unreadable=exclude_unreadable)
+
+
+def check_readable(prompts: Iterable[Prompt], agents: Mapping[AgentID, Agent]) -> None:
+    """Checks that the conversation agent's model can read every prompt, before any game is played.
+
+    Later turns are longer by what the agents say and are checked as they come. Agents that cannot tell without acting
+    are not asked.
+
+    Raises:
+        UnreadablePromptError: it cannot read some prompts.
+    """
+    agent, games = agents.get(CONVERSATION), [Game(prompt) for prompt in prompts]
+    if games and isinstance(agent, Reader):
+        try:
+            agent.check_readable([game.observe(CONVERSATION) for game in games])
+        except UnreadablePromptError as error:
+            raise _with_prompts(error, CONVERSATION, [games[row] for row in error.rows]) from error
 
 
 def finish(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from waltz_env.evaluation.held_out import play_held_out
 from waltz_env.evaluation.metrics import no_verdict_reasons, rates
 from waltz_env.prompts import PromptCursor, PromptSet
 from waltz_env.protocols import Agent, Judge
+from waltz_env.rollout import check_readable
 from waltz_env.run_folder import RunFolder
 from waltz_env.settings import encode
 from waltz_env.types import AgentID, Prompt
@@ -56,6 +58,8 @@ class LoopConfig:
         max_staleness: largest number of updates between the weights that sampled and those that learn. 0: exactly
             on-policy. 1: the games of the next step are played during the update, by agents whose engine has weights of
             its own.
+        exclude_unreadable: leave out, and count, games on prompts that a model cannot read because they are longer than
+            its context or its chat template refuses them, in training and in evaluation. They are an error by default.
     """
 
     games: int = 32
@@ -66,6 +70,7 @@ class LoopConfig:
     evaluate_every: int = 0
     overlap_judge: bool = False
     max_staleness: int = 0
+    exclude_unreadable: bool = False
 
     def __post_init__(self) -> None:
         for name in ("games", "games_per_prompt", "save_every", "keep_checkpoints"):
@@ -136,6 +141,7 @@ def train(
         UsageError: a stage trains an agent without a policy, a stage has no prompts, or ``max_staleness`` asks for an
             agent to act during the update that cannot.
         CheckpointError: ``resume`` without a checkpoint, or with one that other settings made.
+        UnreadablePromptError: a model cannot read a prompt, and ``exclude_unreadable`` is off.
         JudgeError: the judge gave no verdict on any game of a step.
     """
     config = config or LoopConfig()
@@ -143,6 +149,8 @@ def train(
     folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
     check_trainable(stages, agents)
     prompts_of = _prompts_by_stage(prompts, stages)
+    if not config.exclude_unreadable:
+        check_readable(dict.fromkeys(chain(*prompts_of.values(), validation or ())), agents)
     settings = encode({"stages": stages, "loop": config, "seed": seed, "processes": accelerator.num_processes})
     saved = load(folder.checkpoints, settings) if resume else None
     position = saved.position if saved else Position()
@@ -150,7 +158,13 @@ def train(
 
     with ExitStack() as stack:
         worker = stack.enter_context(
-            RolloutWorker(agents, judge, overlap_judge=config.overlap_judge, ahead=config.max_staleness > 0)
+            RolloutWorker(
+                agents,
+                judge,
+                overlap_judge=config.overlap_judge,
+                ahead=config.max_staleness > 0,
+                exclude_unreadable=config.exclude_unreadable,
+            )
         )
         active = ([RunLog(folder)] if loggers is None else loggers) if accelerator.is_main_process else []
         for logger in active:
@@ -178,6 +192,11 @@ def train(
                 # Play, and log the games before anything is learned from them: they explain an update that fails.
                 share, speed = worker.step(draw, rules=stage.rules, last=stage_done)
                 games = gather_object(share)
+                if not games:
+                    raise UsageError(
+                        f"No model can read any of the {config.games} prompts of step {position.step}. Use shorter "
+                        "prompts or a model with a longer context."
+                    )
                 if not any(game.judged for game in games):
                     reason = next(iter(no_verdict_reasons(games)))
                     raise JudgeError(f"The judge failed on all {len(games)} games of step {position.step}: {reason}")
@@ -192,10 +211,17 @@ def train(
                 updates = update_learners(learners, drawn)
 
                 metrics = step_metrics(games, updates, weights=stage.weights) | speed
+                if config.exclude_unreadable:
+                    metrics["games/excluded"] = float(config.games - len(games))
                 if validation and config.evaluate_every and position.step % config.evaluate_every == 0:
                     worker.wait()
                     held_out = play_held_out(
-                        validation, agents, judge=judge, rules=stage.rules, accelerator=accelerator
+                        validation,
+                        agents,
+                        judge=judge,
+                        rules=stage.rules,
+                        accelerator=accelerator,
+                        exclude_unreadable=config.exclude_unreadable,
                     )
                     metrics |= {f"validation/{name}": rate.value for name, rate in rates(held_out).items()}
                 for logger in active:

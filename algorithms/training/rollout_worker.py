@@ -48,13 +48,20 @@ class RolloutWorker:
         judge: labels every response.
         overlap_judge: see ``play``.
         ahead: whether to play one step ahead of the learners.
+        exclude_unreadable: see ``play``.
 
     Raises:
         UsageError: ``ahead`` with an agent that is not ``Detachable``.
     """
 
     def __init__(
-        self, agents: Mapping[AgentID, Agent], judge: Judge, *, overlap_judge: bool = False, ahead: bool = False
+        self,
+        agents: Mapping[AgentID, Agent],
+        judge: Judge,
+        *,
+        overlap_judge: bool = False,
+        ahead: bool = False,
+        exclude_unreadable: bool = False,
     ) -> None:
         tied = [name for name, agent in agents.items() if ahead and not isinstance(agent, Detachable)]
         if tied:
@@ -66,6 +73,7 @@ class RolloutWorker:
         self._agents = agents
         self._judge = judge
         self._overlap_judge = overlap_judge
+        self._exclude_unreadable = exclude_unreadable
         self._is_ahead = ahead
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="waltz-rollout")
         self._next: Future[Played] | None = None
@@ -113,7 +121,14 @@ class RolloutWorker:
 
     def _play(self, agents: Mapping[AgentID, Agent], prompts: Sequence[Prompt], rules: Rules) -> Played:
         clocked = {name: _Clocked(agent) for name, agent in agents.items()}
-        games = play(prompts, clocked, judge=self._judge, rules=rules, overlap_judge=self._overlap_judge)
+        games = play(
+            prompts,
+            clocked,
+            judge=self._judge,
+            rules=rules,
+            overlap_judge=self._overlap_judge,
+            exclude_unreadable=self._exclude_unreadable,
+        )
         speed = {f"{name}/{key}": value for name, clock in clocked.items() for key, value in clock.read().items()}
         return Played(games, speed)
 

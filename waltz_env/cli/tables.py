@@ -32,6 +32,9 @@ def show(sets: Mapping[str, SetResults], console: Console) -> None:
         for system, metrics in content["systems"].items():
             table.add_row(system, *(_cell(metrics[metric]) for metric in SHOWN))
         console.print(table)
+        for system, number in content.get("excluded", {}).items():
+            text = f"{system}: {number} game{'s' * (number > 1)} left out, on prompts that a model cannot read."
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
         for system, metrics in content["systems"].items():
             if metrics["judge_error_rate"]["value"]:
                 console.print(_judge_errors(system, metrics), highlight=False, markup=False, soft_wrap=True)

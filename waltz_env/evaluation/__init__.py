@@ -1,6 +1,6 @@
 """Evaluation: rates with intervals, paired comparisons of systems, and safeguards."""
 
-from waltz_env.evaluation.comparison import Difference, compare, compare_systems
+from waltz_env.evaluation.comparison import Difference, compare, compare_systems, paired
 from waltz_env.evaluation.metrics import Proportion, bounds, first_only, no_verdict_reasons, proportion, rates
 from waltz_env.evaluation.safeguard import safeguarded
 
@@ -12,6 +12,7 @@ __all__ = [
     "compare_systems",
     "first_only",
     "no_verdict_reasons",
+    "paired",
     "proportion",
     "rates",
     "safeguarded",

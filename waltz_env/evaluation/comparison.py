@@ -8,7 +8,7 @@ al., 2018).
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from waltz_env.errors import UsageError
 from waltz_env.evaluation.metrics import OUTCOMES, or_none
-from waltz_env.types import Trajectory
+from waltz_env.types import Prompt, Trajectory
 
 RESAMPLES = 10_000
 CHUNK = 500
@@ -64,6 +64,23 @@ def compare(ours: Sequence[Trajectory], theirs: Sequence[Trajectory], *, seed: i
         )
     pairs = [pair for pair in zip(ours, theirs, strict=True) if pair[0].judged and pair[1].judged]
     return {name: _difference(pairs, name, seed) for name in ("asr", "orr", "r_c")}
+
+
+def paired(ours: Sequence[Trajectory], theirs: Sequence[Trajectory]) -> tuple[list[Trajectory], list[Trajectory]]:
+    """The games that both systems have, prompt by prompt; several games on one prompt are paired in their order."""
+    mine, others = _by_prompt(ours), _by_prompt(theirs)
+    common = [key for key in mine if key in others]
+    return [mine[key] for key in common], [others[key] for key in common]
+
+
+def _by_prompt(games: Sequence[Trajectory]) -> dict[tuple[Prompt, int], Trajectory]:
+    """Games by their prompt and their number among the games on it."""
+    numbers: Counter[Prompt] = Counter()
+    result = {}
+    for game in games:
+        result[game.prompt, numbers[game.prompt]] = game
+        numbers[game.prompt] += 1
+    return result
 
 
 def compare_systems(systems: Mapping[str, Sequence[Trajectory]], against: str) -> dict[str, dict[str, Difference]]:

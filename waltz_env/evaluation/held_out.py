@@ -28,6 +28,7 @@ def play_held_out(
     judge: Judge,
     rules: Rules = Rules(),
     accelerator: Processes | None = None,
+    exclude_unreadable: bool = False,
 ) -> list[Trajectory]:
     """Play held-out prompts and put the agents' random states back, so that training is not disturbed.
 
@@ -37,12 +38,13 @@ def play_held_out(
         judge: labels every response.
         rules: rules of the games.
         accelerator: shares the games among its processes; all of them get all games, in an order of their own.
+        exclude_unreadable: whether to leave out games that an agent's model cannot read, see ``play``.
     """
     states = [(agent, agent.state_dict()) for agent in agents.values() if isinstance(agent, Stateful)]
     share = list(prompts)
     if accelerator is not None:
         share = share[accelerator.process_index :: accelerator.num_processes]
-    games = play(share, agents, judge=judge, rules=rules)
+    games = play(share, agents, judge=judge, rules=rules, exclude_unreadable=exclude_unreadable)
     for agent, state in states:
         agent.load_state_dict(state)
     if accelerator is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -21,6 +22,8 @@ from waltz_env.judges import RequestClassifier, load_judge
 from waltz_env.presets import Recipe, workbench
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Judge
+from waltz_env.records import read_games
+from waltz_env.rollout import check_readable
 from waltz_env.rules import Rules
 from waltz_env.run_folder import RunFolder
 from waltz_env.settings import encode
@@ -42,6 +45,8 @@ class EvaluationConfig:
         latency: number of prompts of the first set on which the last run is timed; 0 for none.
         capabilities: tasks of lm-evaluation-harness for the conversation agent of the last run and for its base.
         capability_limit: largest number of questions per task; None for all.
+        exclude_unreadable: leave out, and count, games on prompts that a model cannot read because they are longer than
+            its context or its chat template refuses them. They are an error by default.
     """
 
     samples: int = 1
@@ -51,6 +56,7 @@ class EvaluationConfig:
     latency: int = 0
     capabilities: tuple[str, ...] = ()
     capability_limit: int | None = None
+    exclude_unreadable: bool = False
 
 
 def evaluate(
@@ -89,7 +95,10 @@ def evaluate(
     judge = load_judge(judge_name)
     bench = workbench(recipes[0], runs[0], accelerator)
     guard = _guard(config.safeguard, bench.training_prompts)
-    tests = {name: list(test) * config.samples for name, test in (prompts or bench.tests).items()}
+    sets = prompts or bench.tests
+    if not config.exclude_unreadable:
+        check_readable(chain(*sets.values()), bench.agents)
+    tests = {name: list(test) * config.samples for name, test in sets.items()}
     about: Results = {
         "runs": {
             name: {"folder": str(folder.path), **encode(recipe)}
@@ -105,13 +114,20 @@ def evaluate(
 
     def keep(name: str, played: Systems) -> None:
         if accelerator.is_main_process:  # at once: what has been played is not lost if something fails later
-            results.update(add_systems(out, {name: played}, about))
+            results.update(add_systems(out, {name: played}, about, expected={name: len(tests[name])}))
 
     if config.untrained:
         rules = _pair_rules(recipes)
         for name, test in tests.items():
             played = untrained_systems(
-                test, bench.agents, judge=judge, rules=rules, guard=guard, oracle=True, accelerator=accelerator
+                test,
+                bench.agents,
+                judge=judge,
+                rules=rules,
+                guard=guard,
+                oracle=True,
+                accelerator=accelerator,
+                exclude_unreadable=config.exclude_unreadable,
             )
             keep(name, played)
     for folder, recipe, system in zip(runs, recipes, names, strict=True):
@@ -121,14 +137,23 @@ def evaluate(
             about["runs"][system]["interrupted"] = True
         for name, test in tests.items():
             played = trained_systems(
-                test, bench.agents, judge=judge, recipe=recipe, name=system, guard=guard, accelerator=accelerator
+                test,
+                bench.agents,
+                judge=judge,
+                recipe=recipe,
+                name=system,
+                guard=guard,
+                accelerator=accelerator,
+                exclude_unreadable=config.exclude_unreadable,
             )
             keep(name, played)
     if not accelerator.is_main_process:
         return results
     if config.latency:
-        timed = next(iter(tests.values()))[: config.latency]
-        about["latency"] = latency(timed, bench.agents, guard=guard, rules=_pair_rules(recipes[::-1]))
+        name, test = next(iter(tests.items()))
+        readable = {game.prompt for game in read_games(out.games_of_system(name, names[-1]))}
+        timed = [prompt for prompt in test if prompt in readable]
+        about["latency"] = latency(timed[: config.latency], bench.agents, guard=guard, rules=_pair_rules(recipes[::-1]))
     if config.capabilities:
         policy = policies_of(bench.agents).get(CONVERSATION)
         if not isinstance(policy, LanguageModelPolicy):

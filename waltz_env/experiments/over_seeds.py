@@ -46,11 +46,17 @@ def play_untrained(recipe: Recipe, out: Path) -> None:
     guard = RequestClassifier(bench.training_prompts)
     sets = {
         name: untrained_systems(
-            list(prompts) * recipe.test_samples, bench.agents, judge=judge, guard=guard, oracle=True
+            list(prompts) * recipe.test_samples,
+            bench.agents,
+            judge=judge,
+            guard=guard,
+            oracle=True,
+            exclude_unreadable=recipe.loop.exclude_unreadable,
         )
         for name, prompts in bench.tests.items()
     }
-    add_systems(folder, sets, about_run(recipe, bench))
+    expected = {name: len(prompts) * recipe.test_samples for name, prompts in bench.tests.items()}
+    add_systems(folder, sets, about_run(recipe, bench), expected=expected)
 
 
 def run(

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 from waltz_env.errors import DataError, UsageError
-from waltz_env.evaluation import bounds, compare_systems, no_verdict_reasons, rates
+from waltz_env.evaluation import bounds, compare, no_verdict_reasons, paired, rates
 from waltz_env.evaluation.metrics import or_none
 from waltz_env.presets import Recipe, Workbench
 from waltz_env.records import read_games, write_games
 from waltz_env.run_folder import RunFolder
-from waltz_env.types import Prompt, Trajectory
+from waltz_env.types import Trajectory
 
 
 class Rate(TypedDict):
@@ -43,10 +43,12 @@ class SetResults(TypedDict):
     Attributes:
         systems: rates by system and metric.
         comparisons: differences by system and metric, prompt by prompt, against the system named by ``against``.
+        excluded: number of games by system that were left out because a model cannot read them; absent if none were.
     """
 
     systems: dict[str, dict[str, Rate]]
     comparisons: dict[str, dict[str, Any]]
+    excluded: NotRequired[dict[str, int]]
 
 
 class Results(TypedDict, total=False):
@@ -129,16 +131,21 @@ def _set_and_system(path: Path) -> tuple[str, str]:
 
 
 def add_systems(
-    folder: RunFolder, sets: Mapping[str, Mapping[str, Sequence[Trajectory]]], about: Results | None = None
+    folder: RunFolder,
+    sets: Mapping[str, Mapping[str, Sequence[Trajectory]]],
+    about: Results | None = None,
+    *,
+    expected: Mapping[str, int] | None = None,
 ) -> Results:
     """Write games and add their rates to the results in ``folder``; other sets and systems there stay.
 
-    Every system of a set is compared with the last one, prompt by prompt, where both were played on the same prompts.
+    Every system of a set is compared with the last one, prompt by prompt, on the prompts that both were played on.
 
     Args:
         folder: folder of the run or the evaluation.
         sets: games by the names of the set and of the system.
         about: how they were made. Earlier entries of other names stay.
+        expected: number of games that each set has if none is left out.
     """
     earlier = read_results(folder)
     results = dict(earlier.get("sets", {}))
@@ -147,6 +154,10 @@ def add_systems(
         for system, games in systems.items():
             write_games(folder.games_of_system(name, system), games, tokens=False)
             content["systems"][system] = _metrics(games)
+            excluded = {**content.get("excluded", {}), system: (expected or {}).get(name, len(games)) - len(games)}
+            content["excluded"] = {each: number for each, number in excluded.items() if number}
+            if not content["excluded"]:
+                del content["excluded"]
         content["comparisons"] = _comparisons(folder, name, systems, list(content["systems"]))
     merged: Results = {
         **earlier,
@@ -172,16 +183,12 @@ def _comparisons(
 ) -> dict[str, dict[str, Any]]:
     games = {system: known.get(system) or read_games(folder.games_of_system(name, system)) for system in systems}
     *others, last = systems
-    same = {system: games[system] for system in others if _prompts(games[system]) == _prompts(games[last])}
-    compared = compare_systems({**same, last: games[last]}, last)
+    pairs = {system: paired(games[system], games[last]) for system in others}
     return {
-        system: {"against": last} | {metric: difference.as_dict() for metric, difference in differences.items()}
-        for system, differences in compared.items()
+        system: {"against": last} | {metric: difference.as_dict() for metric, difference in compare(*pair).items()}
+        for system, pair in pairs.items()
+        if pair[0]
     }
-
-
-def _prompts(games: Sequence[Trajectory]) -> list[Prompt]:
-    return [game.prompt for game in games]
 
 
 def players(bench: Workbench) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -22,6 +23,7 @@ from waltz_env.files import atomic_path
 from waltz_env.judges import RequestClassifier, load_judge
 from waltz_env.presets import Recipe, workbench
 from waltz_env.report.curves import curves
+from waltz_env.rollout import check_readable
 from waltz_env.run_folder import RunFolder
 from waltz_env.types import Prompt
 
@@ -74,15 +76,25 @@ def execute(
         return results
 
     bench = workbench(recipe, base_from or folder, accelerator)
+    if not recipe.loop.exclude_unreadable:
+        check_readable(chain(bench.training_prompts, bench.validation, *bench.tests.values()), bench.agents)
     about = about_run(recipe, bench)
     tests: dict[str, list[Prompt]] = {name: list(test) * recipe.test_samples for name, test in bench.tests.items()}
+    expected = {name: len(prompts) for name, prompts in tests.items()}
     if untrained and not sets:
         before = {
-            name: untrained_systems(prompts, bench.agents, judge=judge, rules=recipe.rules, accelerator=accelerator)
+            name: untrained_systems(
+                prompts,
+                bench.agents,
+                judge=judge,
+                rules=recipe.rules,
+                accelerator=accelerator,
+                exclude_unreadable=recipe.loop.exclude_unreadable,
+            )
             for name, prompts in tests.items()
         }
         if accelerator.is_main_process:
-            add_systems(folder, before, about)
+            add_systems(folder, before, about, expected=expected)
 
     stages = recipe.stages
     if begin_with is not None:
@@ -108,7 +120,15 @@ def execute(
 
     guard = RequestClassifier(bench.training_prompts) if safeguard else None
     after = {
-        name: trained_systems(prompts, bench.agents, judge=judge, recipe=recipe, guard=guard, accelerator=accelerator)
+        name: trained_systems(
+            prompts,
+            bench.agents,
+            judge=judge,
+            recipe=recipe,
+            guard=guard,
+            accelerator=accelerator,
+            exclude_unreadable=recipe.loop.exclude_unreadable,
+        )
         for name, prompts in tests.items()
     }
     if accelerator.is_main_process:
@@ -116,7 +136,7 @@ def execute(
             if isinstance(policy, LanguageModelPolicy):
                 policy.save(folder.weights / name)
         _draw_curves(folder)
-        results = add_systems(folder, after, about)
+        results = add_systems(folder, after, about, expected=expected)
     accelerator.wait_for_everyone()
     return results
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from accelerate import Accelerator
 
@@ -42,6 +43,7 @@ def untrained_systems(
     guard: Judge | None = None,
     oracle: bool = False,
     accelerator: Accelerator | None = None,
+    exclude_unreadable: bool = False,
 ) -> Systems:
     """Games of the systems that need no training. The drafts of the baseline are the untrained pair's.
 
@@ -53,8 +55,12 @@ def untrained_systems(
         guard: the safeguard of ``baseline_safeguard``; None leaves that system out.
         oracle: whether to play ``oracle_feedback``.
         accelerator: shares the games among its processes.
+        exclude_unreadable: whether to leave out games that an agent's model cannot read, see ``play``.
     """
-    games = play_held_out(prompts, agents, judge=judge, rules=rules, accelerator=accelerator)
+    held_out = partial(
+        play_held_out, prompts, judge=judge, accelerator=accelerator, exclude_unreadable=exclude_unreadable
+    )
+    games = held_out(agents, rules=rules)
     systems = {"baseline": first_only(games)}
     if guard is not None:
         systems["baseline_safeguard"] = safeguarded(systems["baseline"], guard, judge)
@@ -63,7 +69,7 @@ def untrained_systems(
     if oracle:
         told = {CONVERSATION: agents[CONVERSATION], FEEDBACK: OracleFeedback(prompts, judge)}
         rules = replace(rules, max_rounds=max(rules.max_rounds, 1))
-        systems["oracle_feedback"] = play_held_out(prompts, told, judge=judge, rules=rules, accelerator=accelerator)
+        systems["oracle_feedback"] = held_out(told, rules=rules)
     return systems
 
 
@@ -76,6 +82,7 @@ def trained_systems(
     name: str | None = None,
     guard: Judge | None = None,
     accelerator: Accelerator | None = None,
+    exclude_unreadable: bool = False,
 ) -> Systems:
     """Games of what a run has trained; after single-model training also with the safeguard, if there is one.
 
@@ -87,9 +94,18 @@ def trained_systems(
         name: name of the system; the default is that of the recipe's method.
         guard: the safeguard.
         accelerator: shares the games among its processes.
+        exclude_unreadable: whether to leave out games that an agent's model cannot read, see ``play``.
     """
     name = name or TRAINED[recipe.method]
-    systems = {name: play_held_out(prompts, agents, judge=judge, rules=recipe.rules, accelerator=accelerator)}
+    games = play_held_out(
+        prompts,
+        agents,
+        judge=judge,
+        rules=recipe.rules,
+        accelerator=accelerator,
+        exclude_unreadable=exclude_unreadable,
+    )
+    systems = {name: games}
     if recipe.method == "single-model" and guard is not None:
         systems[f"{name}_safeguard"] = safeguarded(systems[name], guard, judge)
     return systems
