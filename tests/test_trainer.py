@@ -23,6 +23,7 @@ from waltz_env import (
     FEEDBACK,
     CheckpointError,
     JudgeError,
+    Judgement,
     Kind,
     NoVerdict,
     Prompt,
@@ -42,6 +43,7 @@ from waltz_env.algorithms import (
     train,
     with_settings,
 )
+from waltz_env.errors import DivergedError
 from waltz_env.presets import lora_pair
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
 from waltz_env.records import read_games
@@ -270,6 +272,27 @@ def test_a_judge_that_never_answers_ends_the_run_with_its_error(tmp_path: Path) 
 
     with pytest.raises(JudgeError, match="all 4 games of step 1: down"):
         run(tmp_path, [BOTH], judge=BlindJudge())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_diverged_model_ends_the_run_with_the_step_and_the_newest_checkpoint(value: float, tmp_path: Path) -> None:
+    agents = pair()
+
+    class Spoiler(WordJudge):
+        """Spoils the frozen conversation agent while it judges the second step."""
+
+        calls = 0
+
+        def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Judgement]:
+            self.calls += 1
+            if self.calls == 2:
+                with torch.no_grad():
+                    agents[CONVERSATION].policy.parameters()[-1].fill_(value)
+            return super().judge(prompts, responses)
+
+    with pytest.raises(DivergedError, match=r"^Step 3: LlamaForCausalLM .* The newest checkpoint is .*step-00002\.$"):
+        run(tmp_path, [replace(FEEDBACK_ONLY, steps=4)], agents, judge=Spoiler())
+    assert not RunFolder(tmp_path).games_of_step(3).exists()
 
 
 def test_resuming_with_other_settings_or_without_a_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from waltz_env.algorithms.protocols import Metrics
+from waltz_env.algorithms.training import checkpoint
 from waltz_env.algorithms.training.learners import build_learners, check_trainable, update_learners
 from waltz_env.algorithms.training.rollout_worker import RolloutWorker
 from waltz_env.algorithms.training.run_log import Logger, RunLog
@@ -32,7 +33,7 @@ from waltz_env.algorithms.training.saved_state import Parts, Position, load, sav
 from waltz_env.algorithms.training.stages import Stage
 from waltz_env.algorithms.training.step_metrics import step_metrics
 from waltz_env.checks import check_integer
-from waltz_env.errors import JudgeError, UsageError
+from waltz_env.errors import DivergedError, JudgeError, UsageError
 from waltz_env.evaluation.held_out import play_held_out
 from waltz_env.evaluation.metrics import no_verdict_reasons, rates
 from waltz_env.prompts import PromptCursor, PromptSet
@@ -142,6 +143,7 @@ def train(
             agent to act during the update that cannot.
         CheckpointError: ``resume`` without a checkpoint, or with one that other settings made.
         UnreadablePromptError: a model cannot read a prompt, and ``exclude_unreadable`` is off.
+        DivergedError: an agent's model computes NaN or infinity; the message gives the step and the newest checkpoint.
         JudgeError: the judge gave no verdict on any game of a step.
     """
     config = config or LoopConfig()
@@ -190,7 +192,12 @@ def train(
                 stage_done = position.step_in_stage == stage.steps
 
                 # Play, and log the games before anything is learned from them: they explain an update that fails.
-                share, speed = worker.step(draw, rules=stage.rules, last=stage_done)
+                try:
+                    share, speed = worker.step(draw, rules=stage.rules, last=stage_done)
+                except DivergedError as error:
+                    saved_at = checkpoint.latest(folder.checkpoints)
+                    kept = f"The newest checkpoint is {saved_at}." if saved_at else "There is no checkpoint yet."
+                    raise DivergedError(f"Step {position.step}: {error} {kept}") from error
                 games = gather_object(share)
                 if not games:
                     raise UsageError(
