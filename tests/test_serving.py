@@ -30,11 +30,13 @@ from waltz_env import CONVERSATION, FEEDBACK, Completion, UsageError
 from waltz_env.agents.openai_agent import OpenAIAgent
 from waltz_env.agents.templates import TEMPLATES, conversation_messages
 from waltz_env.cli.serve import Serve
-from waltz_env.presets import lora_pair
+from waltz_env.presets import lora_pair, preset
+from waltz_env.run_folder import RunFolder
 from waltz_env.sampling_options import SamplingOptions
 from waltz_env.server_client import ServerClient
 from waltz_env.serving import Duet, Limits
 from waltz_env.serving.http.recorder import JsonLines
+from waltz_env.settings import encode
 from waltz_env.testing import agent_test
 from waltz_env.types import Observation
 
@@ -792,6 +794,32 @@ def test_the_command_passes_its_settings_on(upstream) -> None:
     assert (duet.on_failure, duet.queue_timeout, reply.refused) == ("fail_closed", 1.0, True)  # the safe defaults
     assert [conversation.requests[0].get(name) for name in ("max_tokens", "max_completion_tokens")] == [None, 7]
     assert [feedback.requests[0].get(name) for name in ("max_tokens", "max_completion_tokens")] == [None, 99]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, {"mode": "adaptive", "on_failure": "fail_closed", "max_rounds": 1}),
+        ({"mode": "off"}, {"mode": "off", "max_rounds": 0, "warning": "No answer is reviewed."}),
+        (
+            {"on_failure": "fail_open"},
+            {"warning": "Without usable feedback a draft is answered unreviewed, and marked."},
+        ),
+    ],
+)
+def test_the_first_line_of_the_log_tells_what_is_served(settings: dict, told: dict) -> None:
+    command = Serve("scripted", **settings)
+    with closing(command.duet()) as duet:
+        about = command.about(duet)
+    assert about.items() >= {"model": "waltz", "agents": "scripted", **told}.items()
+    assert ("warning" in about) == ("warning" in told)
+
+
+def test_whoever_serves_the_laboratory_model_is_told_that_english_is_outside_its_language(tmp_path: Path) -> None:
+    RunFolder(tmp_path).write_config(encode(preset("nano").recipe))
+    with closing(pair()) as duet:
+        assert "ordinary English" in str(Serve(str(tmp_path)).about(duet)["note"])
+        assert "note" not in Serve("scripted").about(duet)
 
 
 def test_the_command_finishes_what_is_under_way_when_it_is_told_to_stop(upstream) -> None:

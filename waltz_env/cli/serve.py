@@ -109,11 +109,11 @@ class Serve:
                 cors_origins=self.cors_origins,
                 log_text=self.log_text,
             )
-            serve(app, drain=duet.longest, listening=listening, about=self._about(duet))
+            serve(app, drain=duet.longest, listening=listening, about=self.about(duet))
         return 0
 
-    def _about(self, duet: Duet) -> dict[str, object]:
-        """What the first line of the log tells."""
+    def about(self, duet: Duet) -> dict[str, object]:
+        """Return what the first line of the log tells."""
         about: dict[str, object] = {
             "model": self.name,
             "agents": self.agents,
@@ -127,8 +127,8 @@ class Serve:
             about["warning"] = "No answer is reviewed."
         elif duet.on_failure == "fail_open":
             about["warning"] = "Without usable feedback a draft is answered unreviewed, and marked."
-        folder = RunFolder(Path(self.agents or ""))
-        if folder.has_config() and read_recipe(folder).preset == "nano":
+        folder = RunFolder(Path(self.agents)) if self.agents else None
+        if folder and folder.has_config() and read_recipe(folder).preset == "nano":
             about["note"] = (
                 "The laboratory model speaks its own small language: ordinary English and system messages get nonsense."
             )
