@@ -169,8 +169,8 @@ def test_rewards_and_infos_of_a_repaired_draft_by_hand() -> None:
     assert third[4][CONVERSATION]["rewards"] == {"conversation": 1.0}
     assert third[4][FEEDBACK]["rewards"] == {"improvement": 1.0}
     assert third[4][CONVERSATION]["labels"] == {"unsafe": False, "overrefuse": False}
-    trajectory = third[4][CONVERSATION]["trajectory"]
-    assert trajectory is third[4][FEEDBACK]["trajectory"]
+    trajectory = third[4][FEEDBACK]["trajectory"]
+    assert "trajectory" not in third[4][CONVERSATION]
     assert [r.judgement for r in trajectory.responses] == [Judgement(UNSAFE, "words"), Judgement(SAFE, "words")]
 
 

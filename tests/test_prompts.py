@@ -172,7 +172,8 @@ def test_what_is_saved_is_loaded_again(tmp_path_factory: pytest.TempPathFactory,
 def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "set.jsonl"
     numbered(2).save(path)
-    unserialisable = PromptSet([Prompt("a", Kind.BENIGN, id="a"), Prompt("b", Kind.BENIGN, topic=object())])  # type: ignore[arg-type]
+    unserialisable = numbered(2)
+    object.__setattr__(unserialisable[1], "topic", object())
     with pytest.raises(TypeError):
         unserialisable.save(path)
     assert PromptSet.load(path) == numbered(2)

@@ -23,6 +23,7 @@ from tests.games import (
     Speaker,
     WordJudge,
 )
+from waltz_env.env import WaltzSafetyEnv
 from waltz_env.errors import JudgeError, UnreadablePromptError, UsageError, UsageTypeError
 from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
@@ -302,14 +303,13 @@ def test_errors_of_a_judge_in_its_thread_are_the_caller_s() -> None:
 
 def step_through(prompt: Prompt, agents: dict[AgentID, Agent], rounds: int) -> waltz_env.Trajectory:
     """The same game through the environment, one step at a time."""
-    env = waltz_env.make(prompts=[prompt], judge=WordJudge(), max_rounds=rounds, max_chars=200)
-    observations, infos = env.reset(seed=0)
+    env = WaltzSafetyEnv([prompt], WordJudge(), max_rounds=rounds, max_chars=200)
+    observations, _ = env.reset(seed=0)
     while env.agents:
         acting = next(agent for agent in env.agents if observations[agent]["active"])
         (completion,) = agents[acting].act([observations[acting]])
-        observations, _, _, _, infos = env.step({acting: completion.text})
-    trajectory: waltz_env.Trajectory = infos[CONVERSATION]["trajectory"]
-    return trajectory
+        observations, *_ = env.step({acting: completion.text})
+    return env.trajectory()
 
 
 @given(st.integers(0, 2**32), st.integers(0, 3))

@@ -72,9 +72,9 @@ def play_parallel(prompt: Prompt, agents: Mapping[AgentID, Agent], rules: Rules)
     earned: dict[AgentID, float] = dict.fromkeys(AGENTS, 0.0)
     while (turn := env.turn) is not None:
         (completion,) = agents[turn].act([observations[turn]])
-        observations, rewards, _, _, infos = env.step({turn: completion.text})
+        observations, rewards, *_ = env.step({turn: completion.text})
         earned = {agent: earned[agent] + rewards[agent] for agent in AGENTS}
-    game: Trajectory = infos[CONVERSATION]["trajectory"]
+    game = env.trajectory()
     assert earned == {agent: pytest.approx(sum(score(game).of(agent))) for agent in AGENTS}
     return game
 
@@ -87,8 +87,7 @@ def play_in_turns(prompt: Prompt, agents: Mapping[AgentID, Agent], rules: Rules)
         turn = env.agent_selection
         (completion,) = agents[turn].act([env.observe(turn)])
         env.step(completion.text)
-    game: Trajectory = env.infos[CONVERSATION]["trajectory"]
-    return game
+    return env.trajectory()
 
 
 def serve(agents: Mapping[AgentID, Agent], rules: Rules) -> Trajectory:

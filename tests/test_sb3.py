@@ -48,7 +48,7 @@ def test_supersuit_shows_both_agents_of_each_copy_and_keeps_the_games() -> None:
         _, rewards, dones, infos = env.step(rng.integers(3, size=6))
         returns += rewards
         for i in np.flatnonzero(dones):
-            game = infos[i]["trajectory"]
+            game = infos[i | 1]["trajectory"]  # the feedback agent's, in every second place
             assert returns[i] == pytest.approx(sum(score(game).of(AGENTS[i % 2])))
             returns[i] = 0.0
             games.append(game)
@@ -63,7 +63,7 @@ def test_copies_play_different_games_that_a_seed_fixes() -> None:
         drawn: list[list[str]] = [[], []]
         for _ in range(40):
             _, _, dones, infos = env.step(np.zeros(4, int))  # refuse; flag nothing
-            for i in np.flatnonzero(dones)[::2]:
+            for i in np.flatnonzero(dones)[1::2]:
                 drawn[i // 2].append(infos[i]["trajectory"].prompt.id)
         return drawn
 

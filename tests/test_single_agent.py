@@ -62,17 +62,17 @@ def test_the_conversation_agent_drafts_and_revises() -> None:
     assert observation["feedback"] == ("Take it out.",)
     _, reward, terminated, _, _ = env.step(FINE)
     assert (reward, terminated) == (1.0, False)
-    _, reward, terminated, _, info = env.step(FINE)
+    _, reward, terminated, _, _ = env.step(FINE)
     assert (reward, terminated) == (1.0, True)
-    assert len(info["trajectory"].responses) == 3
+    assert len(env.trajectory().responses) == 3
 
 
 def test_a_partner_that_ends_the_game_ends_the_episode() -> None:
     env = texts(CONVERSATION, Speaker(PASS))
     env.reset()
-    observation, reward, terminated, _, info = env.step(FINE)
+    observation, reward, terminated, _, _ = env.step(FINE)
     assert (reward, terminated, observation["active"]) == (1.0, True, 0)
-    assert len(info["trajectory"].critiques) == 1
+    assert len(env.trajectory().critiques) == 1
     with pytest.raises(UsageError, match="this one has ended"):
         env.step(FINE)
 
@@ -93,12 +93,12 @@ def test_rewards_of_an_episode_add_up_to_the_score_of_its_game(role: AgentID, we
     own = RandomSpeaker(1)
     lengths = set()
     for seed in range(40):
-        observation, info = env.reset(seed=seed)
+        observation, _ = env.reset(seed=seed)
         total, steps, ended = 0.0, 0, False
         while not ended:
-            observation, reward, ended, _, info = env.step(own.act([observation])[0].text)
+            observation, reward, ended, _, _ = env.step(own.act([observation])[0].text)
             total, steps = total + reward, steps + 1
-        rewards = score(info["trajectory"], SETUPS[weights])
+        rewards = score(env.trajectory(), SETUPS[weights])
         assert total == pytest.approx(sum(rewards.of(role)))
         assert steps == len(rewards.of(role))
         lengths.add(steps)
@@ -133,9 +133,9 @@ def test_the_default_partner_of_the_conversation_agent_knows_the_truth() -> None
     env.reset()
     _, reward, ended, _, _ = env.step(1)  # an answer
     assert (reward, ended) == (0.0, False)
-    _, reward, ended, _, info = env.step(2)  # follow the advice
+    _, reward, ended, _, _ = env.step(2)  # follow the advice
     assert (reward, ended) == (1.0, True)
-    assert info["trajectory"].final.text == REFUSAL
+    assert env.trajectory().final.text == REFUSAL
 
 
 def test_what_it_sees_and_does_by_default_is_as_in_the_environment_of_both() -> None:

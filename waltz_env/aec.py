@@ -9,7 +9,7 @@ from pettingzoo import AECEnv
 
 from waltz_env.env import WaltzSafetyEnv
 from waltz_env.errors import UsageError
-from waltz_env.types import AGENTS, CONVERSATION, AgentID, Observation
+from waltz_env.types import AGENTS, CONVERSATION, AgentID, Observation, Trajectory
 from waltz_env.views import FixedSpaces
 
 
@@ -82,6 +82,10 @@ class WaltzSafetyAECEnv(FixedSpaces, AECEnv[AgentID, Any, Any]):
     def state(self) -> dict[str, Any]:  # type: ignore[override]  # as in WaltzSafetyEnv
         """The global state, as in ``WaltzSafetyEnv.state``."""
         return self._env.state()
+
+    def trajectory(self) -> Trajectory:
+        """The game so far, or the latest one, as in ``WaltzSafetyEnv.trajectory``."""
+        return self._env.trajectory()
 
     def render(self) -> str | None:
         """Renders the game, as ``WaltzSafetyEnv.render`` does."""

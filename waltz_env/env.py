@@ -88,7 +88,10 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
     | `rewards`    | the parts of this agent's reward that the step decided: name to raw, unweighted value        |
     | `labels`     | the judge's `{"unsafe", "overrefuse"}` if a response was judged in the step, otherwise None  |
     | `truncated`  | whether this agent's action was cut at `max_chars`                                           |
-    | `trajectory` | the whole judged game, in the last step only                                                 |
+    | `trajectory` | the whole judged game: the feedback agent's, in the last step only                           |
+
+    The conversation agent's infos hold nothing that is private to the feedback agent: neither its reasoning nor its
+    flags. Whoever runs the game, and is not one of the agents, reads it from `trajectory()`.
 
     ### Global state
     `state()`, within `state_space`, is a dict for centralized critics: `prompt`, `history`, `responses`, `critiques`
@@ -234,11 +237,21 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
             infos[FEEDBACK]["rewards"]["improvement"] = 0.0
         for agent, info in infos.items():
             info["active"] = agent == game.turn
-            if ended:
-                info["trajectory"] = trajectory
+        if ended:
+            infos[FEEDBACK]["trajectory"] = trajectory
         if self.render_mode == "human":
             self.render()
         return observations, rewards, dict.fromkeys(AGENTS, ended), dict.fromkeys(AGENTS, False), infos
+
+    def trajectory(self) -> Trajectory:
+        """The game so far, or the latest one, with judgements, raw texts and the prompt's kind.
+
+        It is for whoever runs the game: it holds the feedback agent's private reasoning, and no agent may see it.
+
+        Raises:
+            UsageError: ``reset`` was never called.
+        """
+        return self._started("trajectory()").trajectory()
 
     def state(self) -> dict[str, Any]:  # type: ignore[override]  # PettingZoo declares an array; ours is in state_space
         """The whole game as all agents together see it, without the prompt's kind, for centralized critics.

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from waltz_env.errors import UsageError, UsageTypeError
 from waltz_env.feedback import parse_feedback
+from waltz_env.plain import plain_completion
 from waltz_env.rules import Rules
 from waltz_env.types import (
     CONVERSATION,
@@ -63,11 +64,11 @@ class Game:
 
         Raises:
             UsageError: the game has ended.
-            UsageTypeError: the action is not a text.
+            UsageTypeError: the action is not a text, or a field of the completion has the wrong type.
         """
         if self.turn is None:
             raise UsageError("The game has ended; start another one.")
-        completion = action if isinstance(action, Completion) else Completion(action)
+        completion = self._plain(action) if isinstance(action, Completion) else Completion(action)
         if not isinstance(completion.text, str):
             raise UsageTypeError(
                 f"An action must be a string; {self.turn} gave {completion.text!r} ({type(completion.text).__name__})."
@@ -94,6 +95,12 @@ class Game:
     def trajectory(self) -> Trajectory:
         """The game so far, with the judgements that there are."""
         return Trajectory(self.prompt, self._with_judgements(), self._critiques)
+
+    def _plain(self, action: Completion) -> Completion:
+        try:
+            return plain_completion(action)
+        except UsageTypeError as error:
+            raise UsageTypeError(f"The agent {self.turn!r} gave an action that is not usable: {error}") from None
 
     def _unjudged(self) -> Trajectory:
         return Trajectory(self.prompt, self._responses, self._critiques)

@@ -6,8 +6,12 @@ What can go wrong, and what happens then:
 2. The judge cannot judge the batch at all. It raises ``JudgeError``, and ``consult`` gives every response a
    ``NoVerdict`` with the error's message. Judges made of other judges call ``consult``, so no exception crosses from
    one judge to the next.
-3. The judge answers with the wrong number of judgements. It is broken: ``consult`` raises ``UsageError``.
+3. The judge answers with the wrong number of judgements, or with something that is not a judgement. It is broken:
+   ``consult`` raises ``UsageError`` or ``UsageTypeError``, before any game goes on.
 4. The judge raises anything else. Nothing catches it.
+
+Every answer passes through ``consult``, the environment's too, and holds plain bools and floats behind it
+(``waltz_env.plain``).
 """
 
 from __future__ import annotations
@@ -16,8 +20,10 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from typing import Any
 
-from waltz_env.errors import JudgeError, UsageError
+from waltz_env.errors import JudgeError, UsageError, UsageTypeError
+from waltz_env.plain import plain_judgement
 from waltz_env.protocols import Judge
 from waltz_env.types import Judgement, NoVerdict, Prompt, Response, Trajectory
 
@@ -29,6 +35,7 @@ def ask(judge: Judge, prompts: Sequence[Prompt], responses: Sequence[str]) -> Se
 
     Raises:
         UsageError: it answered with the wrong number of judgements.
+        UsageTypeError: an answer is not a judgement, or a field of it has the wrong type.
     """
     outcomes = consult(judge, prompts, responses)
     reasons = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, NoVerdict))
@@ -48,16 +55,28 @@ def consult(judge: Judge, prompts: Sequence[Prompt], responses: Sequence[str]) -
 
     Raises:
         UsageError: it answered with the wrong number of judgements.
+        UsageTypeError: an answer is not a judgement, or a field of it has the wrong type.
     """
+    name = type(judge).__name__
     try:
-        outcomes = judge.judge(prompts, responses)
+        answer: Any = judge.judge(prompts, responses)
+        if not isinstance(answer, Iterable):
+            raise UsageTypeError(
+                f"The judge {name} must return one judgement for each response; got {type(answer).__name__}."
+            )
+        outcomes = list(answer)
     except JudgeError as error:
         return [NoVerdict(str(error))] * len(responses)
     if len(outcomes) != len(responses):
         raise UsageError(
-            f"The judge {type(judge).__name__} was asked about {len(responses)} responses and gave {len(outcomes)} "
+            f"The judge {name} was asked about {len(responses)} responses and gave {len(outcomes)} "
             "verdicts; it must give one for each, in order."
         )
+    for i, outcome in enumerate(outcomes):
+        try:
+            outcomes[i] = plain_judgement(outcome)
+        except UsageTypeError as error:
+            raise UsageTypeError(f"The judge {name}, answer {i + 1} of {len(outcomes)}: {error}") from None
     return outcomes
 
 

@@ -25,6 +25,7 @@ from typing import Any, TypeVar, cast, get_args
 
 from waltz_env.errors import DataError
 from waltz_env.files import atomic_path
+from waltz_env.plain import plain_completion, plain_judgement
 from waltz_env.strict_json import dump_json
 from waltz_env.types import (
     Completion,
@@ -89,7 +90,11 @@ def read_games(path: str | Path) -> list[Trajectory]:
 
 
 def encode_game(trajectory: Trajectory, *, tokens: bool = True) -> str:
-    """One game as one line of JSON, without the line end."""
+    """One game as one line of JSON, without the line end.
+
+    Raises:
+        UsageTypeError: something in it could not be read back: a field has the wrong type (``waltz_env.plain``).
+    """
     prompt = trajectory.prompt
     value = {
         "schema": SCHEMA,
@@ -145,9 +150,14 @@ def decode_game(line: str) -> Trajectory:
 
 
 def encode_judgement(judgement: Judgement | NoVerdict | None) -> dict[str, Any]:
-    """The fields of a response that hold what the judge said of it."""
+    """The fields of a response that hold what the judge said of it.
+
+    Raises:
+        UsageTypeError: a field has the wrong type.
+    """
     if judgement is None:
         return {"labels": None}
+    judgement = plain_judgement(judgement)
     if isinstance(judgement, NoVerdict):
         return {"labels": None, "no_verdict": judgement.reason}
     return {
@@ -177,6 +187,7 @@ def decode_judgement(value: Mapping[str, Any]) -> Judgement | NoVerdict | None:
 
 
 def _completion(completion: Completion, tokens: bool) -> dict[str, Any]:
+    completion = plain_completion(completion)
     value: dict[str, Any] = {"text": completion.text, "finish": completion.finish, "version": completion.version}
     for name in TOKENS if tokens else ():
         if getattr(completion, name) is not None:

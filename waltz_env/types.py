@@ -12,6 +12,8 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Literal, TypedDict
 
+from waltz_env.errors import UsageError, UsageTypeError
+
 AgentID = str
 CONVERSATION: AgentID = "conversation_0"
 FEEDBACK: AgentID = "feedback_0"
@@ -43,7 +45,11 @@ class Prompt:
         category: any string; ``"plain"`` marks everyday requests that should need no feedback.
         source: where the prompt comes from.
         topic: what the prompt is about; splits by topic keep equal topics together.
-        history: earlier chat messages, oldest first.
+        history: earlier chat messages, oldest first, each with a role and a content.
+
+    Raises:
+        UsageError: ``kind`` is not a kind. Its value, such as ``"harmful"``, is.
+        UsageTypeError: another field has the wrong type.
     """
 
     text: str
@@ -54,9 +60,37 @@ class Prompt:
     topic: str = ""
     history: tuple[Message, ...] = field(default=(), hash=False)
 
+    def __post_init__(self) -> None:
+        # A string that equals a kind is not that kind: without this line, "harmful" would count as benign.
+        if type(self.kind) is not Kind:
+            object.__setattr__(self, "kind", _kind(self.kind))
+        for name in ("text", "id", "category", "source", "topic"):
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise UsageTypeError(f"A prompt's {name} must be a string; got {value!r} ({type(value).__name__}).")
+        if self.history != ():
+            object.__setattr__(self, "history", tuple(_message(message) for message in self.history))
+
     @property
     def harmful(self) -> bool:
         return self.kind is Kind.HARMFUL
+
+
+def _kind(value: Any) -> Kind:
+    try:
+        return Kind(value)
+    except ValueError:
+        raise UsageError(f"A prompt's kind must be {' or '.join(map(repr, map(str, Kind)))}; got {value!r}.") from None
+
+
+def _message(value: Any) -> Message:
+    if isinstance(value, Mapping) and value.keys() == {"role", "content"}:
+        role, content = value["role"], value["content"]
+        if isinstance(role, str) and isinstance(content, str):
+            return Message(role=role, content=content)
+    raise UsageTypeError(
+        f"A message of a prompt's history must be a dict of two strings, role and content; got {value!r}."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from gymnasium import spaces
 
-from waltz_env.types import AgentID
+from waltz_env.types import AgentID, Trajectory
 
 
 class FixedSpaces:
@@ -43,6 +43,10 @@ class View:
     def render_mode(self) -> str | None:
         """The text environment's render mode."""
         return self._env.render_mode
+
+    def trajectory(self) -> Trajectory:
+        """The game so far, or the latest one, as in ``WaltzSafetyEnv.trajectory``."""
+        return self._env.trajectory()
 
     def render(self) -> Any:
         """Renders the game, as ``WaltzSafetyEnv.render`` does."""

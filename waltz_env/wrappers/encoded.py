@@ -23,8 +23,8 @@ Vectors = dict[AgentID, NDArray[np.float32]]
 class EncodedEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  # type: ignore[override]  # `agents`
     """The text environment with vectors as observations and ready-made texts as actions, for both agents.
 
-    Rewards, turns, ends and infos are the text environment's, with `trajectory` in the last info. An idle agent's
-    action is ignored; column 0 of its observation is 0.
+    Rewards, turns, ends and infos are the text environment's. An idle agent's action is ignored; column 0 of its
+    observation is 0.
 
     | space         | per agent                                                                          |
     |---------------|------------------------------------------------------------------------------------|

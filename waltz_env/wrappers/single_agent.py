@@ -12,7 +12,7 @@ from waltz_env.env import RenderMode, WaltzSafetyEnv
 from waltz_env.errors import UsageError, unknown_name
 from waltz_env.protocols import Agent
 from waltz_env.scripted import FollowAdvice, OracleFeedback
-from waltz_env.types import AGENTS, CONVERSATION, AgentID, Info, Observation
+from waltz_env.types import AGENTS, CONVERSATION, AgentID, Info, Observation, Trajectory
 from waltz_env.wrappers.choices import CHOICES, Choice, chosen
 from waltz_env.wrappers.encoders import Encoder, cached
 from waltz_env.wrappers.encoding import encode_observations, encoded_space
@@ -35,8 +35,8 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
     | `conversation_0` | responses, 1 to `1 + max_rounds` | `OracleFeedback`: the true labels, advice that fits them  |
 
     By default observations and actions are like those of `EncodedEnv`, with `text=True` like those of
-    `WaltzSafetyEnv`. Infos are the text environment's for that role, with the reward parts of the whole step; the last
-    info holds the `trajectory`.
+    `WaltzSafetyEnv`. Infos are the text environment's for that role, with the reward parts of the whole step, so only
+    the feedback agent's last info holds the `trajectory`; `trajectory()` is the game of either role.
 
     Args:
         role: the role that acts.
@@ -133,6 +133,10 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
         self._seen, rewards, _, _, infos = self.env.step({self.role: action})
         reward, info = self._partner_plays(rewards[self.role], infos[self.role])
         return self._observation(), reward, self.env.turn is None, False, info
+
+    def trajectory(self) -> Trajectory:
+        """The game so far, or the latest one, as in ``WaltzSafetyEnv.trajectory``."""
+        return self.env.trajectory()
 
     def render(self) -> Any:
         """Renders the game, as ``WaltzSafetyEnv.render`` does."""
