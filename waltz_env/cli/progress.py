@@ -26,6 +26,8 @@ class ProgressBar:
             shown = {name: f"{report.metrics[f'games/{name}']:.2f}" for name in SHOWN}
             self._bar.set_postfix(shown, refresh=False)
             self._bar.update()
+            if report.step_in_stage == report.stage.steps:
+                self._close()  # what follows the stage, such as an evaluation, is not part of its time
 
     def __enter__(self) -> ProgressBar:
         return self
@@ -38,3 +40,4 @@ class ProgressBar:
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
