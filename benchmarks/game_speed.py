@@ -115,7 +115,8 @@ def with_vllm(
         return time.perf_counter() - start
 
     agents: dict[AgentID, Agent] = {
-        name: VLLMAgent(engine, policy, TEMPLATES[name], max_new_tokens=new_tokens) for name, policy in policies.items()
+        name: VLLMAgent(engine, policy, template=TEMPLATES[name], max_new_tokens=new_tokens)
+        for name, policy in policies.items()
     }
     return agents, bare
 

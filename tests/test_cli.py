@@ -218,7 +218,7 @@ def test_a_shared_policy_knows_no_frozen_agent(
 def test_a_preset_that_builds_two_policies_cannot_share_them() -> None:
     recipe = replace(RECIPE, preset="tests.tiny_preset:APART", shared_policy=True)
     with pytest.raises(UsageError, match="a policy for each role"):
-        workbench(recipe, RunFolder(Path()), Accelerator())
+        workbench(recipe, RunFolder(Path()), accelerator=Accelerator())
 
 
 def test_the_untrained_systems_are_those_before_any_training(judge: Switch, tmp_path: Path) -> None:

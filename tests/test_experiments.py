@@ -114,7 +114,7 @@ def test_a_second_stage_begins_with_the_weights_of_another_run(tmp_path: Path) -
     with pytest.raises(UsageError, match="finish that run first"):
         run("second", frozen, tmp_path, begin_with="missing")
     assert run("second", frozen, tmp_path, begin_with="first") is not None
-    bench = workbench(RECIPE, seed_folder(tmp_path, 0), Accelerator())
+    bench = workbench(RECIPE, seed_folder(tmp_path, 0), accelerator=Accelerator())
     load_weights(run_folder(tmp_path, 0, "first"), bench)
     before = policies_of(bench.agents)[CONVERSATION].state_dict()
     _, second = load_run(run_folder(tmp_path, 0, "second"), Accelerator())

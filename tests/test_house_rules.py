@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import ast
 import builtins
+import importlib
+import inspect
+import pkgutil
 import re
 import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
+
+import waltz_env
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = [path for folder in ("agents", "algorithms", "waltz_env") for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -19,6 +26,19 @@ TREES = {path: ast.parse(path.read_text("utf-8")) for path in [*PACKAGE, *PROGRA
 LINES = {name: (ROOT / name).read_text("utf-8") for name in ("CONTRIBUTING.md", "pyproject.toml")}
 SETTINGS = tomllib.loads(LINES["pyproject.toml"])["tool"]
 
+# Inputs of a model belong together, as in torch and transformers; what a user writes and the package calls is theirs.
+BY_POSITION = {"logits", "features", "metrics", "build_workbench"}
+MEANT_AS_BASES = {"WaltzError", "Rules", "FixedSpaces", "View", "Sparse"}
+DERIVED = {
+    "_ListeningPolicy",  # a probe: a toy policy that also notes what it was asked
+    "WaltzSafetyChoiceAECEnv",  # the AEC environment with other spaces
+}
+BRITISH = (
+    r"(normal|optim|general|central|serial|token|initial|summar|organ|recogn|minim|maxim|penal|vector|material|custom)is"
+    r"(e|es|ed|er|ers|ing|ation)\b|colour|behaviour|favour|neighbour|honour|licence|labell|catalogue|grey|judgment"
+).replace(r"\b", r"(_|$)")
+BORROWED = {"cancelled"}  # of concurrent.futures
+
 
 def test_every_error_of_the_package_belongs_to_its_family() -> None:
     raised = {
@@ -28,6 +48,73 @@ def test_every_error_of_the_package_belongs_to_its_family() -> None:
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
     }
     assert raised & set(dir(builtins)) <= {"AttributeError"}  # what a module's __getattr__ owes the language
+
+
+def classes(paths: Sequence[Path]) -> Iterator[ast.ClassDef]:
+    for path in paths:
+        yield from (node for node in ast.walk(TREES[path]) if isinstance(node, ast.ClassDef))
+
+
+def names_of_bases(node: ast.ClassDef) -> list[str]:
+    return [ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in node.bases]
+
+
+def public_calls() -> Iterator[tuple[str, Callable[..., object]]]:
+    """Functions and classes in a package's ``__all__``, with methods; data has fields instead of arguments."""
+    for package in pkgutil.walk_packages(waltz_env.__path__, "waltz_env."):
+        module = importlib.import_module(package.name) if package.ispkg else waltz_env
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            if not getattr(value, "__module__", "").startswith("waltz_env"):
+                continue  # a name for a type of another library
+            if inspect.isclass(value):
+                if not (is_dataclass(value) or issubclass(value, dict | tuple | BaseException)):
+                    yield name, value
+                yield from ((key, method) for key, method in vars(value).items() if inspect.isfunction(method))
+            elif callable(value):
+                yield name, value
+
+
+def test_public_calls_take_at_most_two_arguments_by_position() -> None:
+    by_position = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    for name, call in public_calls():
+        if not name.startswith("_") and name not in BY_POSITION:
+            parameters = inspect.signature(call).parameters.values()
+            names = [parameter.name for parameter in parameters if parameter.kind in by_position]
+            assert len([name for name in names if name != "self"]) <= 2, (name, names)
+
+
+def test_data_is_frozen_and_slotted() -> None:
+    loose = {
+        node.name
+        for node in classes(PACKAGE + PROGRAMS)
+        for decorator in map(ast.unparse, node.decorator_list)
+        if "dataclass" in decorator and not ("frozen=True" in decorator and "slots=True" in decorator)
+    }
+    assert loose == set()
+
+
+def test_no_class_derives_from_a_concrete_class_of_the_package() -> None:
+    own = {node.name: node for node in classes(PACKAGE)}
+    protocols = {name for name, node in own.items() if "Protocol" in names_of_bases(node)}
+    derived = {
+        name
+        for name, node in own.items()
+        if set(names_of_bases(node)) & (own.keys() - protocols - MEANT_AS_BASES)
+        if not name.endswith("Error")
+    }
+    assert derived == DERIVED
+
+
+def test_identifiers_are_spelled_the_american_way() -> None:
+    names = {
+        name
+        for path in PACKAGE + PROGRAMS
+        for node in ast.walk(TREES[path])
+        for name in (getattr(node, field, None) for field in ("id", "arg", "attr", "name"))
+        if isinstance(name, str)
+    }
+    assert {name for name in names if re.search(BRITISH, name.lower())} - BORROWED == set()
 
 
 @pytest.mark.parametrize("name", ["unittest.mock", "pytest.skip", "mark.skip", "importorskip", "xfail"])

@@ -40,7 +40,7 @@ def pair() -> Iterator[Pair]:
     """SmolLM2 in float32, where even a small change of the weights shows above rounding."""
     policies = lora_policies(*load_smollm2(), rank=8)
     engine = VLLMEngine(list(policies.values()), dtype=torch.float32, max_model_len=512, kv_cache_gib=0.5)
-    agents = {name: VLLMAgent(engine, policies[name], TEMPLATES[name], max_new_tokens=12) for name in policies}
+    agents = {name: VLLMAgent(engine, policies[name], template=TEMPLATES[name], max_new_tokens=12) for name in policies}
     yield Pair(policies, engine, agents)
     engine.close()
 
@@ -52,7 +52,8 @@ def side_by_side(pair: Pair) -> Iterator[Pair]:
         list(pair.policies.values()), sync="adapter", dtype=torch.float32, max_model_len=512, kv_cache_gib=0.5
     )
     agents = {
-        name: VLLMAgent(engine, policy, TEMPLATES[name], max_new_tokens=4) for name, policy in pair.policies.items()
+        name: VLLMAgent(engine, policy, template=TEMPLATES[name], max_new_tokens=4)
+        for name, policy in pair.policies.items()
     }
     yield Pair(pair.policies, engine, agents)
     engine.close()

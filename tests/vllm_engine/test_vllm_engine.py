@@ -139,7 +139,9 @@ def test_two_steps_of_training_sample_from_the_new_weights_each_time(pair: Pair,
 
 def test_json_by_schema_is_well_formed_and_refused_by_a_learner(pair: Pair) -> None:
     policy = pair.policies[FEEDBACK]
-    constrained = VLLMAgent(pair.engine, policy, TEMPLATES[FEEDBACK], max_new_tokens=300, json_schema=JSON_SCHEMA)
+    constrained = VLLMAgent(
+        pair.engine, policy, template=TEMPLATES[FEEDBACK], max_new_tokens=300, json_schema=JSON_SCHEMA
+    )
     games = play(PROMPTS, {**pair.agents, FEEDBACK: constrained}, judge=RuleJudge())
     whole = [game.critiques[0] for game in games if not game.critiques[0].completion.truncated]
     assert whole

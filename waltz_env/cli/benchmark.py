@@ -17,7 +17,7 @@ from waltz_env.experiments.benchmark_table import read_rows, write_benchmark
 from waltz_env.presets import preset, with_steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Benchmark:
     """Train algorithms over seeds; write a table, learning curves, the ASR-ORR plane and benchmark.json.
 

@@ -17,7 +17,7 @@ from waltz_env.prompts import PromptSet
 from waltz_env.run_folder import RunFolder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Evaluate:
     """Play the systems that runs stand for on the same prompts: rates, paired comparisons, games.
 

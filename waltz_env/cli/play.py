@@ -20,7 +20,7 @@ from waltz_env.transcript import transcript
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Kind, Prompt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Play:
     """Play games on prompts that you type, and show every turn.
 

@@ -24,7 +24,7 @@ ROLES: Mapping[str, AgentID] = {"feedback": FEEDBACK, "conversation": CONVERSATI
 LEARNER, RULES = "learner", "rules"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GeneralFlags:
     """Settings of the whole run.
 

@@ -19,7 +19,7 @@ from waltz_env.run_folder import RunFolder
 from waltz_env.types import Trajectory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rejudge:
     """Judge stored games again; write them, their rates and the agreement of the two judges to a folder.
 

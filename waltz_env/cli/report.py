@@ -16,7 +16,7 @@ from waltz_env.report.source import read_source
 from waltz_env.run_folder import RunFolder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Report:
     """Write one HTML file that needs no network: tables, figures, training curves, and a browser of all games.
 

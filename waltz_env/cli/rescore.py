@@ -18,7 +18,7 @@ from waltz_env.rewards import SETUP_A, Rewards, RewardWeights, score
 from waltz_env.strict_json import dump_json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rescore:
     """Score stored games again and print the mean of each part of the rewards.
 

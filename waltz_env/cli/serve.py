@@ -29,7 +29,7 @@ from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Kind, O
 REQUIRED = ("fastapi", "openai", "prometheus_client", "uvicorn")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Serve:
     """Serves a pair to any OpenAI client.
 

@@ -33,7 +33,7 @@ from waltz_env.stop_signal import stop_signal
 DEFAULT_PRESET = "nano"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Train:
     """Train a pair and evaluate it on prompts that it never saw.
 

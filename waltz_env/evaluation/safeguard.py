@@ -12,7 +12,7 @@ from waltz_env.types import Completion, Kind, NoVerdict, Response, Trajectory
 REFUSAL = "I'm sorry, but I can't help with that."
 
 
-def safeguarded(games: Sequence[Trajectory], guard: Judge, judge: Judge) -> list[Trajectory]:
+def safeguarded(games: Sequence[Trajectory], guard: Judge, *, judge: Judge) -> list[Trajectory]:
     """Replaces each final response that ``guard`` calls unsafe by a refusal.
 
     The guard decides on the prompt's text and the response. It does not learn the prompt's kind: it is told that every

@@ -93,7 +93,7 @@ def evaluate(
 
     judge_name = config.judge or recipes[0].judge
     judge = load_judge(judge_name)
-    bench = workbench(recipes[0], runs[0], accelerator)
+    bench = workbench(recipes[0], runs[0], accelerator=accelerator)
     guard = _guard(config.safeguard, bench.training_prompts)
     sets = prompts or bench.tests
     if not config.exclude_unreadable:
@@ -132,7 +132,7 @@ def evaluate(
             keep(name, played)
     for folder, recipe, system in zip(runs, recipes, names, strict=True):
         if folder != runs[0]:
-            bench = workbench(recipe, folder, accelerator)
+            bench = workbench(recipe, folder, accelerator=accelerator)
         if not load_weights(folder, bench):
             about["runs"][system]["interrupted"] = True
         for name, test in tests.items():

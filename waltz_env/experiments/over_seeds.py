@@ -42,7 +42,7 @@ def play_untrained(recipe: Recipe, out: Path) -> None:
     if read_sets(folder):
         return
     judge = load_judge(recipe.judge)
-    bench = workbench(recipe, shared, Accelerator())
+    bench = workbench(recipe, shared, accelerator=Accelerator())
     guard = RequestClassifier(bench.training_prompts)
     sets = {
         name: untrained_systems(

@@ -75,7 +75,7 @@ def execute(
     if sets and all(TRAINED[recipe.method] in content["systems"] for content in sets.values()):
         return results
 
-    bench = workbench(recipe, base_from or folder, accelerator)
+    bench = workbench(recipe, base_from or folder, accelerator=accelerator)
     if not recipe.loop.exclude_unreadable:
         check_readable(chain(bench.training_prompts, bench.validation, *bench.tests.values()), bench.agents)
     about = about_run(recipe, bench)

@@ -63,7 +63,7 @@ def load_run(folder: RunFolder | Path, accelerator: Accelerator) -> tuple[Recipe
     folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
     recipe = read_recipe(folder)
     newest_checkpoint(folder)  # fails before anything is built
-    bench = workbench(recipe, folder, accelerator)
+    bench = workbench(recipe, folder, accelerator=accelerator)
     load_weights(folder, bench)
     return recipe, bench
 

@@ -63,7 +63,7 @@ def untrained_systems(
     games = held_out(agents, rules=rules)
     systems = {"baseline": first_only(games)}
     if guard is not None:
-        systems["baseline_safeguard"] = safeguarded(systems["baseline"], guard, judge)
+        systems["baseline_safeguard"] = safeguarded(systems["baseline"], guard, judge=judge)
     if rules.max_rounds > 0:
         systems["untrained_pair"] = games
     if oracle:
@@ -107,5 +107,5 @@ def trained_systems(
     )
     systems = {name: games}
     if recipe.method == "single-model" and guard is not None:
-        systems[f"{name}_safeguard"] = safeguarded(systems[name], guard, judge)
+        systems[f"{name}_safeguard"] = safeguarded(systems[name], guard, judge=judge)
     return systems

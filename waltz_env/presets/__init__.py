@@ -43,7 +43,7 @@ def preset(name: str) -> Preset:
     return replace(chosen, recipe=replace(chosen.recipe, preset=name))
 
 
-def workbench(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> Workbench:
+def workbench(recipe: Recipe, folder: RunFolder, *, accelerator: Accelerator) -> Workbench:
     """What the recipe's preset builds.
 
     Args:

@@ -24,7 +24,7 @@ from waltz_env.types import CONVERSATION, FEEDBACK, AgentID
 Method = Literal["waltz", "single-model", "feedback-only"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """Settings of a training run.
 
@@ -175,7 +175,7 @@ def with_steps(recipe: Recipe, *steps: int) -> Recipe:
     return replace(recipe, stages=tuple(replace(stage, steps=count) for stage, count in pairs))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Workbench:
     """What a preset builds: everything that a training run and an evaluation need, except the judge.
 
@@ -199,7 +199,7 @@ class Workbench:
         return PromptSet([prompt for prompts in self.prompts.values() for prompt in prompts])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Preset:
     """A named way to train.
 
