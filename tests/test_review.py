@@ -218,13 +218,18 @@ def test_a_reply_tells_whether_it_was_reviewed(feedback: Any, options: dict, rev
     assert reply.refused == (options == {} and not reviewed)
 
 
-def test_a_revision_whose_own_review_fails_is_unreviewed() -> None:
-    reply = one(
-        Server("draft", "revision"),
-        Server("", FLAGS, "I like it."),
-        rules=Rules(max_rounds=2),
-        on_failure="fail_open",
-    )
+class ReviewsOnce(Server):
+    """A feedback agent that fails on the second response."""
+
+    async def aact_with(self, observations: Any, options: Any, *, started: Any) -> list[Completion]:
+        if len(observations[0]["responses"]) > 1:
+            raise AgentError("No second review.")
+        return await super().aact_with(observations, options, started=started)
+
+
+@pytest.mark.parametrize("feedback", [Server("", FLAGS, "I like it."), ReviewsOnce(FLAGS)])
+def test_a_revision_whose_own_review_fails_is_unreviewed(feedback: Any) -> None:
+    reply = one(Server("draft", "revision"), feedback, rules=Rules(max_rounds=2), on_failure="fail_open")
     assert (reply.text, reply.reviewed) == ("revision", False)
 
 
