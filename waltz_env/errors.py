@@ -103,5 +103,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     >>> did_you_mean("wildgard", ["rules", "wildguard"])
     " Did you mean 'wildguard'?"
     """
-    near = difflib.get_close_matches(name, sorted(map(str, known)), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, sorted(map(str, known)), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
