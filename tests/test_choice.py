@@ -281,6 +281,18 @@ def test_any_integer_is_an_action_and_the_idle_agent_s_is_ignored(kind: Callable
     assert data_equivalence(with_idle, env.step({CONVERSATION: 1}))
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint16, np.array])
+@pytest.mark.parametrize("name", ["WaltzSafetyChoice-v0", "WaltzSafety-v0"])
+def test_any_integer_chooses_a_prompt_in_the_twin_and_in_the_text_game(name: str, kind: Callable[[int], Any]) -> None:
+    env = waltz_env.make(name)
+    chosen, expected = (env.reset(seed=0, options={"prompt": index}) for index in (kind(1), 1))
+    assert data_equivalence(chosen, expected)
+    with pytest.raises(UsageError):
+        env.reset(options={"prompt": kind(10_000)})
+    with pytest.raises(UsageTypeError):
+        env.reset(options={"prompt": np.float64(1)})
+
+
 @pytest.mark.parametrize("action", [None, 1.0, "1"])
 def test_an_action_that_is_no_integer_is_a_type_error(action: Any) -> None:
     env = WaltzSafetyChoiceEnv()

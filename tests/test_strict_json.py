@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from tests.games import BOMB
+from waltz_env.algorithms.training.run_log import RunLog
 from waltz_env.records import read_games, write_games
+from waltz_env.run_folder import RunFolder
 from waltz_env.strict_json import dump_json
 from waltz_env.types import Completion, Judgement, Labels, Response, Trajectory
 
@@ -63,3 +65,15 @@ def test_a_games_file_with_scores_that_are_not_finite_is_json_and_reads_back(num
     assert math.isnan(response.judgement.scores["probability"])
     assert response.judgement.scores["other"] == 0.5
     assert replace(response.judgement, scores={}) == Judgement(Labels(unsafe=True, overrefuse=False), "mine")
+
+
+@pytest.mark.parametrize("number", NOT_FINITE)
+def test_the_other_files_of_a_run_are_json_too(number: float, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_results({"sets": {}, "latency": {"adaptive": {"p50": number}}})
+    log = RunLog(folder)
+    log.begin(0)
+    log.metrics(1, "stage-1", {"kl": number, "reward": 0.5})
+    log.close()
+    assert strictly(folder.results.read_text())["latency"] == {"adaptive": {"p50": None}}
+    assert strictly(folder.metrics.read_text()) == {"step": 1, "stage": "stage-1", "reward": 0.5}

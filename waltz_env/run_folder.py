@@ -9,6 +9,7 @@ from typing import Any
 
 from waltz_env.errors import DataError
 from waltz_env.files import atomic_path
+from waltz_env.strict_json import dump_json
 
 SCHEMA = 2
 """Layout and contents of ``config.json`` and ``results.json``; version 0.1 wrote neither with a schema."""
@@ -153,4 +154,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({"schema": SCHEMA} | content, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(dump_json({"schema": SCHEMA} | content, indent=1) + "\n", encoding="utf-8")

@@ -63,8 +63,8 @@ class RunLog:
         write_games(self._folder.games_of_step(step), games, tokens=False)
 
     def metrics(self, step: int, stage: str, values: Mapping[str, float]) -> None:
-        """Append one line of metrics, without those that are NaN."""
-        numbers = {name: float(value) for name, value in values.items() if not math.isnan(value)}
+        """Append one line of metrics, without those that are not finite, which JSON does not have."""
+        numbers = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         with self._folder.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "stage": stage} | numbers) + "\n")
         if self._board is not None:
