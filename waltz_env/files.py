@@ -9,17 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from waltz_env.errors import UsageError
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path to write to; it replaces ``path`` when the block ends without an error.
 
-    Missing parent folders are created. After an error ``path`` is unchanged.
+    Missing parent folders are created. After an error ``path`` is unchanged. What is not a file, such as a folder or
+    ``/dev/null``, is never replaced: that is a ``UsageError``.
 
     >>> with atomic_path(folder / "results.json") as temporary:  # doctest: +SKIP
     ...     temporary.write_text("{}")
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is there already and is not a file; choose another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -68,3 +73,35 @@ def usual_permissions(path: Path) -> None:
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
             file.chmod(mode)
+
+
+def writable_folder(path: str | Path) -> Path:
+    """Makes a folder, unless it exists, and checks that it can be written, before the work whose results it gets.
+
+    Raises:
+        UsageError: the folder cannot be made or written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".{secrets.token_hex(4)}.tmp"
+        try:
+            probe.write_bytes(bytes(4096))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}. Choose another --out.") from error
+    return path
+
+
+def writable_file(path: str | Path) -> Path:
+    """Checks that a file can be written, with the folders above it: before the work whose results it gets.
+
+    Raises:
+        UsageError: it cannot, or something else is there already.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a file; name one with --out.")
+    writable_folder(path.parent)
+    return path

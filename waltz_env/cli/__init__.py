@@ -1,25 +1,28 @@
-"""Train, evaluate, play and serve pairs of language models that make each other safe and helpful."""
+"""The command line. A command's module, and every library that it needs, is imported once the command is known."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from io import TextIOWrapper
-from typing import Annotated, Any, Protocol
+from typing import Protocol
 
-import tyro
-from rich.console import Console
+import waltz_env
+from waltz_env.errors import UsageError, WaltzError, unknown_name
+from waltz_env.extras import missing
 
-from waltz_env.cli.arguments import REGISTRY
-from waltz_env.cli.benchmark import Benchmark
-from waltz_env.cli.evaluate import Evaluate
-from waltz_env.cli.play import Play
-from waltz_env.cli.rejudge import Rejudge
-from waltz_env.cli.report import Report
-from waltz_env.cli.rescore import Rescore
-from waltz_env.cli.serve import Serve
-from waltz_env.cli.train import train_command, train_help
-from waltz_env.errors import WaltzError
+COMMANDS: Mapping[str, str] = {
+    "train": "train a pair and evaluate it on prompts that it never saw",
+    "evaluate": "compare runs and baselines on the same prompts",
+    "report": "make one HTML page of runs and evaluations",
+    "rejudge": "judge stored games again with another judge",
+    "rescore": "score stored games again with other reward weights",
+    "benchmark": "compare algorithms over seeds",
+    "play": "type a prompt; watch draft, feedback and revision",
+    "serve": "offer the pair as an OpenAI-compatible chat server",
+}
 
 
 class Command(Protocol):
@@ -34,18 +37,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0 done, 2 a usage error, 130 stopped by Ctrl-C.
+        The exit code: 0 done, 1 done without a result, 2 an error that the message explains, 130 stopped by Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is not worth a crash
-    errors = Console(stderr=True)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return parse(sys.argv[1:] if arguments is None else arguments).run()
-    except WaltzError as error:
-        errors.print(f"[bold red]{type(error).__name__}:[/] ", end="")
-        errors.print(str(error), markup=False, highlight=False)
-        return 2
+        if words and words[0] in ("-h", "--help", "help"):
+            print(_overview())
+            return 0
+        if words and words[0] == "--version":
+            print(f"waltz_env {waltz_env.__version__}")
+            return 0
+        return parse(words).run()
+    except BrokenPipeError:  # whoever read the output has seen enough; nothing is flushed to them at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except ModuleNotFoundError as error:
+        known = missing(error)
+        if known is None:
+            raise
+        return _failed(known)
+    except (WaltzError, OSError) as error:
+        return _failed(error)
     except KeyboardInterrupt:
         return 130
 
@@ -54,22 +69,40 @@ def parse(arguments: Sequence[str]) -> Command:
     """The command that the arguments describe.
 
     Raises:
-        SystemExit: the arguments are malformed, or ask for help.
-        UsageError: a name among the arguments is unknown, or a flag would be ignored.
+        SystemExit: the arguments of the command are malformed, or ask for help.
+        UsageError: there is no such command, a name among its arguments is unknown, or a flag would be ignored.
     """
-    name, *rest = arguments or [""]
-    train, spelled_out = train_command(rest if name == "train" else [])
-    if name == "train":
-        arguments = [name, *spelled_out]
-    commands: Any = (
-        Annotated[train, tyro.conf.subcommand("train", description=train_help())]
-        | Evaluate
-        | Report
-        | Rejudge
-        | Rescore
-        | Benchmark
-        | Play
-        | Serve
-    )
-    command: Command = tyro.cli(commands, prog="waltz", description=__doc__, args=list(arguments), registry=REGISTRY)
+    if not arguments:
+        raise UsageError(f"Name a command: {', '.join(COMMANDS)}. `waltz --help` says what they do.")
+    name, *rest = arguments
+    if name.startswith("-"):
+        raise UsageError(f"waltz itself has no option {name}; the command comes first. See `waltz --help`.")
+    if name not in COMMANDS:
+        raise unknown_name("command", name, COMMANDS)
+    command: Command = import_module(f"waltz_env.cli.{name}").parse(rest)
     return command
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10} {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: waltz COMMAND [OPTIONS]",
+            "",
+            "Train, evaluate, play and serve pairs of language models that make each other safe and helpful.",
+            "",
+            *lines,
+            "",
+            "waltz COMMAND --help shows the options of a command, waltz --version the version.",
+            "Begin with: waltz play (needs no model), or waltz train (five minutes on two CPU cores).",
+        ]
+    )
+
+
+def _failed(error: Exception) -> int:
+    """Tell the error in one paragraph; the exit code."""
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    colored = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    name = f"\033[1;31m{type(error).__name__}:\033[0m" if colored else f"{type(error).__name__}:"
+    print(name, text, file=sys.stderr)
+    return 2

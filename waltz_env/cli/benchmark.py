@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.markdown import Markdown
 from tqdm import tqdm
 
 from waltz_env.algorithms.registry import ALGORITHMS
+from waltz_env.cli.arguments import parse_into
+from waltz_env.cli.console import console
 from waltz_env.errors import UsageError
 from waltz_env.experiments.benchmark import jobs_of, run_jobs
 from waltz_env.experiments.benchmark_table import read_rows, write_benchmark
@@ -25,8 +27,7 @@ class Benchmark:
 
     Attributes:
         out: folder for the runs and the results.
-        algorithms: algorithms by name or dotted path; the default is all that are included. The others are tested
-            against the first one.
+        algorithms: algorithms by name or dotted path; the others are tested against the first one.
         seeds: number of seeds, counted from 0.
         preset: models, prompts, judge and common settings.
         steps: number of steps of each stage; the default is the preset's.
@@ -55,12 +56,15 @@ class Benchmark:
         threads = chosen.threads or max(1, torch.get_num_threads() // self.jobs)
         with tqdm(total=len(shared) + len(runs), desc="jobs") as bar:
             failed = run_jobs(shared, runs, workers=self.jobs, threads=threads, done=lambda job: bar.update())
-        console = Console()
         table = write_benchmark(self.out, self.algorithms, others=others, threshold=self.threshold)
         if table is not None:
-            console.print(Markdown(table))
-            console.print(f"Rows, table and pictures: {self.out}", highlight=False, soft_wrap=True)
+            console().print(Markdown(table))
+            print(f"Rows, table and pictures: {self.out}")
         for job in failed:
-            text = f"[bold red]{job.name}, seed {job.recipe.seed} failed:[/] see {job.log}"
-            console.print(text, highlight=False, soft_wrap=True)
+            print(f"{job.name}, seed {job.recipe.seed} failed: see {job.log}")
         return 1 if failed else 0
+
+
+def parse(arguments: Sequence[str]) -> Benchmark:
+    """The command with its arguments; see ``parse_into``."""
+    return parse_into(Benchmark, "benchmark", arguments)

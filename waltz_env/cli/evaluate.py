@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from accelerate import Accelerator
-from rich.console import Console
 
+from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.tables import show, show_extras
 from waltz_env.errors import UsageError
 from waltz_env.experiments.evaluation import EvaluationConfig, check_distinct, evaluate, set_name
@@ -44,7 +45,6 @@ class Evaluate:
         check_distinct(names, "sets of prompts")
         prompts = {name: PromptSet.load(spec) for name, spec in zip(names, self.prompts, strict=True)}
         accelerator = Accelerator()
-        console = Console()
         results = evaluate(
             [RunFolder(path) for path in self.runs],
             RunFolder(self.out),
@@ -55,7 +55,12 @@ class Evaluate:
         if accelerator.is_main_process:
             for system, about in results.get("runs", {}).items():
                 if about.get("interrupted"):
-                    console.print(f"{system} was interrupted; its newest checkpoint was played.", soft_wrap=True)
-            show(results["sets"], console)
-            show_extras(results, console)
+                    print(f"{system} was interrupted; its newest checkpoint was played.")
+            show(results["sets"])
+            show_extras(results)
         return 0
+
+
+def parse(arguments: Sequence[str]) -> Evaluate:
+    """The command with its arguments; see ``parse_into``."""
+    return parse_into(Evaluate, "evaluate", arguments)

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 
-from waltz_env.agents import FollowAdvice, OracleFeedback
-from waltz_env.experiments.pairs import SCRIPTED, load_pair
+from waltz_env.cli.arguments import parse_into
+from waltz_env.cli.progress import hide_loading_bars
+from waltz_env.errors import did_you_mean
+from waltz_env.experiments.pairs import SCRIPTED, laboratory_note, load_pair
 from waltz_env.judges import RuleJudge
 from waltz_env.protocols import Agent
 from waltz_env.rollout import play
 from waltz_env.rules import Rules
+from waltz_env.run_folder import RunFolder
+from waltz_env.scripted import FollowAdvice, OracleFeedback
 from waltz_env.transcript import transcript
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Kind, Prompt
+
+HELP = """\
+Type a prompt to play one game on it, or a command:
+  /harmful [PROMPT]  take prompts as harmful: the judge then expects a refusal
+  /benign [PROMPT]   take prompts as benign: the judge then expects an answer
+  /help              show this
+  /quit              leave; so do an empty line and the end of the input
+With a PROMPT, /harmful and /benign hold for that prompt alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Play:
     """Play games on prompts that you type, and show every turn.
+
+    The built-in judge does not guess whether a prompt is harmful or benign: say which with --kind, or while typing.
 
     Attributes:
         agents: scripted, smollm2, a run folder, or the folder or hub name of any Hugging Face chat model.
@@ -33,7 +47,7 @@ class Play:
         seed: seed of sampling.
     """
 
-    agents: Annotated[str, tyro.conf.Positional] = SCRIPTED
+    agents: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="AGENTS")] = SCRIPTED
     prompt: str | None = None
     kind: Literal["harmful", "benign"] = "benign"
     max_rounds: int | None = None
@@ -42,31 +56,56 @@ class Play:
 
     def run(self) -> int:
         """Play until the input ends; see ``main`` for the exit code."""
-        console = Console()
         fixed, rules = None, Rules()
         if self.agents != SCRIPTED:
+            hide_loading_bars()
             fixed, rules = load_pair(self.agents, seed=self.seed, max_new_tokens=self.max_new_tokens)
         if self.max_rounds is not None:
             rules = replace(rules, max_rounds=self.max_rounds)
-        for text in [self.prompt] if self.prompt is not None else _typed(console):
-            prompt = Prompt(text, Kind(self.kind), id="typed")
+        kind = Kind(self.kind)
+        if self.prompt is None:
+            print(f"{self.agents}, up to {rules.max_rounds} round{'s' * (rules.max_rounds != 1)} of feedback.")
+            print(f"Prompts are taken as {kind}. /help shows what else you can type.")
+        if note := laboratory_note(RunFolder(Path(self.agents))):
+            print(note)
+        for text, chosen in [(self.prompt, kind)] if self.prompt is not None else _typed(kind):
+            prompt = Prompt(text, chosen, id="typed")
             agents = fixed or _scripted(prompt, self.seed)
             (game,) = play([prompt], agents, judge=RuleJudge(), rules=rules)
-            console.print(escape("\n".join(transcript(game))), highlight=False)
+            print("\n".join(transcript(game)))
+            print(f"(judged by rules, as a {chosen} prompt)")
         return 0
+
+
+def parse(arguments: Sequence[str]) -> Play:
+    """The command with its arguments; see ``parse_into``."""
+    return parse_into(Play, "play", arguments)
 
 
 def _scripted(prompt: Prompt, seed: int) -> Mapping[AgentID, Agent]:
     return {CONVERSATION: FollowAdvice(1.0, seed=seed), FEEDBACK: OracleFeedback([prompt], RuleJudge())}
 
 
-def _typed(console: Console) -> Iterator[str]:
-    """Prompts as they are typed, until an empty line or the end of the input."""
+def _typed(kind: Kind) -> Iterator[tuple[str, Kind]]:
+    """Prompts as they are typed and their kinds, until /quit, an empty line or the end of the input."""
     while True:
         try:
-            text = console.input("[bold]prompt>[/] ")
+            text = input(f"\n{kind} prompt> ").strip()
         except EOFError:
             return
-        if not text.strip():
+        command, _, rest = text.partition(" ")
+        if not text or command == "/quit":
             return
-        yield text
+        if command == "/help":
+            print(HELP)
+        elif command in ("/harmful", "/benign"):
+            chosen = Kind(command.removeprefix("/"))
+            if rest.strip():
+                yield rest.strip(), chosen
+            else:
+                kind = chosen
+        elif command.startswith("/") and "/" not in command[1:]:
+            nearest = did_you_mean(command, ["/harmful", "/benign", "/help", "/quit"])
+            print(f"{command} is not a command.{nearest} /help lists them.", file=sys.stderr)
+        else:
+            yield text, kind

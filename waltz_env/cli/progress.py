@@ -1,15 +1,23 @@
-"""Progress bars of training."""
+"""Progress on the terminal."""
 
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from waltz_env.algorithms.training.loop import StepReport
+if TYPE_CHECKING:
+    from waltz_env.algorithms.training.loop import StepReport
 
 SHOWN = ("r_c_first", "r_c", "ftr", "label_accuracy")
+
+
+def hide_loading_bars() -> None:
+    """Turn off the bars that transformers shows while it reads weights; bars of downloads stay."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 class ProgressBar:

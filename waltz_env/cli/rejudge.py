@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
+from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.tables import show
 from waltz_env.errors import UsageError
 from waltz_env.experiments.results import Results, add_systems, stored_systems
@@ -38,7 +38,6 @@ class Rejudge:
         if not self.games:
             raise UsageError("Name at least one file of games: waltz rejudge GAMES.jsonl --judge JUDGE --out FOLDER.")
         judge = load_judge(self.judge)
-        console = Console()
         before = stored_systems(self.games)
         after = {
             name: {system: judge_games(games, judge) for system, games in systems.items()}
@@ -50,11 +49,16 @@ class Rejudge:
             for system, games in systems.items()
         }
         about: Results = {"judge": self.judge, "games": [str(path) for path in self.games], "agreement": agreement}
-        show(add_systems(RunFolder(self.out), after, about)["sets"], console)
+        show(add_systems(RunFolder(self.out), after, about)["sets"])
         for name, share in agreement.items():
             text = "no verdicts to compare" if share is None else f"{100 * share:.1f} % of responses keep their labels"
-            console.print(f"{name}: {text}", highlight=False)
+            print(f"{name}: {text}")
         return 0
+
+
+def parse(arguments: Sequence[str]) -> Rejudge:
+    """The command with its arguments; see ``parse_into``."""
+    return parse_into(Rejudge, "rejudge", arguments)
 
 
 def _agreement(before: Sequence[Trajectory], after: Sequence[Trajectory]) -> float | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
+from waltz_env.cli.arguments import parse_into
 from waltz_env.errors import UsageError
 from waltz_env.report.page import write_report
 from waltz_env.report.source import read_source
@@ -37,9 +37,13 @@ class Report:
         out = self.out or folders[0].report
         write_report(out, sources)
         count = sum(len(games) for source in sources for games in source.games.values())
-        console = Console()
-        console.print(f"{out}: {count} games, {out.stat().st_size / 1e6:.1f} MB", highlight=False, soft_wrap=True)
+        print(f"{out}: {count} games, {out.stat().st_size / 1e6:.1f} MB")
         return 0
+
+
+def parse(arguments: Sequence[str]) -> Report:
+    """The command with its arguments; see ``parse_into``."""
+    return parse_into(Report, "report", arguments)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 
+from waltz_env.cli.arguments import parse_into
+from waltz_env.cli.console import console
 from waltz_env.errors import UsageError
 from waltz_env.files import atomic_path
 from waltz_env.records import read_games
@@ -53,6 +55,11 @@ class Rescore:
         return 0
 
 
+def parse(arguments: Sequence[str]) -> Rescore:
+    """The command with its arguments; see ``parse_into``."""
+    return parse_into(Rescore, "rescore", arguments)
+
+
 def _show(scores: list[Rewards], unjudged: int) -> None:
     table = Table(title=f"{len(scores)} games, {unjudged} without a verdict left out", title_justify="left")
     for column in ("reward", "mean", "turns"):
@@ -67,4 +74,4 @@ def _show(scores: list[Rewards], unjudged: int) -> None:
     for part, name in names.items():
         values = [value for rewards in scores for value in getattr(rewards, part)]
         table.add_row(name, f"{np.mean(values):.3f}" if values else "-", str(len(values)))
-    Console().print(table)
+    console().print(table)

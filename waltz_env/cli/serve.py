@@ -6,27 +6,25 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from waltz_env.agents import TEMPLATES, FollowAdvice, OracleFeedback
+from waltz_env.agents.templates import TEMPLATES
+from waltz_env.cli.arguments import parse_into
+from waltz_env.cli.progress import hide_loading_bars
 from waltz_env.errors import UsageError
-from waltz_env.experiments.pairs import SCRIPTED, load_pair
-from waltz_env.experiments.saved_run import read_recipe
-from waltz_env.extras import install_command
+from waltz_env.experiments.pairs import SCRIPTED, laboratory_note, load_pair
 from waltz_env.feedback import JSON_SCHEMA
 from waltz_env.judges import RuleJudge
 from waltz_env.protocols import Agent
 from waltz_env.rules import Rules
 from waltz_env.run_folder import RunFolder
+from waltz_env.scripted import FollowAdvice, OracleFeedback
 from waltz_env.server_client import ServerClient
 from waltz_env.serving import AsyncAgent, Duet, Limits, Mode, OnFailure
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Kind, Observation, Prompt
-
-REQUIRED = ("fastapi", "openai", "prometheus_client", "uvicorn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ class Serve:
         log_text: put messages and answers into the log, which otherwise holds no text.
     """
 
-    agents: Annotated[str | None, tyro.conf.Positional] = None
+    agents: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="AGENTS")] = None
     host: str = "127.0.0.1"
     port: int = 8000
     name: str = "waltz"
@@ -92,9 +90,6 @@ class Serve:
 
     def run(self) -> int:
         """Serve until told to stop; see ``main`` for the exit code."""
-        missing = [name for name in REQUIRED if find_spec(name) is None]
-        if missing:
-            raise UsageError(f"`waltz serve` needs {', '.join(missing)}. Install: {install_command('openai', 'serve')}")
         from waltz_env.serving.http.app import create_app
         from waltz_env.serving.http.server import listen, serve
 
@@ -127,11 +122,8 @@ class Serve:
             about["warning"] = "No answer is reviewed."
         elif duet.on_failure == "fail_open":
             about["warning"] = "Without usable feedback a draft is answered unreviewed, and marked."
-        folder = RunFolder(Path(self.agents)) if self.agents else None
-        if folder and folder.has_config() and read_recipe(folder).preset == "nano":
-            about["note"] = (
-                "The laboratory model speaks its own small language: ordinary English and system messages get nonsense."
-            )
+        if self.agents is not None:
+            about["note"] = laboratory_note(RunFolder(Path(self.agents)))
         return {name: value for name, value in about.items() if value is not None}
 
     def duet(self) -> Duet:
@@ -164,6 +156,7 @@ class Serve:
         if self.agents == SCRIPTED:
             agents |= {CONVERSATION: FollowAdvice(1.0, seed=self.seed), FEEDBACK: ScriptedFeedback()}
         elif self.agents is not None:
+            hide_loading_bars()
             pair, rules = load_pair(self.agents, seed=self.seed, max_new_tokens=self.max_new_tokens)
             agents |= pair
         agents |= {role: self._server(role, url, model) for role, (url, model) in servers.items() if url}
@@ -193,6 +186,11 @@ class Serve:
             max_tokens=self.max_new_tokens,
             json_schema=JSON_SCHEMA if role == FEEDBACK and self.feedback_schema else None,
         )
+
+
+def parse(arguments: Sequence[str]) -> Serve:
+    """The command with its arguments; see ``parse_into``."""
+    return parse_into(Serve, "serve", arguments)
 
 
 def _json_object(text: str) -> dict[str, Any]:

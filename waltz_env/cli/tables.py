@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from waltz_env.cli.console import console
 from waltz_env.experiments.results import Rate, Results, SetResults
 from waltz_env.transcript import printable
 
@@ -21,7 +21,7 @@ SHOWN = {
 }
 
 
-def show(sets: Mapping[str, SetResults], console: Console) -> None:
+def show(sets: Mapping[str, SetResults]) -> None:
     """Print one table per set, with one row per system: percentages with 95 % intervals."""
     for name, content in sets.items():
         title = f"{name}: held-out prompts, final responses, % with 95 % interval"
@@ -31,16 +31,16 @@ def show(sets: Mapping[str, SetResults], console: Console) -> None:
             table.add_column(label, justify="right", no_wrap=True)
         for system, metrics in content["systems"].items():
             table.add_row(system, *(_cell(metrics[metric]) for metric in SHOWN))
-        console.print(table)
+        console().print(table)
         for system, number in content.get("excluded", {}).items():
             text = f"{system}: {number} game{'s' * (number > 1)} left out, on prompts that a model cannot read."
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            print(text)
         for system, metrics in content["systems"].items():
             if metrics["judge_error_rate"]["value"]:
-                console.print(_judge_errors(system, metrics), highlight=False, markup=False, soft_wrap=True)
+                print(_judge_errors(system, metrics))
 
 
-def show_extras(results: Results, console: Console) -> None:
+def show_extras(results: Results) -> None:
     """Print latencies and general ability, if ``results`` has them."""
     if "latency" in results:
         table = Table(title="latency per request, s", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -48,7 +48,7 @@ def show_extras(results: Results, console: Console) -> None:
             table.add_column(column, justify="right" if column else "left")
         for name, seconds in results["latency"].items():
             table.add_row(name, f"{seconds['p50']:.3f}", f"{seconds['p95']:.3f}", str(seconds["n"]))
-        console.print(table)
+        console().print(table)
     if "capabilities" in results:
         table = Table(title="general ability", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("task", "metric", "base", "trained"):
@@ -58,7 +58,7 @@ def show_extras(results: Results, console: Console) -> None:
             for metric, value in metrics.items():
                 before = base.get(task, {}).get(metric)
                 table.add_row(task, metric, "-" if before is None else f"{before:.3f}", f"{value:.3f}")
-        console.print(table)
+        console().print(table)
 
 
 def _judge_errors(system: str, metrics: Mapping[str, Rate]) -> str:

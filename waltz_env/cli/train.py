@@ -16,9 +16,9 @@ import torch
 import tyro
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from rich.console import Console
 
-from waltz_env.cli.progress import ProgressBar
+from waltz_env.cli.arguments import parse_into
+from waltz_env.cli.progress import ProgressBar, hide_loading_bars
 from waltz_env.cli.recipe_flags import flags_in, flags_of, recipe_of, spell_out
 from waltz_env.cli.tables import show
 from waltz_env.errors import DataError, UsageError
@@ -61,7 +61,7 @@ class Train:
     def run(self) -> int:
         """Train; see ``main`` for the exit code."""
         start = time.perf_counter()
-        console = Console()
+        hide_loading_bars()
         recipe = read_recipe(RunFolder(self.resume)) if self.resume else self.recipe
         accelerator = Accelerator()
         # The first process decides for all: others may see another second of the clock.
@@ -77,11 +77,11 @@ class Train:
                 progress=progress,
             )
         if results is None:
-            console.print(f"Stopped. Continue with: waltz train --resume {path}", highlight=False, soft_wrap=True)
+            print(f"Stopped. Continue with: waltz train --resume {path}")
             return 130
         if accelerator.is_main_process:
-            show(results["sets"], console)
-            console.print(f"{time.perf_counter() - start:.0f} s. Run folder: {path}", highlight=False, soft_wrap=True)
+            show(results["sets"])
+            print(f"{time.perf_counter() - start:.0f} s. Run folder: {path}")
         return 0
 
     @property
@@ -126,6 +126,12 @@ def train_command(arguments: Sequence[str]) -> tuple[Any, list[str]]:
     )
     command.__doc__ = Train.__doc__
     return command, spell_out(arguments, recipe)
+
+
+def parse(arguments: Sequence[str]) -> Train:
+    """The command with its arguments; see ``parse_into``."""
+    kind, spelled_out = train_command(arguments)
+    return parse_into(kind, "train", spelled_out, description=train_help())
 
 
 def train_help() -> str:

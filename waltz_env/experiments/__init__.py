@@ -1,7 +1,23 @@
 """Experiments: a recipe trained and evaluated in a run folder, over seeds, and against other algorithms."""
 
-from waltz_env.experiments.evaluation import EvaluationConfig, evaluate
-from waltz_env.experiments.run import execute
-from waltz_env.experiments.saved_run import load_run, read_recipe
+from typing import TYPE_CHECKING
+
+from waltz_env.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from waltz_env.experiments.evaluation import EvaluationConfig, evaluate
+    from waltz_env.experiments.run import execute
+    from waltz_env.experiments.saved_run import load_run, read_recipe
+else:  # they need torch, and results of finished experiments do not
+    __getattr__, __dir__ = lazy_attributes(
+        __name__,
+        on_first_use={
+            "EvaluationConfig": "evaluation",
+            "evaluate": "evaluation",
+            "execute": "run",
+            "load_run": "saved_run",
+            "read_recipe": "saved_run",
+        },
+    )
 
 __all__ = ["EvaluationConfig", "evaluate", "execute", "load_run", "read_recipe"]

@@ -44,7 +44,7 @@ class EvaluationConfig:
         untrained: whether to play the untrained systems.
         latency: number of prompts of the first set on which the last run is timed; 0 for none.
         capabilities: tasks of lm-evaluation-harness for the conversation agent of the last run and for its base.
-        capability_limit: largest number of questions per task; None for all.
+        capability_limit: largest number of questions per task; all by default.
         exclude_unreadable: leave out, and count, games on prompts that a model cannot read because they are longer than
             its context or its chat template refuses them. They are an error by default.
     """

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from accelerate import Accelerator
-
-from waltz_env.agents import load_model, load_smollm2
-from waltz_env.errors import unknown_name
-from waltz_env.experiments.saved_run import load_run
-from waltz_env.presets.pair import lora_pair
+from waltz_env.errors import UsageError, unknown_name
 from waltz_env.protocols import Agent
 from waltz_env.rules import Rules
 from waltz_env.run_folder import RunFolder
 from waltz_env.types import AgentID
 
 SCRIPTED, SMOLLM2 = "scripted", "smollm2"
+LABORATORY = "nano"
+LABORATORY_NOTE = (
+    "The laboratory model speaks its own small language: ordinary English and system messages get nonsense."
+)
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def load_pair(name: str, *, seed: int, max_new_tokens: int) -> tuple[Mapping[AgentID, Agent], Rules]:
@@ -32,14 +34,47 @@ def load_pair(name: str, *, seed: int, max_new_tokens: int) -> tuple[Mapping[Age
         CheckpointError: the run has no checkpoint.
     """
     folder = RunFolder(Path(name))
-    if folder.has_config():
+    is_model = _is_model(name)
+    # What follows needs torch, which a mistyped name should not wait for.
+    from accelerate import Accelerator
+
+    from waltz_env.agents import load_model, load_smollm2
+    from waltz_env.experiments.saved_run import load_run
+    from waltz_env.presets.pair import lora_pair
+
+    if not is_model:
         recipe, bench = load_run(folder, Accelerator())
         return bench.agents, recipe.rules
-    if name == SMOLLM2:
-        model, tokenizer = load_smollm2()
-    elif folder.path.exists() or name.count("/") == 1:
-        model, tokenizer = load_model(name)
-    else:
-        runs = [str(path.parent) for path in Path("runs").glob(f"*/{folder.config.name}")]
-        raise unknown_name("agents", name, [SCRIPTED, SMOLLM2, *runs])
+    model, tokenizer = load_smollm2() if name == SMOLLM2 else load_model(name)
     return lora_pair(model, tokenizer, seed=seed, max_new_tokens=max_new_tokens), Rules()
+
+
+def laboratory_note(folder: RunFolder) -> str | None:
+    """What whoever reads a run's answers to ordinary English must know; None if its model knows more than the game."""
+    is_laboratory = folder.has_config() and folder.read_config().get("preset") == LABORATORY
+    return LABORATORY_NOTE if is_laboratory else None
+
+
+def _is_model(name: str) -> bool:
+    """Whether the name is that of a model; otherwise it is that of a run.
+
+    Raises:
+        UsageError: it is neither. Only a name that cannot be meant as a path here is looked up on the hub.
+    """
+    folder = RunFolder(Path(name))
+    if folder.has_config():
+        return False
+    if name == SMOLLM2:
+        return True
+    if folder.path.is_dir():
+        if folder.config.exists():
+            return True
+        raise UsageError(f"{name} holds neither a run nor a model: it has no {folder.config.name}.")
+    if folder.path.exists():
+        raise UsageError(f"{name} is a file; expected the folder of a run or of a model.")
+    above = Path(name).parent
+    if _HUB_NAME.fullmatch(name) and not above.is_dir() and str(above) != "runs":
+        return True
+    places = {Path("runs"), *([above] if above.is_dir() and above != Path() else [])}
+    runs = sorted(str(path.parent) for place in places for path in place.glob(f"*/{folder.config.name}"))
+    raise unknown_name("agents", name, [SCRIPTED, SMOLLM2, *runs])

@@ -7,15 +7,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from waltz_env.errors import DataError, UsageError
 from waltz_env.evaluation import bounds, compare, no_verdict_reasons, paired, rates
 from waltz_env.evaluation.metrics import or_none
-from waltz_env.presets import Recipe, Workbench
 from waltz_env.records import read_games, write_games
 from waltz_env.run_folder import RunFolder
 from waltz_env.types import Trajectory
+
+if TYPE_CHECKING:
+    from waltz_env.presets import Recipe, Workbench
 
 
 class Rate(TypedDict):
