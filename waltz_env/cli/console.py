@@ -10,4 +10,4 @@ def console() -> Console:
 
     Rich would otherwise replace emoji codes, such as the ``:train:`` in ``hub:owner/name:train:``.
     """
-    return Console(emoji=False, markup=False, highlight=False, soft_wrap=True)
+    return Console(emoji=False, markup=False, highlight=False)
