@@ -10,23 +10,23 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import yaml
+from accelerate import Accelerator
 from pettingzoo import aec_registry, parallel_registry
 
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env import Judgement, read_games
-from waltz_env.algorithms import LoopConfig, SampleConfig
+from waltz_env.algorithms import LoopConfig, SampleConfig, train
 from waltz_env.algorithms.registry import ENTRY_POINTS, algorithm
 from waltz_env.cli import parse
-from waltz_env.experiments.run import execute
 from waltz_env.experiments.saved_run import claim
-from waltz_env.presets import preset, with_algorithm, with_steps
+from waltz_env.judges import load_judge
+from waltz_env.presets import preset, with_algorithm, with_steps, workbench
 from waltz_env.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -148,9 +148,16 @@ def test_algorithm_judge_and_preset_of_one_s_own_train_together(brought: Path) -
     tiny_model().save_pretrained(model)
     tiny_tokenizer().save_pretrained(model)
     recipe = with_algorithm(with_steps(preset("my_preset:PRESET").recipe, 0, 1), "my_algorithm:SuccessOnly")
-    loop = LoopConfig(games=2, samples=SampleConfig(turns="all"))
     folder = RunFolder(brought / "run")
-    assert execute(replace(recipe, judge="my_judge:ClassifierJudge", loop=loop), folder) is not None
+    bench = workbench(recipe, folder, accelerator=Accelerator())
+    assert train(
+        bench.agents,
+        recipe.stages,
+        judge=load_judge("my_judge:ClassifierJudge"),
+        prompts=bench.prompts,
+        folder=folder,
+        config=LoopConfig(games=2, samples=SampleConfig(turns="all")),
+    )
     assert [type(learner).__name__ for learner in recipe.stages[-1].learners.values()] == ["SuccessOnly"] * 2
     judgements = [game.final.judgement for game in read_games(folder.games_of_step(1))]
     assert {judgement.judge for judgement in judgements if isinstance(judgement, Judgement)} == {"classifier"}
