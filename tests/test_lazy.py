@@ -1,3 +1,5 @@
+import importlib
+import pkgutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,3 +66,21 @@ def test_an_unknown_name_is_an_attribute_error(shop: ModuleType) -> None:
 def test_every_public_name_of_a_package_can_be_had_and_is_listed(package: ModuleType) -> None:
     assert set(package.__all__) <= set(dir(package))
     assert all(hasattr(package, name) for name in package.__all__)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("waltz_env.agents.Policy", "waltz_env.agents.LanguageModelPolicy"),
+        ("waltz_env.algorithms.TrainConfig", "waltz_env.algorithms.training.loop.LoopConfig"),
+        ("waltz_env.choice.Policy", "waltz_env.choice.Strategy"),
+        ("waltz_env.env.WaltzSafetyAECEnv", "waltz_env.aec.WaltzSafetyAECEnv"),
+        ("waltz_env.presets.nano.build", "waltz_env.presets.nano.build_model"),
+        ("waltz_env.presets.smollm2.build", "waltz_env.presets.smollm2.build_workbench"),
+    ],
+)
+def test_names_of_version_0_1_still_work_and_tell_the_new_ones(old: str, new: str) -> None:
+    module, _, name = old.rpartition(".")
+    with pytest.warns(DeprecationWarning, match=f"{old} is deprecated: use {new}"):
+        found = getattr(importlib.import_module(module), name)
+    assert found is pkgutil.resolve_name(new)

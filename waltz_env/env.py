@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from gymnasium.utils import seeding
@@ -15,6 +15,7 @@ from waltz_env.errors import JudgeError, UsageError, UsageTypeError, unknown_nam
 from waltz_env.game import Game
 from waltz_env.judges import RuleJudge
 from waltz_env.judging import consult
+from waltz_env.lazy import lazy_attributes
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Judge
 from waltz_env.rewards import RewardWeights, conversation_reward, early_reward, late_reward, setup
@@ -372,3 +373,7 @@ def _check_length(prompt: Prompt) -> None:
                 f"Prompt {prompt.id!r} has a text of {len(text)} characters; the environment shows at most "
                 f"{MAX_PROMPT_CHARS} and never cuts a prompt. Shorten it or leave it out."
             )
+
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_attributes(__name__, renamed={"WaltzSafetyAECEnv": "waltz_env.aec.WaltzSafetyAECEnv"})

@@ -4,6 +4,9 @@ It is for algorithms and plumbing: a faithful miniature of the game, and not evi
 Its answers have no content, whatever the request.
 """
 
+from typing import TYPE_CHECKING
+
+from waltz_env.lazy import lazy_attributes
 from waltz_env.presets.nano.preset import PRESET, RECIPE
 from waltz_env.presets.nano.splits import combinations, train, unseen_topics, validation
 from waltz_env.presets.nano.templates import NEW_TOKENS, TEMPLATES
@@ -21,3 +24,6 @@ __all__ = [
     "unseen_topics",
     "validation",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_attributes(__name__, renamed={"build": "waltz_env.presets.nano.build_model"})
