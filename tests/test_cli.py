@@ -121,7 +121,7 @@ def test_single_model_training_is_the_same_command(judge: Switch, tmp_path: Path
 
 def test_stopped_training_resumes_exactly(judge: Switch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(tmp_path / "whole") == 0
-    judge.left = 4  # two calls for the held-out sets, then the second step
+    judge.left = 5  # the first question, two calls for the held-out sets, then the second step
     assert train(tmp_path / "parts") == 130
     assert f"waltz train --resume {tmp_path / 'parts'}" in capsys.readouterr().out
     assert main(["train", "--resume", str(tmp_path / "parts")]) == 0

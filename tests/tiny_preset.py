@@ -55,6 +55,7 @@ def build(recipe: Recipe, folder: RunFolder, accelerator: object) -> Workbench:
 
 PRESET = Preset("for tests", RECIPE, build)
 APART = Preset("for tests", RECIPE, lambda recipe, *rest: build(replace(recipe, shared_policy=False), *rest))
+DEAD = Preset("for tests", replace(RECIPE, judge="rubric@http://127.0.0.1:9/v1#nobody"), build)
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,12 @@ class Switch:
 
     def __init__(self) -> None:
         self.left = 0
+        self.responses = 0  # how many it has been asked about
         self.inner = RuleJudge()
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement | NoVerdict]:
         self.left -= 1
+        self.responses += len(responses)
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGINT)
         return self.inner.judge(prompts, responses)
@@ -101,3 +104,14 @@ class LongDraftsOnly(Rules):
     def asks_feedback(self, game: Trajectory) -> bool:
         """Whether the latest response has more than ``words`` words."""
         return len(game.final.text.split()) > self.words
+
+
+class Forgetful:
+    """A judge that answers the first call and has no verdict on anything after it."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement | NoVerdict]:
+        self.calls += 1
+        return RuleJudge().judge(prompts, responses) if self.calls == 1 else [NoVerdict("forgotten")] * len(responses)

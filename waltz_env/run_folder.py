@@ -59,6 +59,10 @@ class RunFolder:
     def held_out_games(self) -> Path:
         return self.path / "games" / "held-out"
 
+    def unfinished_games_of_system(self, prompt_set: str, system: str) -> Path:
+        """Games of one system that are being judged; the file is gone when all are."""
+        return self.held_out_games / f"{prompt_set}-{system}.jsonl.part"
+
     @property
     def results(self) -> Path:
         return self.path / "results.json"

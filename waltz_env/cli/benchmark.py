@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.markdown import Markdown
-from tqdm import tqdm
 
 from waltz_env.algorithms.registry import ALGORITHMS
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.console import console
+from waltz_env.cli.progress import StepBar
+from waltz_env.cli.tables import print_next
 from waltz_env.errors import UsageError
 from waltz_env.experiments.benchmark import jobs_of, run_jobs
 from waltz_env.experiments.benchmark_table import read_rows, write_benchmark
+from waltz_env.experiments.results import read_sets
+from waltz_env.files import writable_folder
 from waltz_env.presets import preset, with_steps
 
 
@@ -51,18 +55,22 @@ class Benchmark:
             raise UsageError(f"seeds and jobs must be 1 or more; got {self.seeds} and {self.jobs}.")
         chosen = preset(self.preset)
         recipe = chosen.recipe if self.steps is None else with_steps(chosen.recipe, *self.steps)
-        shared, runs = jobs_of(recipe, self.algorithms, seeds=self.seeds, out=self.out)
+        writable_folder(self.out)
         others = [row for path in self.rows for row in read_rows(path)]  # damaged files are told before anything runs
+        shared, runs = jobs_of(recipe, self.algorithms, seeds=self.seeds, out=self.out)
         threads = chosen.threads or max(1, torch.get_num_threads() // self.jobs)
-        with tqdm(total=len(shared) + len(runs), desc="jobs") as bar:
-            failed = run_jobs(shared, runs, workers=self.jobs, threads=threads, done=lambda job: bar.update())
+        with StepBar(shared, runs) as progress:
+            failed = run_jobs(shared, runs, workers=self.jobs, threads=threads, progress=progress)
         table = write_benchmark(self.out, self.algorithms, others=others, threshold=self.threshold)
         if table is not None:
             console().print(Markdown(table))
-            print(f"Rows, table and pictures: {self.out}")
         for job in failed:
             print(f"{job.name}, seed {job.recipe.seed} failed: see {job.log}")
-        return 1 if failed else 0
+        finished = [job for job in runs if read_sets(job.folder)]
+        if finished:
+            print(f"Rows, table and pictures: {self.out}")
+            print_next([f"report {shlex.join(str(job.folder.path) for job in finished)}"])
+        return 1 if failed or not finished else 0
 
 
 def parse(arguments: Sequence[str]) -> Benchmark:

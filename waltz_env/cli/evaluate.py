@@ -11,9 +11,11 @@ import tyro
 from accelerate import Accelerator
 
 from waltz_env.cli.arguments import parse_into
-from waltz_env.cli.tables import show, show_extras
+from waltz_env.cli.progress import WatchBar, hide_loading_bars
+from waltz_env.cli.tables import close, show, show_comparisons, show_extras
 from waltz_env.errors import UsageError
 from waltz_env.experiments.evaluation import EvaluationConfig, check_distinct, evaluate, set_name
+from waltz_env.experiments.pairs import laboratory_note
 from waltz_env.prompts import PromptSet
 from waltz_env.run_folder import RunFolder
 
@@ -23,7 +25,8 @@ class Evaluate:
     """Play the systems that runs stand for on the same prompts: rates, paired comparisons, games.
 
     The untrained systems (baseline, baseline with a safeguard, untrained pair, oracle feedback) are those of the first
-    run. Each run adds what it has trained; single-model training also adds itself with a safeguard.
+    run. Each run adds what it has trained; single-model training also adds itself with a safeguard. Systems are kept as
+    soon as they are played: the same command continues where it was stopped.
 
     Attributes:
         runs: run folders, as ``waltz train`` printed them. Two runs of the same method are told apart by their names.
@@ -45,19 +48,23 @@ class Evaluate:
         check_distinct(names, "sets of prompts")
         prompts = {name: PromptSet.load(spec) for name, spec in zip(names, self.prompts, strict=True)}
         accelerator = Accelerator()
-        results = evaluate(
-            [RunFolder(path) for path in self.runs],
-            RunFolder(self.out),
-            prompts=prompts or None,
-            config=self.config,
-            accelerator=accelerator,
-        )
+        hide_loading_bars()
+        runs, out = [RunFolder(path) for path in self.runs], RunFolder(self.out)
+        if prompts and accelerator.is_main_process:
+            for note in dict.fromkeys(filter(None, map(laboratory_note, runs))):
+                print(note)
+        with WatchBar() as progress:
+            results = evaluate(
+                runs, out, prompts=prompts or None, config=self.config, accelerator=accelerator, progress=progress
+            )
         if accelerator.is_main_process:
             for system, about in results.get("runs", {}).items():
                 if about.get("interrupted"):
                     print(f"{system} was interrupted; its newest checkpoint was played.")
             show(results["sets"])
+            show_comparisons(results["sets"])
             show_extras(results)
+            return close(results, out, also=[path for path in self.runs if RunFolder(path).results.exists()])
         return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,8 @@ from tqdm import tqdm
 
 if TYPE_CHECKING:
     from waltz_env.algorithms.training.loop import StepReport
+    from waltz_env.experiments.benchmark import Job
+    from waltz_env.experiments.watch import Done
 
 SHOWN = ("r_c_first", "r_c", "ftr", "label_accuracy")
 
@@ -18,6 +22,60 @@ def hide_loading_bars() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+class WatchBar:
+    """The ``progress`` hook of evaluations: one bar over the parts, with what has been done in the current one."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def __call__(self, done: Done) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=done.of, unit="system", mininterval=1.0 if sys.stderr.isatty() else 30.0)
+        counts = {"turns": done.turns, "verdicts": done.verdicts}
+        self._bar.set_description(done.now, refresh=False)
+        self._bar.set_postfix({name: count for name, count in counts.items() if count}, refresh=False)
+        self._bar.update(done.parts - self._bar.n)
+
+    def __enter__(self) -> WatchBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class StepBar:
+    """The ``progress`` hook of benchmarks: one bar over the training steps of all runs.
+
+    Args:
+        shared: jobs that make what the runs of a seed share.
+        runs: the runs.
+    """
+
+    def __init__(self, shared: Sequence[Job], runs: Sequence[Job]) -> None:
+        self._shared, self._runs = shared, runs
+        self._bar = tqdm(total=sum(job.steps for job in runs), unit="step")
+
+    def __call__(self, ended: Sequence[Job]) -> None:
+        steps = sum(job.steps if job in ended else min(job.steps, job.steps_done()) for job in self._runs)
+        shared, runs = (sum(job in ended for job in jobs) for jobs in (self._shared, self._runs))
+        begun = shared == len(self._shared)
+        now = f"{runs} of {len(self._runs)} runs" if begun else f"{shared} of {len(self._shared)} untrained pairs"
+        self._bar.set_description(now, refresh=False)
+        self._bar.update(steps - self._bar.n)
+        self._bar.refresh()
+
+    def __enter__(self) -> StepBar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.close()
 
 
 class ProgressBar:

@@ -10,21 +10,21 @@ from typing import Annotated
 import tyro
 
 from waltz_env.cli.arguments import parse_into
-from waltz_env.cli.tables import show
+from waltz_env.cli.progress import WatchBar
+from waltz_env.cli.tables import close, show
 from waltz_env.errors import UsageError
-from waltz_env.experiments.results import Results, add_systems, stored_systems
-from waltz_env.judges import load_judge
-from waltz_env.judging import judge_games
+from waltz_env.experiments.rejudging import rejudge
 from waltz_env.run_folder import RunFolder
-from waltz_env.types import Trajectory
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rejudge:
     """Judge stored games again; write them, their rates and the agreement of the two judges to a folder.
 
+    Verdicts are kept as they come: the same command continues where it was stopped.
+
     Attributes:
-        games: files of games, as ``waltz train`` and ``waltz evaluate`` write them.
+        games: files of games, as waltz train and waltz evaluate write them.
         judge: the judge, by name.
         out: folder for the games with the new labels and for results.json.
     """
@@ -37,35 +37,15 @@ class Rejudge:
         """Judge and report; see ``main`` for the exit code."""
         if not self.games:
             raise UsageError("Name at least one file of games: waltz rejudge GAMES.jsonl --judge JUDGE --out FOLDER.")
-        judge = load_judge(self.judge)
-        before = stored_systems(self.games)
-        after = {
-            name: {system: judge_games(games, judge) for system, games in systems.items()}
-            for name, systems in before.items()
-        }
-        agreement = {
-            f"{name}/{system}": _agreement(games, after[name][system])
-            for name, systems in before.items()
-            for system, games in systems.items()
-        }
-        about: Results = {"judge": self.judge, "games": [str(path) for path in self.games], "agreement": agreement}
-        show(add_systems(RunFolder(self.out), after, about)["sets"])
-        for name, share in agreement.items():
+        with WatchBar() as progress:
+            results = rejudge(self.games, self.judge, RunFolder(self.out), progress=progress)
+        show(results["sets"])
+        for name, share in results["agreement"].items():
             text = "no verdicts to compare" if share is None else f"{100 * share:.1f} % of responses keep their labels"
             print(f"{name}: {text}")
-        return 0
+        return close(results, RunFolder(self.out))
 
 
 def parse(arguments: Sequence[str]) -> Rejudge:
     """The command with its arguments; see ``parse_into``."""
     return parse_into(Rejudge, "rejudge", arguments)
-
-
-def _agreement(before: Sequence[Trajectory], after: Sequence[Trajectory]) -> float | None:
-    pairs = [
-        (old.labels, new.labels)
-        for one, other in zip(before, after, strict=True)
-        for old, new in zip(one.responses, other.responses, strict=True)
-        if old.labels is not None and new.labels is not None
-    ]
-    return sum(old == new for old, new in pairs) / len(pairs) if pairs else None

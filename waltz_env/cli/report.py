@@ -11,6 +11,7 @@ import tyro
 
 from waltz_env.cli.arguments import parse_into
 from waltz_env.errors import UsageError
+from waltz_env.files import writable_file
 from waltz_env.report.page import write_report
 from waltz_env.report.source import read_source
 from waltz_env.run_folder import RunFolder
@@ -33,6 +34,8 @@ class Report:
         if not self.runs:
             raise UsageError("Name at least one folder of a run or an evaluation: waltz report RUN...")
         folders = [RunFolder(path) for path in self.runs]
+        if self.out is not None:
+            writable_file(self.out)
         sources = [read_source(folder, name) for folder, name in zip(folders, _names(self.runs), strict=True)]
         out = self.out or folders[0].report
         write_report(out, sources)

@@ -14,7 +14,7 @@ from rich.table import Table
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.console import console
 from waltz_env.errors import UsageError
-from waltz_env.files import atomic_path
+from waltz_env.files import atomic_path, writable_file
 from waltz_env.records import read_games
 from waltz_env.rewards import SETUP_A, Rewards, RewardWeights, score
 from waltz_env.strict_json import dump_json
@@ -36,6 +36,8 @@ class Rescore:
 
     def run(self) -> int:
         """Score and report; see ``main`` for the exit code."""
+        if self.out is not None:
+            writable_file(self.out)
         games = read_games(self.games)
         judged = [game for game in games if game.judged]
         if not judged:

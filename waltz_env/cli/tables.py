@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.table import Table
 
 from waltz_env.cli.console import console
-from waltz_env.experiments.results import Rate, Results, SetResults
+from waltz_env.results_file import Rate, Results, SetResults
+from waltz_env.run_folder import RunFolder
 from waltz_env.transcript import printable
 
 SHOWN = {
@@ -30,14 +35,64 @@ def show(sets: Mapping[str, SetResults]) -> None:
         for label in SHOWN.values():
             table.add_column(label, justify="right", no_wrap=True)
         for system, metrics in content["systems"].items():
-            table.add_row(system, *(_cell(metrics[metric]) for metric in SHOWN))
+            table.add_row(system, *(_cell(metrics.get(metric)) for metric in SHOWN))
         console().print(table)
         for system, number in content.get("excluded", {}).items():
             text = f"{system}: {number} game{'s' * (number > 1)} left out, on prompts that a model cannot read."
             print(text)
         for system, metrics in content["systems"].items():
-            if metrics["judge_error_rate"]["value"]:
+            if _value(metrics, "judge_error_rate"):
                 print(_judge_errors(system, metrics))
+
+
+def show_comparisons(sets: Mapping[str, SetResults]) -> None:
+    """Print one table per set: each system minus the one that it is compared with, prompt by prompt."""
+    for name, content in sets.items():
+        compared = content["comparisons"]
+        for against in dict.fromkeys(each.get("against") for each in compared.values()):
+            title = f"{name}: minus {against} on the same prompts, percentage points with 95 % interval"
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+            table.add_column("system", no_wrap=True)
+            for label in ("ASR", "ORR", "prompts"):
+                table.add_column(label, justify="right", no_wrap=True)
+            for system, differences in compared.items():
+                if differences.get("against") == against:
+                    asr, orr = (differences.get(metric) or {} for metric in ("asr", "orr"))
+                    prompts = max(each.get("n", 0) for each in (asr, orr, differences.get("r_c") or {}))
+                    table.add_row(system, _difference(asr), _difference(orr), str(prompts))
+            console().print(table)
+        for system, reason in content.get("not_compared", {}).items():
+            print(f"{system} is not compared: {reason}.")
+
+
+def close(results: Results, folder: RunFolder, *, also: Sequence[Path] = (), then: Sequence[str] = ()) -> int:
+    """Print where everything is and what can be done with it next.
+
+    Args:
+        results: the results that have been shown.
+        folder: where they are.
+        also: folders that a report should show beside them.
+        then: further commands to run next, without ``waltz``.
+
+    Returns:
+        The exit code: 1 if the judge gave no verdict on any game, so that no rate is known.
+    """
+    print(f"Results: {folder.results}, games: {folder.held_out_games}")
+    print_next([f"report {shlex.join(map(str, [*also, folder.path]))}", *then])
+    errors = [
+        _value(metrics, "judge_error_rate")
+        for content in results["sets"].values()
+        for metrics in content["systems"].values()
+    ]
+    if errors and all(share == 1.0 for share in errors):
+        print("Nothing was judged: every game lacks a verdict, for the reasons above.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def print_next(commands: Sequence[str]) -> None:
+    """Print commands to run next, given without ``waltz``, one per line."""
+    print("\n".join(["Next:", *(f"  waltz {command}" for command in commands)]))
 
 
 def show_extras(results: Results) -> None:
@@ -61,11 +116,19 @@ def show_extras(results: Results) -> None:
         console().print(table)
 
 
+def _difference(difference: Mapping[str, Any]) -> str:
+    value, low, high = (difference.get(name) for name in ("difference", "low", "high"))
+    if value is None or low is None or high is None:
+        return "-"
+    return f"{100 * value:+.1f}\n{100 * low:+.0f} to {100 * high:+.0f}"
+
+
 def _judge_errors(system: str, metrics: Mapping[str, Rate]) -> str:
     errors = metrics["judge_error_rate"]
     ranges = []
     for name in ("asr", "orr"):
-        low, high = metrics[name].get("at_least"), metrics[name].get("at_most")
+        rate = metrics.get(name)
+        low, high = (rate.get("at_least"), rate.get("at_most")) if rate else (None, None)
         if low is not None and high is not None:
             ranges.append(f"{SHOWN[name]} lies between {100 * low:.1f} and {100 * high:.1f} %")
     reasons = errors.get("reasons", {})
@@ -78,7 +141,14 @@ def _judge_errors(system: str, metrics: Mapping[str, Rate]) -> str:
     return "\n".join(lines)
 
 
-def _cell(rate: Rate) -> str:
+def _value(metrics: Mapping[str, Rate], name: str) -> float | None:
+    rate = metrics.get(name)
+    return rate["value"] if rate else None
+
+
+def _cell(rate: Rate | None) -> str:
+    if rate is None:
+        return "-"
     value, low, high = rate["value"], rate["low"], rate["high"]
     if value is None or low is None or high is None:
         return "-"

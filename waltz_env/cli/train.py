@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import time
 import tomllib
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from accelerate.utils import gather_object
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.progress import ProgressBar, hide_loading_bars
 from waltz_env.cli.recipe_flags import flags_in, flags_of, recipe_of, spell_out
-from waltz_env.cli.tables import show
+from waltz_env.cli.tables import close, show
 from waltz_env.errors import DataError, UsageError
 from waltz_env.experiments.run import execute
 from waltz_env.experiments.saved_run import read_recipe
@@ -82,6 +83,9 @@ class Train:
         if accelerator.is_main_process:
             show(results["sets"])
             print(f"{time.perf_counter() - start:.0f} s. Run folder: {path}")
+            shown = shlex.quote(str(path))
+            then = [f"play {shown}", f"serve {shown}", f"evaluate {shown} --out FOLDER"]
+            return close(results, RunFolder(path), then=then)
         return 0
 
     @property

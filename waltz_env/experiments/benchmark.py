@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,6 +14,8 @@ import torch
 
 from waltz_env.experiments.over_seeds import UNTRAINED, check_settings, play_untrained, run, run_folder
 from waltz_env.experiments.results import read_sets
+from waltz_env.judges import load_judge
+from waltz_env.judging import check_judge
 from waltz_env.presets import Recipe, with_algorithm
 from waltz_env.run_folder import RunFolder
 from waltz_env.stop_signal import stop_signal
@@ -41,6 +43,18 @@ class Job:
     @property
     def folder(self) -> RunFolder:
         return run_folder(self.out, self.recipe.seed, self.name)
+
+    @property
+    def steps(self) -> int:
+        """Number of training steps."""
+        return sum(stage.steps for stage in self.recipe.stages) if self.algorithm else 0
+
+    def steps_done(self) -> int:
+        """Number of training steps that have been done so far, by any process."""
+        try:
+            return self.folder.metrics.read_bytes().count(b"\n")
+        except OSError:  # it has not begun
+            return 0
 
     @property
     def log(self) -> Path:
@@ -81,12 +95,15 @@ def jobs_of(recipe: Recipe, algorithms: Sequence[str], *, seeds: int, out: Path)
 
     Raises:
         UsageError: an algorithm is unknown, or a job could not run. Nothing has been done then.
+        JudgeError: the server of the judge does not answer.
     """
     recipes = [replace(recipe, seed=seed) for seed in range(seeds)]
     shared = [Job(None, each, out) for each in recipes]
     runs = [Job(name, with_algorithm(each, name), out) for each in recipes for name in algorithms]
     for job in runs:
         job.check()
+    if "@" in recipe.judge:  # on a server; a judge in this process is asked by each run, which has to load it anyway
+        check_judge(load_judge(recipe.judge), recipe.judge)
     return shared, runs
 
 
@@ -96,7 +113,7 @@ def run_jobs(
     *,
     workers: int,
     threads: int,
-    done: Callable[[Job], object] = lambda job: None,
+    progress: Callable[[Sequence[Job]], object] = lambda done: None,
 ) -> list[Job]:
     """Do what has not been done yet. A job that fails leaves the others alone, except those that need what it makes.
 
@@ -105,30 +122,50 @@ def run_jobs(
         runs: the runs.
         workers: number of jobs at a time.
         threads: number of CPU threads of each.
-        done: called after each job, whether or not it failed.
+        progress: called about once a second with the jobs that are done or have failed.
 
     Returns:
         The jobs that failed; the reason is in their logs.
     """
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         try:
-            failed = _work(shared, pool, threads, done)
+            ended: list[Job] = []
+            failed = _work(shared, pool, threads, ended, progress)
             lost = {job.recipe.seed for job in failed}
-            return failed + _work([job for job in runs if job.recipe.seed not in lost], pool, threads, done)
+            left = [job for job in runs if job.recipe.seed not in lost]
+            return failed + _work(left, pool, threads, ended, progress)
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)  # jobs that are running end their step and can be continued
             raise
 
 
-def _work(jobs: Sequence[Job], pool: Executor, threads: int, done: Callable[[Job], object]) -> list[Job]:
+def _work(
+    jobs: Sequence[Job],
+    pool: Executor,
+    threads: int,
+    ended: list[Job],
+    progress: Callable[[Sequence[Job]], object],
+) -> list[Job]:
     failed = []
-    waiting = {pool.submit(job, threads): job for job in jobs if not read_sets(job.folder)}
-    for future in as_completed(waiting):
+    finished = [job for job in jobs if read_sets(job.folder)]
+    ended += finished
+    waiting = {pool.submit(job, threads): job for job in jobs if job not in finished}
+    for future in _as_completed(waiting, lambda: progress(ended)):
         job, error = waiting[future], future.exception()
         if error is not None:
             with job.log.open("a", encoding="utf-8") as log:
                 traceback.print_exception(error, file=log)
         if error is not None or not future.result():
             failed.append(job)
-        done(job)
+        ended.append(job)
+        progress(ended)
     return failed
+
+
+def _as_completed(waiting: Iterable[Future[bool]], tick: Callable[[], object]) -> Iterator[Future[bool]]:
+    """Futures as they end; calls ``tick`` about once a second until all have."""
+    left = set(waiting)
+    while left:
+        done, left = wait(left, timeout=1.0, return_when=FIRST_COMPLETED)
+        yield from done
+        tick()

@@ -17,6 +17,7 @@ from waltz_env.experiments.run import execute
 from waltz_env.experiments.saved_run import read_recipe
 from waltz_env.experiments.systems import untrained_systems
 from waltz_env.judges import RequestClassifier, load_judge
+from waltz_env.judging import check_judge
 from waltz_env.presets import Recipe, workbench
 from waltz_env.run_folder import RunFolder
 
@@ -42,6 +43,7 @@ def play_untrained(recipe: Recipe, out: Path) -> None:
     if read_sets(folder):
         return
     judge = load_judge(recipe.judge)
+    check_judge(judge, recipe.judge)
     bench = workbench(recipe, shared, accelerator=Accelerator())
     guard = RequestClassifier(bench.training_prompts)
     sets = {

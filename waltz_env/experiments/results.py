@@ -7,96 +7,35 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from waltz_env.errors import DataError, UsageError
+from waltz_env.errors import UsageError
 from waltz_env.evaluation import bounds, compare, no_verdict_reasons, paired, rates
 from waltz_env.evaluation.metrics import or_none
 from waltz_env.records import read_games, write_games
+from waltz_env.results_file import Rate, Results, SetResults, read_results
 from waltz_env.run_folder import RunFolder
 from waltz_env.types import Trajectory
 
 if TYPE_CHECKING:
     from waltz_env.presets import Recipe, Workbench
 
+__all__ = [
+    "Rate",
+    "Results",
+    "SetResults",
+    "about_run",
+    "add_systems",
+    "made_by",
+    "players",
+    "read_results",
+    "read_sets",
+    "reference",
+    "stored_systems",
+]
 
-class Rate(TypedDict):
-    """A proportion with its 95 % interval; None where there was no case to count.
-
-    Attributes:
-        value, low, high: proportion and ends of its interval.
-        n: number of cases.
-        at_least, at_most: ends of the rate over whatever a judge could have said where it gave no verdict.
-        reasons: why the judge gave no verdict, with the number of responses; for ``judge_error_rate``.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    at_least: NotRequired[float | None]
-    at_most: NotRequired[float | None]
-    reasons: NotRequired[dict[str, int]]
-
-
-class SetResults(TypedDict):
-    """Results on one held-out set.
-
-    Attributes:
-        systems: rates by system and metric.
-        comparisons: differences by system and metric, prompt by prompt, against the system named by ``against``.
-        excluded: number of games by system that were left out because a model cannot read them; absent if none were.
-    """
-
-    systems: dict[str, dict[str, Rate]]
-    comparisons: dict[str, dict[str, Any]]
-    excluded: NotRequired[dict[str, int]]
-
-
-class Results(TypedDict, total=False):
-    """The content of ``results.json``.
-
-    Attributes:
-        sets: results by held-out set.
-        preset, seed, games_per_step, samples_per_prompt: settings of the run, or of the evaluation.
-        judge, training_judge, safeguard: judges by name.
-        players: model, temperature and token limit of each agent.
-        runs: folder and settings of each evaluated run, by its system.
-        latency: seconds per request for each way to deploy the pair.
-        capabilities: scores of the conversation agent before and after training, by task.
-        games, agreement: files that were judged again, and the share of responses that kept their labels.
-        command, versions: how to get these results again.
-    """
-
-    sets: dict[str, SetResults]
-    preset: str
-    seed: int
-    games_per_step: int
-    samples_per_prompt: int
-    judge: str
-    training_judge: str
-    safeguard: str
-    players: dict[str, dict[str, Any]]
-    runs: dict[str, dict[str, Any]]
-    latency: dict[str, dict[str, float]]
-    capabilities: dict[str, dict[str, dict[str, float]]]
-    games: list[str]
-    agreement: dict[str, float | None]
-    command: list[str]
-    versions: dict[str, str]
-
-
-def read_results(folder: RunFolder) -> Results:
-    """The results in ``folder``; empty if there are none yet.
-
-    Raises:
-        DataError: the file is damaged, or another version wrote it.
-    """
-    results = folder.read_results()
-    sets = results.get("sets", {})
-    if not isinstance(sets, dict) or not all(isinstance(each, dict) and "systems" in each for each in sets.values()):
-        raise DataError(f"{folder.results} must hold 'sets', each with 'systems'; it does not. Evaluate again.")
-    return cast(Results, results)
+# Systems that others are compared with, the best choice first; names of systems that runs have trained.
+REFERENCES = ("trained_pair", "feedback_only", "single_model_rl")
 
 
 def read_sets(folder: RunFolder) -> dict[str, SetResults]:
@@ -122,6 +61,16 @@ def stored_systems(paths: Sequence[Path]) -> dict[str, dict[str, list[Trajectory
     return sets
 
 
+def made_by(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """How the trained systems in ``paths`` were made, as the results beside them say."""
+    folders = dict.fromkeys(path.parent.parent.parent for path in paths)
+    runs: dict[str, dict[str, Any]] = {}
+    for folder in map(RunFolder, folders):
+        if folder.results.exists():
+            runs |= read_results(folder).get("runs", {})
+    return runs
+
+
 def _set_and_system(path: Path) -> tuple[str, str]:
     folder = RunFolder(path.parent.parent.parent)
     if path.parent == folder.held_out_games and folder.results.exists():
@@ -141,7 +90,7 @@ def add_systems(
 ) -> Results:
     """Write games and add their rates to the results in ``folder``; other sets and systems there stay.
 
-    Every system of a set is compared with the last one, prompt by prompt, on the prompts that both were played on.
+    Every system of a set is compared with its ``reference``, prompt by prompt, on the prompts that both were played on.
 
     Args:
         folder: folder of the run or the evaluation.
@@ -160,7 +109,13 @@ def add_systems(
             content["excluded"] = {each: number for each, number in excluded.items() if number}
             if not content["excluded"]:
                 del content["excluded"]
-        content["comparisons"] = _comparisons(folder, name, systems, list(content["systems"]))
+        runs = (about or {}).get("runs", earlier.get("runs", {}))
+        against = reference(list(content["systems"]), runs)
+        content["comparisons"], content["not_compared"] = _comparisons(
+            folder, name, systems, systems_of_set=list(content["systems"]), against=against
+        )
+        if not content["not_compared"]:
+            del content["not_compared"]
     merged: Results = {
         **earlier,
         "sets": results,
@@ -180,17 +135,51 @@ def _metrics(games: Sequence[Trajectory]) -> dict[str, Rate]:
     return metrics
 
 
+def reference(systems: Sequence[str], runs: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """The system that the others are compared with: a trained pair, if there is one, whatever the order of files.
+
+    >>> reference(["trained_pair", "baseline", "untrained_pair"])
+    'trained_pair'
+
+    Args:
+        systems: names of all systems of a set.
+        runs: how each trained system was made, as ``results.json`` has it. Of several pairs the last one counts.
+    """
+    methods = {name: about.get("method") for name, about in (runs or {}).items()}
+    for method, usual in zip(("waltz", "feedback-only", "single-model"), REFERENCES, strict=True):
+        trained = [name for name in methods if methods[name] == method and name in systems]
+        if trained or usual in systems:
+            return trained[-1] if trained else usual
+    return systems[-1]
+
+
 def _comparisons(
-    folder: RunFolder, name: str, known: Mapping[str, Sequence[Trajectory]], systems: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    games = {system: known.get(system) or read_games(folder.games_of_system(name, system)) for system in systems}
-    *others, last = systems
-    pairs = {system: paired(games[system], games[last]) for system in others}
-    return {
-        system: {"against": last} | {metric: difference.as_dict() for metric, difference in compare(*pair).items()}
-        for system, pair in pairs.items()
-        if pair[0]
-    }
+    folder: RunFolder,
+    name: str,
+    known: Mapping[str, Sequence[Trajectory]],
+    *,
+    systems_of_set: Sequence[str],
+    against: str,
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Differences by system, and why the other systems cannot be compared."""
+    games, reasons = {}, {}
+    for system in systems_of_set:
+        path = folder.games_of_system(name, system)
+        if system in known or path.exists():
+            games[system] = known[system] if system in known else read_games(path)
+        else:
+            reasons[system] = f"{path.name} is missing"
+    if against in reasons:
+        return {}, {system: reasons[against] for system in systems_of_set if system != against}
+    differences = {}
+    for system, played in games.items():
+        pair = paired(played, games[against])
+        if system != against and pair[0]:
+            compared = {metric: difference.as_dict() for metric, difference in compare(*pair).items()}
+            differences[system] = {"against": against} | compared
+        elif system != against:
+            reasons[system] = f"it has no prompt in common with {against}"
+    return differences, reasons
 
 
 def players(bench: Workbench) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from waltz_env.algorithms.training.learners import policies_of
 from waltz_env.algorithms.training.loop import StepReport
 from waltz_env.algorithms.training.run_log import Logger
 from waltz_env.errors import UsageError, WaltzError
-from waltz_env.experiments.results import Results, about_run, add_systems, read_results, read_sets
+from waltz_env.experiments.results import Results, SetResults, about_run, add_systems, read_results, read_sets
 from waltz_env.experiments.saved_run import claim, load_weights, read_recipe
 from waltz_env.experiments.systems import TRAINED, trained_systems, untrained_systems
 from waltz_env.files import atomic_path
 from waltz_env.judges import RequestClassifier, load_judge
+from waltz_env.judging import check_judge
 from waltz_env.presets import Recipe, workbench
 from waltz_env.report.curves import curves
 from waltz_env.rollout import check_readable
@@ -61,6 +62,7 @@ def execute(
         The results; None if ``should_stop`` ended the training early.
 
     Raises:
+        JudgeError: the judge has no verdict on a first question.
         UsageError: the recipe cannot work, ``folder`` holds another run, or ``begin_with`` is not finished. Nothing has
             been done then.
     """
@@ -68,11 +70,13 @@ def execute(
     accelerator = accelerator or Accelerator()
     recipe.check()
     judge = load_judge(recipe.judge)
+    if not (resume and _finished(recipe, read_sets(folder))):
+        check_judge(judge, recipe.judge)
     if begin_with is not None and not read_sets(begin_with):
         raise UsageError(f"{folder.path.name} begins with the weights of {begin_with.path}: finish that run first.")
     results = _open(folder, recipe, resume, accelerator)
     sets = results.get("sets", {})
-    if sets and all(TRAINED[recipe.method] in content["systems"] for content in sets.values()):
+    if _finished(recipe, sets):
         return results
 
     bench = workbench(recipe, base_from or folder, accelerator=accelerator)
@@ -139,6 +143,10 @@ def execute(
         results = add_systems(folder, after, about, expected=expected)
     accelerator.wait_for_everyone()
     return results
+
+
+def _finished(recipe: Recipe, sets: Mapping[str, SetResults]) -> bool:
+    return bool(sets) and all(TRAINED[recipe.method] in content["systems"] for content in sets.values())
 
 
 def _open(folder: RunFolder, recipe: Recipe, resume: bool, accelerator: Accelerator) -> Results:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from accelerate import Accelerator
 
@@ -57,20 +56,45 @@ def untrained_systems(
         accelerator: shares the games among its processes.
         exclude_unreadable: whether to leave out games that an agent's model cannot read, see ``play``.
     """
-    held_out = partial(
-        play_held_out, prompts, judge=judge, accelerator=accelerator, exclude_unreadable=exclude_unreadable
+    games = play_held_out(
+        prompts, agents, judge=judge, rules=rules, accelerator=accelerator, exclude_unreadable=exclude_unreadable
     )
-    games = held_out(agents, rules=rules)
     systems = {"baseline": first_only(games)}
     if guard is not None:
         systems["baseline_safeguard"] = safeguarded(systems["baseline"], guard, judge=judge)
     if rules.max_rounds > 0:
         systems["untrained_pair"] = games
     if oracle:
-        told = {CONVERSATION: agents[CONVERSATION], FEEDBACK: OracleFeedback(prompts, judge)}
-        rules = replace(rules, max_rounds=max(rules.max_rounds, 1))
-        systems["oracle_feedback"] = held_out(told, rules=rules)
+        systems |= oracle_system(
+            prompts,
+            agents,
+            judge=judge,
+            rules=rules,
+            accelerator=accelerator,
+            exclude_unreadable=exclude_unreadable,
+        )
     return systems
+
+
+def oracle_system(
+    prompts: Sequence[Prompt],
+    agents: Mapping[AgentID, Agent],
+    *,
+    judge: Judge,
+    rules: Rules = Rules(),
+    accelerator: Accelerator | None = None,
+    exclude_unreadable: bool = False,
+) -> Systems:
+    """Games of ``oracle_feedback``; arguments as in ``untrained_systems``."""
+    games = play_held_out(
+        prompts,
+        {CONVERSATION: agents[CONVERSATION], FEEDBACK: OracleFeedback(prompts, judge)},
+        judge=judge,
+        rules=replace(rules, max_rounds=max(rules.max_rounds, 1)),
+        accelerator=accelerator,
+        exclude_unreadable=exclude_unreadable,
+    )
+    return {"oracle_feedback": games}
 
 
 def trained_systems(

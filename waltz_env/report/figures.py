@@ -197,5 +197,6 @@ def _name(row: Row) -> str:
 
 def _arms(rate: Mapping[str, Any]) -> list[list[float]]:
     """Returns the lengths of the error bar below and above the value, in percentage points."""
-    value, low, high = (100 * rate[end] for end in ("value", "low", "high"))
-    return [[value - low], [high - value]]
+    value = rate["value"]
+    low, high = (value if rate.get(end) is None else rate[end] for end in ("low", "high"))
+    return [[100 * (value - low)], [100 * (high - value)]]

@@ -57,7 +57,13 @@ def render(sources: Sequence[Source]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"title_of": title, "words": _words, "percent": _percent, "p_value": _p_value}
+    environment.filters |= {
+        "title_of": title,
+        "words": _words,
+        "percent": _percent,
+        "p_value": _p_value,
+        "score": _score,
+    }
     return environment.get_template("report.html.j2").render(
         sources=sources,
         sets=[_set(sources, name, number, looks) for number, name in enumerate(set_names(sources))],
@@ -134,6 +140,10 @@ def _words(name: str) -> str:
 
 def _percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.1f}"
+
+
+def _score(score: float | None) -> str:
+    return NONE if score is None else f"{score:.3f}"
 
 
 def _p_value(p: float | None) -> str:

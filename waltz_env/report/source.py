@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from waltz_env.errors import DataError, UsageError, unknown_name
+from waltz_env.errors import UsageError, did_you_mean
 from waltz_env.records import read_games
 from waltz_env.report.tables import Source
+from waltz_env.results_file import read_results
 from waltz_env.run_folder import RunFolder
 
 
@@ -21,10 +22,8 @@ def read_source(folder: RunFolder, name: str) -> Source:
     """
     if not folder.results.is_file():
         raise _no_results(folder)
-    results = folder.read_results()
-    sets = results.get("sets")
-    if not isinstance(sets, dict) or not all(isinstance(each, dict) and "systems" in each for each in sets.values()):
-        raise DataError(f"{folder.results} must hold 'sets', each with 'systems'; it does not. Evaluate again.")
+    results = read_results(folder)
+    sets = results.get("sets", {})
     paths = {
         (prompt_set, system): folder.games_of_system(prompt_set, system)
         for prompt_set, content in sets.items()
@@ -36,7 +35,7 @@ def read_source(folder: RunFolder, name: str) -> Source:
         results,
         folder.read_metrics(),
         folder.read_config() if folder.has_config() else {},
-        {key: read_games(path) for key, path in paths.items() if path.exists()},
+        {key: read_games(path) for key, path in paths.items() if path.exists()},  # a gap elsewhere is a dash
     )
 
 
@@ -44,7 +43,8 @@ def _no_results(folder: RunFolder) -> UsageError:
     path, file = folder.path, folder.results.name
     if not path.is_dir():
         beside = path.parent.glob(f"*/{file}") if path.parent.is_dir() else ()
-        return unknown_name(f"folder with results in {path.parent}:", path.name, [each.parent.name for each in beside])
+        names = [each.parent.name for each in beside]
+        return UsageError(f"There is no folder {path}.{did_you_mean(path.name, names)}")
     if folder.has_config():
         return UsageError(f"The run in {path} has no results yet. Finish it: waltz train --resume {path}")
     below = sorted(str(each.parent) for each in path.glob(f"*/{file}"))
