@@ -285,7 +285,7 @@ def test_rejudge_gives_stored_games_the_verdicts_of_another_judge(
     assert results(tmp_path / "out")["sets"]["mine-too"]["systems"]["run-1"]["asr"]["n"] == 2
     assert results(tmp_path / "out")["agreement"] == {"mine-too/run-1": 1.0}
     assert "100.0 % of responses keep their labels" in capsys.readouterr().out
-    assert main([*arguments, "--judge", "rulez"]) == 2
+    assert main(["rejudge", stored, "--out", str(tmp_path / "new"), "--judge", "rulez"]) == 2
     assert "Did you mean 'rules'?" in capsys.readouterr().err
     assert main(["rejudge", stored, stored, "--out", str(tmp_path / "out"), "--judge", "rules"]) == 2
     assert "second file" in " ".join(capsys.readouterr().err.split())

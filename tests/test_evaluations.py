@@ -243,20 +243,20 @@ def test_places_that_cannot_be_written_are_told_before_any_work(
 ) -> None:
     stored = tmp_path / "games.jsonl"
     write_games(stored, games(["UNSAFE", "No."]))
-    command = {
+    commands: dict[str, list[object]] = {
         "train": ["train", "--preset", PRESET],
         "evaluate": ["evaluate", run, "--judge", SWITCHED],
         "rejudge": ["rejudge", stored, "--judge", SWITCHED],
         "rescore": ["rescore", stored],
         "report": ["report", run],
         "benchmark": ["benchmark", "--preset", PRESET, "--algorithms", "grpo", "--seeds", 1],
-    }[name]
+    }
     for place in (stored, stored / "below", Path("/proc/nowhere")):
         if name == "rescore" and place == stored:
             continue  # a file may be replaced
         if name == "report" and place == stored:
             continue
-        assert waltz(*command, "--out", place) == 2
+        assert waltz(*commands[name], "--out", place) == 2
         errors = capsys.readouterr().err
         assert str(place.parent) in errors
         assert len(errors.strip().splitlines()) == 1

@@ -419,7 +419,8 @@ def test_damaged_files_are_named_with_the_line(tmp_path: Path, capsys: pytest.Ca
     for content, expected in [
         ("{", "is not JSON"),
         ("[]", "must hold a JSON object"),
-        ('{"schema": 2, "sets": 3}', "must hold 'sets'"),
+        ('{"schema": 2, "sets": 3}', "'sets' must be an object"),
+        ('{"schema": 2}', "must hold 'sets'"),
         ('{"sets": {}}', "was written by waltz_env 0.1"),
         ('{"schema": 3, "sets": {}}', "was written by a version with schema 3"),
     ]:

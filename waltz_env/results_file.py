@@ -102,10 +102,10 @@ def read_results(folder: RunFolder) -> Results:
             for model, tasks in _object(results.get("capabilities"), "capabilities").items()
         }
         runs = {name: _object(about, name) for name, about in _object(results.get("runs"), "runs").items()}
-    except (KeyError, TypeError) as error:
-        missing = isinstance(error, KeyError)
-        reason = f"it has no {error}" if missing else str(error)
-        raise DataError(f"{folder.results} is damaged: {reason}. Restore it, or evaluate again.") from error
+    except KeyError as error:
+        raise DataError(f"{folder.results} must hold {error}; it does not. Evaluate again.") from error
+    except DataError as error:
+        raise DataError(f"{folder.results}: {error} Evaluate again.") from error
     read = {**results, "sets": sets}
     read |= {
         name: value
@@ -147,11 +147,11 @@ def _object(value: object, name: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise TypeError(f"{name!r} must be an object, not {type(value).__name__}")
+        raise DataError(f"{name!r} must be an object, not {type(value).__name__}.")
     return value
 
 
 def _number(value: object, name: str) -> Any:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise TypeError(f"{name!r} must have numbers, not {type(value).__name__}")
+        raise DataError(f"{name!r} must have numbers, not {type(value).__name__}.")
     return value

@@ -17,7 +17,7 @@ from waltz_env.experiments.rejudging import rejudge
 from waltz_env.run_folder import RunFolder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rejudge:
     """Judge stored games again; write them, their rates and the agreement of the two judges to a folder.
 
