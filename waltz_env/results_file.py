@@ -85,9 +85,9 @@ def read_results(folder: RunFolder) -> Results:
     Raises:
         DataError: the file is damaged, or another version wrote it.
     """
-    results = folder.read_results()
-    if not results:
+    if not folder.results.exists():
         return {}
+    results = folder.read_results()
     try:
         sets = {name: _set(_object(content, name)) for name, content in _object(results["sets"], "sets").items()}
         latency = {
