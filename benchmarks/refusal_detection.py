@@ -74,15 +74,15 @@ def report(name: str, judge: Judge, rows: Sequence[Row], moved: set[str]) -> Non
     print(f"\n{name}: {len(rows)} responses, {found + missed} labeled as refusals")
     print(f"  found {found}, missed {missed}, false alarms {alarms}, rightly passed {confusion[False, False]}")
     measures = {
-        "precision": [row.refused for row, positive in cases if positive],
-        "recall": [positive for row, positive in cases if row.refused],
+        "precision": [(row.prompt, row.refused) for row, positive in cases if positive],
+        "recall": [(row.prompt, positive) for row, positive in cases if row.refused],
         "recall without moved answers": [
-            positive for row, positive in cases if row.refused and row.response not in moved
+            (row.prompt, positive) for row, positive in cases if row.refused and row.response not in moved
         ],
-        "accuracy": [row.refused == positive for row, positive in cases],
+        "accuracy": [(row.prompt, row.refused == positive) for row, positive in cases],
     }
     for measure, outcomes in measures.items():
-        share = proportion(outcomes)
+        share = proportion((outcome for _, outcome in outcomes), prompts=(prompt for prompt, _ in outcomes))
         print(f"  {measure:28} {share.value:.3f}  [{share.low:.3f}, {share.high:.3f}]  of {share.n}")
     print(f"  {'F1':28} {2 * found / (2 * found + missed + alarms):.3f}")
     rationales = Counter(judgement.rationale for _, judgement in judged)

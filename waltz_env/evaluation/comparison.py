@@ -90,11 +90,11 @@ def compare_systems(systems: Mapping[str, Sequence[Trajectory]], against: str) -
 
 def _difference(pairs: Sequence[tuple[Trajectory, Trajectory]], metric: str, seed: int) -> Difference:
     outcome = OUTCOMES[metric]
-    by_prompt: dict[tuple[str, str], list[float]] = defaultdict(list)  # one difference per pair of games
+    by_prompt: dict[Prompt, list[float]] = defaultdict(list)  # one difference per pair of games
     for ours, theirs in pairs:
         mine, other = outcome(ours.prompt, ours.final), outcome(theirs.prompt, theirs.final)
         if mine is not None and other is not None:
-            by_prompt[ours.prompt.id, ours.prompt.text].append(float(mine) - float(other))
+            by_prompt[ours.prompt].append(float(mine) - float(other))
     if not by_prompt:
         return Difference(math.nan, math.nan, math.nan, math.nan, 0)
     sums = np.array([sum(differences) for differences in by_prompt.values()])  # (P,), P prompts
