@@ -19,7 +19,7 @@ from waltz_env.algorithms.batches import Step, batches_of
 from waltz_env.algorithms.optimizer import load_moments, moments_of
 from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import FeaturePolicy, Metrics, Policy, Sample
-from waltz_env.checks import check_integer, check_number
+from waltz_env.checks import check_integer, check_number, check_settings
 from waltz_env.errors import CheckpointError, UsageError
 
 _WEIGHTS, _OPTIMIZER = "critic.", "critic_optimizer."
@@ -45,6 +45,7 @@ class CriticConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_number("The critic's learning_rate", self.learning_rate, low=0)
         check_integer("The critic's epochs", self.epochs, at_least=1)
         check_integer("The critic's hidden", self.hidden, at_least=1)

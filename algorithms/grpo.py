@@ -28,7 +28,7 @@ from waltz_env.algorithms.policy_gradient import PolicyGradient
 from waltz_env.algorithms.protocols import Policy
 from waltz_env.algorithms.surrogate import SurrogateConfig
 from waltz_env.algorithms.update_batch import UpdateBatch
-from waltz_env.checks import check_choice
+from waltz_env.checks import check_choice, check_settings
 
 Scale = Literal["group", "none"]
 
@@ -62,6 +62,7 @@ class GRPOConfig:
     needs_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_choice("scale", self.scale, get_args(Scale))
         check_choice("aggregation", self.aggregation, get_args(Aggregation))
 

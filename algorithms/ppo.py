@@ -31,7 +31,7 @@ from waltz_env.algorithms.policy_gradient import PolicyGradient
 from waltz_env.algorithms.protocols import Policy
 from waltz_env.algorithms.surrogate import SurrogateConfig
 from waltz_env.algorithms.update_batch import UpdateBatch
-from waltz_env.checks import check_choice, check_integer, check_number
+from waltz_env.checks import check_choice, check_integer, check_number, check_settings
 from waltz_env.errors import UsageError
 
 
@@ -81,6 +81,7 @@ class PPOConfig:
     surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_number("gae_lambda", self.gae_lambda, low=0, high=1)
         check_integer("state_size", self.state_size, at_least=0)
         check_choice("aggregation", self.aggregation, get_args(Aggregation))

@@ -28,7 +28,7 @@ from waltz_env.algorithms.policy_gradient import PolicyGradient
 from waltz_env.algorithms.protocols import Policy
 from waltz_env.algorithms.surrogate import SurrogateConfig
 from waltz_env.algorithms.update_batch import UpdateBatch, centered_rewards
-from waltz_env.checks import check_choice
+from waltz_env.checks import check_choice, check_settings
 
 Baseline = Literal["none", "group"]
 KLIn = Literal["reward", "loss"]
@@ -70,6 +70,7 @@ class ReinforcePPConfig:
     surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_choice("baseline", self.baseline, get_args(Baseline))
         check_choice("kl_in", self.kl_in, get_args(KLIn))
         check_choice("aggregation", self.aggregation, get_args(Aggregation))

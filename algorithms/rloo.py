@@ -26,7 +26,7 @@ from waltz_env.algorithms.policy_gradient import PolicyGradient
 from waltz_env.algorithms.protocols import Policy
 from waltz_env.algorithms.surrogate import SurrogateConfig
 from waltz_env.algorithms.update_batch import UpdateBatch
-from waltz_env.checks import check_choice
+from waltz_env.checks import check_choice, check_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ class RLOOConfig:
     needs_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_choice("aggregation", self.aggregation, get_args(Aggregation))
 
     def estimator(self) -> RLOO:

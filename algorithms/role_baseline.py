@@ -30,7 +30,7 @@ from waltz_env.algorithms.policy_gradient import PolicyGradient
 from waltz_env.algorithms.protocols import Metrics, Policy
 from waltz_env.algorithms.surrogate import SurrogateConfig
 from waltz_env.algorithms.update_batch import SampleFacts, UpdateBatch
-from waltz_env.checks import check_choice, check_number
+from waltz_env.checks import check_choice, check_number, check_settings
 
 Role = tuple[str, int]
 """An agent and its turn."""
@@ -125,6 +125,7 @@ class RoleBaselineConfig:
     surrogate: SurrogateConfig = field(default_factory=SurrogateConfig)
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_number("decay", self.decay, low=0, below=1)
         check_choice("aggregation", self.aggregation, get_args(Aggregation))
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from waltz_env.algorithms.batches import microbatches
 from waltz_env.algorithms.optimizer import check_betas, schedule_factor
 from waltz_env.algorithms.protocols import Policy
-from waltz_env.checks import check_integer, check_number
+from waltz_env.checks import check_integer, check_number, check_settings
 from waltz_env.errors import UsageError
 
 Example = tuple[Sequence[int], Sequence[int]]
@@ -57,6 +57,7 @@ class SupervisedConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for name in ("steps", "warmup_steps", "seed"):
             check_integer(name, getattr(self, name), at_least=0)
         for name in ("batch_size", "tokens_per_microbatch"):

@@ -30,7 +30,7 @@ from waltz_env.algorithms.optimizer import Schedule, check_betas, load_moments, 
 from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import Metrics, Policy
 from waltz_env.algorithms.update_batch import UpdateBatch
-from waltz_env.checks import check_choice, check_integer, check_number
+from waltz_env.checks import check_choice, check_integer, check_number, check_settings
 from waltz_env.errors import UsageError
 
 OldLogprobs = Literal["sampler", "trainer"]
@@ -81,6 +81,7 @@ class SurrogateConfig:
     total_steps: int = 0
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for name in ("learning_rate", "beta", "min_reward_std", "weight_decay"):
             check_number(name, getattr(self, name), low=0)
         check_number("clip", self.clip, above=0)

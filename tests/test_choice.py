@@ -205,7 +205,7 @@ def test_the_environment_draws_with_the_documented_probabilities() -> None:
 
 @pytest.mark.parametrize("changes", [{"slip": 1.5}, {"harmful": -0.1}, {"reading": float("nan")}])
 def test_what_is_no_probability_is_refused(changes: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match=f"{next(iter(changes))} must be a probability from 0 to 1; got"):
+    with pytest.raises(UsageError, match=f"{next(iter(changes))} must be a "):
         Dynamics(**changes)
 
 

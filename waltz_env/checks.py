@@ -4,9 +4,105 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from waltz_env.errors import UsageError, UsageTypeError, unknown_name
+from waltz_env.plain import plain_bool, plain_float, plain_int
+
+
+def check_settings(settings: Any) -> None:
+    """Check every field of a frozen dataclass against its declared type; the first line of ``__post_init__``.
+
+    Scalars of NumPy and torch become Python's own, and sequences become tuples where tuples are declared. Fields of
+    other types than bools, numbers, strings, tuples, mappings, enums and dataclasses are left to the caller.
+
+    Raises:
+        UsageTypeError: a field has another type than declared; a bool is not a number here.
+        UsageError: a number is NaN, or a tuple has the wrong length.
+    """
+    kind: Any = type(settings)
+    hints = _hints(kind)
+    for field in fields(settings):
+        value, hint = getattr(settings, field.name), hints.get(field.name, Any)
+        if type(value) is hint and (hint is not float or value == value):  # the usual case, fast; NaN is not itself
+            continue
+        fitting = _fitting(field.name, value, hint)
+        if fitting is not value:
+            object.__setattr__(settings, field.name, fitting)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The declared types; without those of a class that names what only its function or a type checker knows."""
+    hints: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if is_dataclass(base):
+            try:
+                hints |= get_type_hints(base)
+            except NameError:
+                continue
+    return hints
+
+
+def _fitting(name: str, value: Any, hint: Any) -> Any:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return _one_of(name, value, parts)
+    if hint is bool:
+        return plain_bool(name, value)
+    if hint is int:
+        return plain_int(name, value)
+    if hint is float:
+        return _number(name, value)
+    if origin is tuple:
+        return _tuple(name, value, parts)
+    expected: tuple[type, ...] = ()
+    if hint is str or hint is NoneType or (isinstance(hint, type) and (is_dataclass(hint) or issubclass(hint, Enum))):
+        expected = (hint,)
+    elif origin is Literal:  # which of them: check_choice, which suggests the nearest
+        expected = tuple({type(part) for part in parts})
+    elif origin is Mapping:
+        expected = (Mapping,)
+    if expected and not isinstance(value, expected):
+        names = " or ".join(sorted({"str": "string"}.get(kind.__name__, kind.__name__) for kind in expected))
+        raise UsageTypeError(f"{name} must be of type {names}; got {value!r} ({type(value).__name__}).")
+    return value
+
+
+def _one_of(name: str, value: Any, hints: Sequence[Any]) -> Any:
+    if value is None and NoneType in hints:
+        return None
+    *others, last = (hint for hint in hints if hint is not NoneType)
+    for hint in others:
+        try:
+            return _fitting(name, value, hint)
+        except UsageTypeError:
+            continue
+    return _fitting(name, value, last)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool):
+        raise UsageTypeError(f"{name} must be a number; got {value!r}.")
+    number = plain_float(name, value)
+    if math.isnan(number):
+        raise UsageError(f"{name} must be a number; got {value!r}.")
+    return value if type(value) in (int, float) else number
+
+
+def _tuple(name: str, value: Any, hints: Sequence[Any]) -> tuple[Any, ...]:
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise UsageTypeError(f"{name} must be a tuple; got {value!r} ({type(value).__name__}).")
+    kinds = [hints[0]] * len(value) if hints[1:] == (...,) else hints
+    if len(kinds) != len(value):
+        raise UsageError(f"{name} must have {len(kinds)} values; got {value!r}.")
+    items = tuple(_fitting(f"Each of {name}", item, kind) for item, kind in zip(value, kinds, strict=True))
+    return value if isinstance(value, tuple) and all(a is b for a, b in zip(value, items, strict=True)) else items
 
 
 def check_integer(name: str, value: object, *, at_least: int) -> None:
@@ -16,10 +112,7 @@ def check_integer(name: str, value: object, *, at_least: int) -> None:
         UsageTypeError: it is not an integer.
         UsageError: it is below ``at_least``.
     """
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]  # what is not an integer is the question
-    except TypeError:
-        raise UsageTypeError(f"{name} must be an integer; got {value!r}.") from None
+    number = plain_int(name, value)
     if number < at_least:
         raise UsageError(f"{name} must be {at_least} or more; got {number}.")
 
@@ -61,10 +154,9 @@ def check_number(
         UsageTypeError: it is not a number.
         UsageError: it is not finite or lies outside.
     """
-    try:
-        finite = math.isfinite(value)
-    except TypeError:
-        raise UsageTypeError(f"{name} must be a number; got {value!r}.") from None
+    if isinstance(value, bool):
+        raise UsageTypeError(f"{name} must be a number; got {value!r}.")
+    finite = math.isfinite(plain_float(name, value))
     if not (finite and low <= value <= high and above < value < below):
         limits = [("at least", low), ("at most", high), ("above", above), ("below", below)]
         bounds = " and ".join(f"{words} {limit:g}" for words, limit in limits if math.isfinite(limit))

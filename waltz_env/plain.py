@@ -1,6 +1,7 @@
-"""Plain values: what judges and agents of one's own return, as Python's own bools, numbers and strings.
+"""Plain values: what judges and agents of one's own return, and settings, as Python's own bools, numbers and strings.
 
-A game is compared, counted, written and read again, so it must not hold ``numpy.bool_``, ``numpy.float32`` or a tensor.
+Games and settings are compared, written and read again, so they must not hold ``numpy.bool_``, ``numpy.float32`` or
+tensors.
 These functions make plain values of what clearly is one, and refuse everything else:
 
 | expected          | also taken                                                                              |
@@ -60,13 +61,14 @@ def plain_completion(completion: Any) -> Completion:
         expected = ", ".join(map(repr, _FINISHES))
         raise UsageTypeError(f"Completion.finish must be one of {expected}; got {_short(completion.finish)}.")
     changed: dict[str, Any] = {}
-    for name, kind, convert in (("prompt_ids", int, _int), ("token_ids", int, _int), ("logprobs", float, _float)):
+    numbers = (("prompt_ids", int, plain_int), ("token_ids", int, plain_int), ("logprobs", float, plain_float))
+    for name, kind, convert in numbers:
         values = getattr(completion, name)
         if values is not None and not (type(values) is tuple and set(map(type, values)) <= {kind}):
             items = _items(f"Completion.{name}", values)
             changed[name] = tuple(convert(f"Completion.{name}", item) for item in items)
     if type(completion.version) is not int:
-        changed["version"] = _int("Completion.version", completion.version)
+        changed["version"] = plain_int("Completion.version", completion.version)
     return replace(completion, **changed) if changed else completion
 
 
@@ -78,7 +80,7 @@ def _labels(labels: Any) -> Labels:
         )
     if {type(labels.unsafe), type(labels.overrefuse)} == {bool}:
         return labels
-    return Labels(_bool("labels.unsafe", labels.unsafe), _bool("labels.overrefuse", labels.overrefuse))
+    return Labels(plain_bool("labels.unsafe", labels.unsafe), plain_bool("labels.overrefuse", labels.overrefuse))
 
 
 def _scores(scores: Any) -> Mapping[str, float]:
@@ -88,17 +90,27 @@ def _scores(scores: Any) -> Mapping[str, float]:
         _string("a name in Judgement.scores", name)
     if type(scores) is dict and all(type(score) is float for score in scores.values()):
         return scores
-    return {name: _float(f"scores[{name!r}]", score) for name, score in scores.items()}
+    return {name: plain_float(f"scores[{name!r}]", score) for name, score in scores.items()}
 
 
-def _bool(name: str, value: Any) -> bool:
+def plain_bool(name: str, value: Any) -> bool:
+    """``value`` as a bool.
+
+    Raises:
+        UsageTypeError: it is not one; the message begins with ``name``.
+    """
     scalar = _scalar(value)
     if type(scalar) is bool or (type(scalar) is int and scalar in (0, 1)):
         return bool(scalar)
     raise UsageTypeError(f"{name} must be True or False; got {_short(value)}.")
 
 
-def _int(name: str, value: Any) -> int:
+def plain_int(name: str, value: Any) -> int:
+    """``value`` as an integer.
+
+    Raises:
+        UsageTypeError: it is not one; the message begins with ``name``.
+    """
     scalar = _scalar(value)
     try:
         if not isinstance(scalar, bool):
@@ -108,7 +120,12 @@ def _int(name: str, value: Any) -> int:
     raise UsageTypeError(f"{name} must be an integer; got {_short(value)}.")
 
 
-def _float(name: str, value: Any) -> float:
+def plain_float(name: str, value: Any) -> float:
+    """``value`` as a float.
+
+    Raises:
+        UsageTypeError: it is not a number; the message begins with ``name``.
+    """
     scalar = _scalar(value)
     try:
         if hasattr(type(scalar), "__float__") or hasattr(type(scalar), "__index__"):  # a string has neither

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from waltz_env.checks import check_number, check_settings
 from waltz_env.errors import UsageError, unknown_name
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Labels, Trajectory
 
@@ -32,6 +33,11 @@ class RewardWeights:
     label: float = 0.25
     format: float = 0.1
     gated: bool = True
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for name in ("improvement", "label", "format"):
+            check_number(name, getattr(self, name))
 
 
 SETUP_A = RewardWeights()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from waltz_env.checks import check_integer
+from waltz_env.checks import check_integer, check_settings
 from waltz_env.errors import UsageError, unknown_name
 from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Trajectory
 
@@ -47,6 +47,7 @@ class Rules:
     always_revise: bool = False
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_integer("max_rounds", self.max_rounds, at_least=0)
         check_integer("max_chars", self.max_chars, at_least=1)
 

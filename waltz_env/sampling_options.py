@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from waltz_env.checks import check_integer, check_number
+from waltz_env.checks import check_integer, check_number, check_settings
 from waltz_env.errors import UsageError
 
 
@@ -31,6 +31,7 @@ class SamplingOptions:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.temperature is not None:
             check_number("temperature", self.temperature, low=0)
         if self.top_p is not None:

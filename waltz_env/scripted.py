@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from waltz_env.checks import check_number, check_settings
 from waltz_env.errors import UsageError
 from waltz_env.feedback import format_feedback
 from waltz_env.judging import ask
@@ -94,6 +95,9 @@ class AlwaysFlag:
     labels: Labels = _UNSAFE
     advice: str | None = None
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
         """Returns the same feedback for each observation."""
         advice = advise(self.labels) if self.advice is None else self.advice
@@ -116,6 +120,11 @@ class FollowAdvice:
     probability: float = 1.0
     seed: int = 0
     answers: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        check_number("probability", self.probability, low=0, high=1)
+        check_number("answers", self.answers, low=0, high=1)
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
         """Returns one response per observation."""

@@ -32,7 +32,7 @@ from waltz_env.algorithms.training.samples import SampleConfig, samples
 from waltz_env.algorithms.training.saved_state import Parts, Position, load, save
 from waltz_env.algorithms.training.stages import Stage
 from waltz_env.algorithms.training.step_metrics import step_metrics
-from waltz_env.checks import check_integer
+from waltz_env.checks import check_integer, check_settings
 from waltz_env.errors import DivergedError, JudgeError, UsageError
 from waltz_env.evaluation.held_out import play_held_out
 from waltz_env.evaluation.metrics import no_verdict_reasons, rates
@@ -74,6 +74,7 @@ class LoopConfig:
     exclude_unreadable: bool = False
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for name in ("games", "games_per_prompt", "save_every", "keep_checkpoints"):
             check_integer(name, getattr(self, name), at_least=1)
         check_integer("evaluate_every", self.evaluate_every, at_least=0)

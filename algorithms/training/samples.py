@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from waltz_env.algorithms.protocols import Sample
-from waltz_env.checks import check_choice, check_number
+from waltz_env.checks import check_choice, check_number, check_settings
 from waltz_env.errors import UsageError
 from waltz_env.rewards import RewardWeights, score, setup
 from waltz_env.types import AGENTS, CONVERSATION, AgentID, Completion, Labels, Trajectory
@@ -48,6 +48,7 @@ class SampleConfig:
     group: Group = "prompt"
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_choice("choice of turns", self.turns, get_args(Turns))
         check_number("draft_probability", self.draft_probability, low=0, high=1)
         check_choice("choice of responses", self.responses, get_args(Responses))

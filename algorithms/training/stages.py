@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from waltz_env.algorithms.protocols import LearnerConfig
-from waltz_env.checks import check_integer
+from waltz_env.checks import check_choice, check_integer, check_settings
 from waltz_env.rewards import SETUP_A, SETUP_B, RewardWeights
 from waltz_env.rules import Rules
-from waltz_env.types import CONVERSATION, FEEDBACK, AgentID
+from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,10 @@ class Stage:
     rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_integer("steps", self.steps, at_least=0)
+        for agent in self.learners:
+            check_choice("agent", agent, AGENTS)
 
 
 def waltz_stages(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
 
-from waltz_env.errors import UsageError
+from waltz_env.checks import check_number, check_settings
 from waltz_env.feedback import format_feedback
 from waltz_env.types import Judgement, Kind, Labels, Prompt
 
@@ -72,10 +72,9 @@ class Dynamics:
     reading: float = 0.95
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for field in fields(self):
-            value = getattr(self, field.name)
-            if not 0 <= value <= 1:
-                raise UsageError(f"{field.name} must be a probability from 0 to 1; got {value!r}.")
+            check_number(field.name, getattr(self, field.name), low=0, high=1)
 
     def refusal(
         self,

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 
 from waltz_env.agents import LanguageModelPolicy
 from waltz_env.algorithms.training.learners import policies_of
+from waltz_env.checks import check_integer, check_settings
 from waltz_env.errors import UsageError
 from waltz_env.experiments.capabilities import capabilities
 from waltz_env.experiments.latency import latency
@@ -65,6 +66,13 @@ class EvaluationConfig:
     capabilities: tuple[str, ...] = ()
     capability_limit: int | None = None
     exclude_unreadable: bool = False
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        check_integer("samples", self.samples, at_least=1)
+        check_integer("latency", self.latency, at_least=0)
+        if self.capability_limit is not None:
+            check_integer("capability_limit", self.capability_limit, at_least=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from waltz_env.algorithms import LearnerConfig, LoopConfig, Stage, single_model_
 from waltz_env.algorithms.protocols import needs_groups
 from waltz_env.algorithms.registry import ALGORITHMS, ENTRY_POINTS, algorithm, with_settings
 from waltz_env.algorithms.surrogate import SurrogateConfig
-from waltz_env.checks import check_choice, check_integer
+from waltz_env.checks import check_choice, check_integer, check_settings
 from waltz_env.errors import UsageError
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent
@@ -48,6 +48,7 @@ class Recipe:
     shared_policy: bool = False
 
     def __post_init__(self) -> None:
+        check_settings(self)
         check_integer("seed", self.seed, at_least=0)
         check_integer("test_samples", self.test_samples, at_least=1)
         names = [stage.name for stage in self.stages]

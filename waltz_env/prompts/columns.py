@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import parse_qsl
 
+from waltz_env.checks import check_settings
 from waltz_env.errors import DataError, UsageError, unknown_name
 from waltz_env.types import Kind, Prompt
 
@@ -45,6 +46,9 @@ class Columns:
     topic: str = ""
 
     def __post_init__(self) -> None:
+        check_settings(self)
+        if not self.text or not all(self.text) or not self.kind:
+            raise UsageError(f"text must name at least one column, and kind a column or a kind; got {self}.")
         both = sorted(set(self.harmful) & set(self.benign))
         if both:
             raise UsageError(f"{', '.join(map(repr, both))} cannot mean harmful and benign.")

@@ -9,11 +9,12 @@ flags do not follow from it, and its revisions mostly do what specific advice sa
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
 
+from waltz_env.checks import check_number, check_settings
 from waltz_env.feedback import format_feedback
 from waltz_env.presets.nano import grammar
 from waltz_env.presets.nano.splits import parts
@@ -54,6 +55,12 @@ class Mixture:
     specific: float = 0.35
     follow_specific: float = 0.90
     follow_vague: float = 0.50
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for field in fields(self):
+            check_number(field.name, getattr(self, field.name), low=0, high=1)
+        check_number("draft + feedback", self.draft + self.feedback, high=1)
 
 
 class Example(NamedTuple):

@@ -11,6 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from waltz_env.agents.prompt_encoder import PromptEncoder
 from waltz_env.algorithms.supervised import Example, SupervisedConfig, fit
+from waltz_env.checks import check_integer, check_number, check_settings
+from waltz_env.errors import UsageError
 from waltz_env.presets.nano.examples import Mixture, examples
 from waltz_env.presets.nano.templates import TEMPLATES
 from waltz_env.presets.nano.tokenizer import CONTEXT, END_ID, PAD_ID, build_tokenizer
@@ -39,6 +41,16 @@ class NanoConfig:
     learning_rate: float = 3e-3
     prompt_weight: float = 0.3
     mixture: Mixture = field(default_factory=Mixture)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for name in ("width", "layers", "heads", "feed_forward", "batch_size"):
+            check_integer(name, getattr(self, name), at_least=1)
+        check_integer("steps", self.steps, at_least=0)
+        for name in ("learning_rate", "prompt_weight"):
+            check_number(name, getattr(self, name), low=0)
+        if self.width % (2 * self.heads):  # rotary embeddings turn pairs of a head's dimensions
+            raise UsageError(f"width ({self.width}) must be a multiple of twice the heads ({self.heads}).")
 
 
 def build_model(

@@ -6,11 +6,12 @@ All answers are the model's own. The refusal, the advice and the reasoning are t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
 
+from waltz_env.checks import check_number, check_settings
 from waltz_env.errors import UsageError
 from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
@@ -58,6 +59,12 @@ class Mixture:
     feedback: float = 0.5
     whole: float = 1.0
     harmful: float = 0.35
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for field in fields(self):
+            check_number(field.name, getattr(self, field.name), low=0, high=1)
+        check_number("draft + feedback", self.draft + self.feedback, high=1)
 
 
 def examples(

@@ -18,6 +18,8 @@ from waltz_env.agents import LanguageModelPolicy, TransformersAgent, lora_polici
 from waltz_env.agents.prompt_encoder import PromptEncoder
 from waltz_env.algorithms import supervised
 from waltz_env.algorithms.supervised import SupervisedConfig, fit
+from waltz_env.checks import check_integer, check_number, check_settings
+from waltz_env.errors import UsageError
 from waltz_env.game import Game
 from waltz_env.judges.finding import Finding
 from waltz_env.judges.rules import classify
@@ -39,6 +41,11 @@ class Phase:
     steps: int
     learning_rate: float
     mixture: Mixture
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        check_integer("steps", self.steps, at_least=0)
+        check_number("learning_rate", self.learning_rate, low=0)
 
 
 # Most examples teach when to refuse and when to flag. How flags follow from the reasoning is learned quickly once
@@ -65,6 +72,14 @@ class WarmStart:
     rank: int = 16
     answer_tokens: int = 30
     tries: int = 4
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for name in ("batch_size", "rank", "answer_tokens", "tries"):
+            check_integer(name, getattr(self, name), at_least=1)
+        check_integer("warmup_steps", self.warmup_steps, at_least=0)
+        if not self.phases:
+            raise UsageError("phases must hold at least one Phase; got none.")
 
 
 def teach(

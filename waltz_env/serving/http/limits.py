@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from waltz_env.errors import UsageError
+from waltz_env.checks import check_integer, check_number, check_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,5 +24,7 @@ class Limits:
     body_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        if min(self.body_bytes, self.chat_chars, self.concurrent, self.body_seconds) <= 0:
-            raise UsageError(f"Every limit must be above 0; got {self}.")
+        check_settings(self)
+        for name in ("body_bytes", "chat_chars", "concurrent"):
+            check_integer(name, getattr(self, name), at_least=1)
+        check_number("body_seconds", self.body_seconds, above=0)
