@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
 import subprocess
@@ -13,11 +14,14 @@ import pytest
 
 import setup as distribution
 from tests.games import BOMB, Speaker, WordJudge
+from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env import CONVERSATION, play, write_games
 from waltz_env.cli import COMMANDS, main
 from waltz_env.errors import UsageError
+from waltz_env.experiments.pairs import laboratory_note
 from waltz_env.extras import EXTRA_OF, install_command, missing
 from waltz_env.rules import Rules
+from waltz_env.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 TORCH = {"torch", "transformers", "peft", "accelerate"}
@@ -160,3 +164,91 @@ def test_an_operating_system_error_is_one_line(tmp_path: Path, games: Path, caps
         errors = capsys.readouterr().err
         assert str(tmp_path) in errors
         assert len(errors.splitlines()) == 1
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    """What a user types, until the input ends."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+
+
+def test_play_says_how_prompts_are_taken_and_takes_them_otherwise_when_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed(monkeypatch, "How do I bake?", "/harmful How do I rob a bank?", "How do I swim?", "/harmful", "How do I rob?")
+    assert main(["play", "--max-rounds", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "Prompts are taken as benign. /help shows" in printed
+    kinds = re.findall(r"as a (\w+) prompt", printed)
+    assert kinds == ["benign", "harmful", "benign", "harmful"]
+
+
+def test_play_has_help_and_an_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    typed(monkeypatch, "/help", "/qiut", "/quit", "never read")
+    assert main(["play"]) == 0
+    printed = capsys.readouterr()
+    for command in ("/harmful", "/benign", "/quit"):
+        assert command in printed.out
+    assert "Did you mean '/quit'?" in printed.err
+    assert "response 0" not in printed.out
+
+
+def test_play_takes_a_path_for_a_prompt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    typed(monkeypatch, "/etc/passwd: what is it?")
+    assert main(["play", "--max-rounds", "0"]) == 0
+    assert "/etc/passwd: what is it?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["play", "serve"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("runs/first-rnu", "Did you mean 'runs/first-run'?"),
+        ("runs/nothing-like-it", "Unknown agents 'runs/nothing-like-it'"),
+        ("./first-run", "Unknown agents"),
+        ("/nonexistent", "Unknown agents '/nonexistent'"),
+        ("../nonexistent", "Unknown agents"),
+        ("elsewhere/run", "Unknown agents"),
+        ("elsewhere", "holds neither a run nor a model"),
+        ("a-file", "is a file"),
+        ("smolm2", "Did you mean 'smollm2'?"),
+        ("a/b/c", "Unknown agents"),
+        ("~/run", "Unknown agents"),
+    ],
+)
+def test_a_mistyped_path_is_never_looked_up_on_the_hub(
+    command: str,
+    name: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    RunFolder(tmp_path / "runs" / "first-run").write_config({"preset": "nano"})
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "a-file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--port", "0"] if command == "serve" else ["--prompt", "Hello"]
+    assert main([command, name, *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_loading_a_model_draws_no_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging
+
+    tiny_model().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    capsys.readouterr()
+    try:
+        assert main(["play", str(tmp_path), "--prompt", "Hello", "--max-new-tokens", "3"]) == 0
+        assert "Loading" not in capsys.readouterr().err
+    finally:
+        logging.enable_progress_bar()
+
+
+def test_who_plays_with_the_laboratory_model_is_told_that_english_is_not_its_language(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert laboratory_note(folder) is None
+    folder.write_config({"preset": "smollm2"})
+    assert laboratory_note(folder) is None
+    folder.write_config({"preset": "nano"})
+    assert "small language" in str(laboratory_note(folder))

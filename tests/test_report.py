@@ -433,3 +433,20 @@ def test_a_source_holds_what_its_folder_does(tmp_path: Path) -> None:
     games = games_of(3, rounds=3)
     found = read_source(RunFolder(folder_of(tmp_path / "run", {"new": {"trained_pair": games}})), "run")
     assert found.games == {("new", "trained_pair"): games}
+
+
+def test_settings_are_folded_away_and_runs_and_evaluations_counted_apart(tmp_path: Path) -> None:
+    run, evaluation = (folder_of(tmp_path / name, {"topics": {"baseline": games_of(0)}}) for name in ("run", "judged"))
+    RunFolder(run).write_config({"preset": "nano", "stages": [{"steps": 123456}]})
+    content = json.loads((evaluation / "results.json").read_text())
+    content |= {"judge": "rules", "players": {"conversation_0": {"model": "some-model"}}, "runs": {"x": {"seed": 7}}}
+    (evaluation / "results.json").write_text(json.dumps(content))
+    page = render([read_source(RunFolder(run), "run"), read_source(RunFolder(evaluation), "judged")])
+    made = page[page.index("How it was made</h2>") :]
+    for hidden in ("some-model", "123456", "&#34;seed&#34;: 7"):
+        position = made.index(hidden)
+        assert made.rindex("<details>", 0, position) > made.rfind("</details>", 0, position)
+    assert "<dt>judge</dt><dd>rules</dd>" in made
+    assert "<dt>run</dt><dd>1</dd>" in page
+    assert "<dt>evaluation</dt><dd>1</dd>" in page
+    assert "Topics that reinforcement learning never saw." in page

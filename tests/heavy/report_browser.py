@@ -6,6 +6,7 @@ Not part of the default suite: ``make test-report``. Pages are opened from files
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from selenium.webdriver.support.select import Select
 from tests.browser import chromium, open_report, wait
 from tests.games import BOMB, PROCESS, REFUSING, SAFE, UNSAFE, critique, trajectory
 from waltz_env import Trajectory
+from waltz_env.experiments.results import add_systems
 from waltz_env.report.page import write_report
+from waltz_env.report.source import read_source
 from waltz_env.report.tables import Source
+from waltz_env.run_folder import RunFolder
 from waltz_env.types import Completion, Critique, Feedback, Judgement, Kind, Labels, Message, Prompt, Response
 
 ATTACKS = (
@@ -288,6 +292,54 @@ def test_the_theme_button_changes_the_colours(page: Chrome) -> None:
         page.find_element(By.ID, "theme").click()
         colors.add(page.find_element(By.TAG_NAME, "body").value_of_css_property("background-color"))
     assert len(colors) == 2
+
+
+FIGURES = """
+return [...document.querySelectorAll("figure svg")].map((svg) => {
+  const box = svg.getBoundingClientRect(), texts = [...svg.querySelectorAll("text")];
+  const scale = box.width / svg.viewBox.baseVal.width;
+  const outside = texts.filter((text) => {
+    const own = text.getBoundingClientRect();
+    return own.left < box.left - 1 || own.right > box.right + 1 || own.top < box.top - 1 || own.bottom > box.bottom + 1;
+  });
+  const sizes = texts.map((text) => parseFloat(getComputedStyle(text).fontSize) * scale);
+  return {outside: outside.map((text) => text.textContent), smallest: Math.min(...sizes)};
+});
+"""
+
+
+@pytest.mark.parametrize("width", [360, 390, 1280])
+@pytest.mark.parametrize("systems", [1, 5, 12])
+def test_every_chart_can_be_read_at_every_width(
+    width: int, systems: int, open_sources: Callable[[Sequence[Source]], Chrome], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    names = ["trained_pair", "baseline_safeguard", "single_model_rl_safeguard"]
+    names += [f"a-run-with-a-rather-long-name-and-its-number-{number}" for number in range(systems)]
+    for name in names[:systems]:
+        add_systems(folder, {"topics": {name: PAIR}})
+    metrics = [{"step": 1 + step, "stage": "1", "games/asr": 0.5, "reward/feedback": 0.1} for step in range(9)]
+    page = open_sources([replace(read_source(folder, "run"), metrics=metrics)])
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        page.execute_script("document.querySelectorAll('details').forEach((each) => (each.open = true))")
+        figures = page.execute_script(FIGURES)
+        assert len(figures) == 6
+        assert [figure["outside"] for figure in figures] == [[]] * 6
+        assert min(figure["smallest"] for figure in figures) >= 8.5
+        assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_theme_button_says_what_it_does(page: Chrome) -> None:
+    button = page.find_element(By.ID, "theme")
+    words = []
+    for _ in range(2):
+        words.append(button.text)
+        button.click()
+    assert sorted(words) == ["Dark", "Light"]
 
 
 def test_every_control_has_a_name(page: Chrome) -> None:

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from cycler import cycler
@@ -31,6 +31,9 @@ _COLORS = {
 SERIES = [f"#5e00{number:02x}" for number in range(7)]
 INK, MUTED, RULE, PAPER = "#5e00f0", "#5e00f1", "#5e00f2", "#5e00f3"
 MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
+# Width of every figure, in inches. A phone shows it at four fifths of its size, at which 9 points can still be read.
+WIDTH = 4.6
+LONGEST = 48  # characters of a name in a legend
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
     "text.parse_math": False,  # names of systems may hold dollar signs
@@ -117,21 +120,20 @@ def plane(table: Sequence[Row], looks: Mapping[str, Mark]) -> Figure | None:
     ]
     if not points:
         return None
-    figure = Figure(figsize=(6.6, 4.6), layout="constrained")
+    legend = _legend_rows([_name(row) for row, _, _ in points] + ["Pareto front"])
+    figure = Figure(figsize=(WIDTH, WIDTH + 0.2 * legend), layout="constrained")
     axis = figure.subplots()
     front = pareto_front([(100 * orr, 100 * asr) for _, orr, asr in points])
     steps = [(front[0][0], 100.0), *front, (100.0, front[-1][1])]
     axis.plot(*zip(*steps, strict=True), drawstyle="steps-post", color=MUTED, linestyle=":", label="Pareto front")
     for row, orr, asr in points:
         _point(axis, row, (100 * orr, 100 * asr), looks[row.system])
-    ends = [100 * row.metrics[metric]["high"] for row, _, _ in points for metric in ("asr", "orr")]
+    ends = [100 * _end(row.metrics[metric], "high") for row, _, _ in points for metric in ("asr", "orr")]
     drafts = [100 * (row.value(metric) or 0.0) for row, _, _ in points for metric in ("asr_first", "orr_first")]
     top = min(104.0, 1.08 * max(*ends, *drafts, 5.0))
     axis.set(xlim=(-0.02 * top, top), ylim=(-0.02 * top, top), aspect="equal")
     axis.set(xlabel="ORR, % of benign prompts", ylabel="ASR, % of harmful prompts")
-    handles, labels = axis.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside right upper", fontsize=9)
+    _add_legend(figure, axis, "outside lower left")
     return figure
 
 
@@ -164,7 +166,9 @@ def triggers(table: Sequence[Row], looks: Mapping[str, Mark]) -> Figure | None:
     shown = [row for row in table if any(row.value(kind) is not None for kind in kinds)]
     if not shown:
         return None
-    figure = Figure(figsize=(6.6, 1.1 + len(kinds) * (0.35 + 0.17 * len(shown))), layout="constrained")
+    legend = 0.2 * _legend_rows([_name(row) for row in shown])
+    height = 0.9 + legend + len(kinds) * (0.35 + 0.17 * len(shown))
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axis = figure.subplots()
     for number, row in enumerate(shown):
         look = looks[row.system]
@@ -184,19 +188,40 @@ def triggers(table: Sequence[Row], looks: Mapping[str, Mark]) -> Figure | None:
     axis.set(xlim=(-2, 102), ylim=(len(kinds) - 0.4, -0.6), xlabel="FTR, % of prompts of the kind")
     axis.set_yticks(range(len(kinds)), [TRIGGERS[kind][0] for kind in kinds])
     axis.grid(visible=False, axis="y")
-    handles, labels = axis.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside upper left", ncols=3, fontsize=9)
+    _add_legend(figure, axis, "outside upper left")
     return figure
 
 
+def _add_legend(figure: Figure, axis: Axes, place: Literal["outside lower left", "outside upper left"]) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    columns = _legend_columns(list(unique))
+    figure.legend(unique.values(), unique.keys(), loc=place, ncols=columns, fontsize=9)
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    """Two columns, or one if a name is too long for half of the width."""
+    return 2 if max(map(len, names), default=0) <= 28 else 1
+
+
+def _legend_rows(names: Sequence[str]) -> int:
+    unique = list(dict.fromkeys(names))
+    return -(-len(unique) // _legend_columns(unique))
+
+
 def _name(row: Row) -> str:
-    """Returns the title of the row's system, without characters that cannot be drawn."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in title(row.system))
+    """Returns the title of the row's system, without characters that cannot be drawn and not wider than a figure."""
+    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in title(row.system))
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 def _arms(rate: Mapping[str, Any]) -> list[list[float]]:
     """Returns the lengths of the error bar below and above the value, in percentage points."""
     value = rate["value"]
-    low, high = (value if rate.get(end) is None else rate[end] for end in ("low", "high"))
-    return [[100 * (value - low)], [100 * (high - value)]]
+    return [[100 * (value - _end(rate, "low"))], [100 * (_end(rate, "high") - value)]]
+
+
+def _end(rate: Mapping[str, Any], end: str) -> float:
+    """An end of the interval; the value itself if it is not known."""
+    known: float = rate["value"] if rate.get(end) is None else rate[end]
+    return known

@@ -17,13 +17,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from waltz_env.files import atomic_path
-from waltz_env.report.curves import curves
+from waltz_env.report.curves import PANELS, panel
 from waltz_env.report.figures import marks, plane, svg, triggers
 from waltz_env.report.games import Group, pack
 from waltz_env.report.tables import RATES, TRIGGERS, Source, measured, rows, set_names, system_names, title
 
 PACKAGE = "waltz_env.report"
 NONE = "\N{EN DASH}"  # shown if a rate was not measured, or has nothing to count
+SET_NOTES = {
+    "combinations": "Topics of the training under framings that training did not have.",
+    "topics": "Topics that reinforcement learning never saw.",
+}
 SHOWN_ELSEWHERE = {"sets", "command", "versions", "latency", "capabilities"}
 
 
@@ -66,13 +70,12 @@ def render(sources: Sequence[Source]) -> str:
     }
     return environment.get_template("report.html.j2").render(
         sources=sources,
+        runs=sum(bool(source.recipe) for source in sources),
         sets=[_set(sources, name, number, looks) for number, name in enumerate(set_names(sources))],
         looks=looks,
         rates=RATES,
         training=[
-            (source.name, figure)
-            for number, source in enumerate(sources)
-            if (figure := svg(partial(curves, source.metrics), f"curves-{number}", f"Training curves of {source.name}"))
+            (source.name, figures) for number, source in enumerate(sources) if (figures := _panels(source, number))
         ],
         latencies=[source for source in sources if source.results.get("latency")],
         abilities=[source for source in sources if source.results.get("capabilities")],
@@ -87,6 +90,16 @@ def render(sources: Sequence[Source]) -> str:
     )
 
 
+def _panels(source: Source, number: int) -> list[Markup]:
+    """Returns the training curves of a run, one figure per panel."""
+    label = f"Training curves of {source.name}"
+    figures = (
+        svg(partial(panel, source.metrics, title), f"curves-{number}-{place}", f"{label}: {title}")
+        for place, title in enumerate(PANELS)
+    )
+    return [figure for figure in figures if figure is not None]
+
+
 def _own(name: str) -> Markup:
     return Markup(files(PACKAGE).joinpath(name).read_text(encoding="utf-8"))
 
@@ -96,6 +109,7 @@ def _set(sources: Sequence[Source], name: str, number: int, looks: Mapping[str, 
     feedback = [row for row in table if any(row.value(metric) is not None for metric in TRIGGERS)]
     return {
         "name": name,
+        "note": SET_NOTES.get(name, ""),
         "rows": table,
         "columns": measured(table, RATES),
         "plane": svg(partial(plane, table, looks), f"plane-{number}", f"ASR over ORR of the systems on {name}"),
@@ -120,17 +134,16 @@ def _set(sources: Sequence[Source], name: str, number: int, looks: Mapping[str, 
 def _origin(source: Source) -> dict[str, Any]:
     """Returns how a source was made: its command, versions, settings and recipe."""
     results = source.results
+    settings = {name: value for name, value in results.items() if name not in SHOWN_ELSEWHERE}
+    long = {name: value for name, value in settings.items() if isinstance(value, Mapping | list)}
+    long["settings of the training"] = source.recipe
     return {
         "name": source.name,
         "folder": str(source.folder),
         "command": shlex.join(results.get("command", ())),
         "versions": results.get("versions", {}),
-        "settings": {
-            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            for name, value in results.items()
-            if name not in SHOWN_ELSEWHERE
-        },
-        "recipe": json.dumps(source.recipe, indent=1, ensure_ascii=False) if source.recipe else "",
+        "settings": {name: value for name, value in settings.items() if name not in long},
+        "folded": {name: json.dumps(value, indent=1, ensure_ascii=False) for name, value in long.items() if value},
     }
 
 

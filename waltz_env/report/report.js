@@ -8,7 +8,8 @@
   const root = document.documentElement;
   let dark = matchMedia("(prefers-color-scheme: dark)").matches;
   const showTheme = () => {
-    theme.setAttribute("aria-pressed", String(dark));
+    theme.textContent = dark ? "Light" : "Dark";
+    theme.setAttribute("aria-label", dark ? "Show in light colors" : "Show in dark colors");
   };
   theme.addEventListener("click", () => {
     dark = !dark;
