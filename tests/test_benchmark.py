@@ -10,7 +10,9 @@ import pytest
 
 from waltz_env.cli import main
 from waltz_env.errors import DataError
+from waltz_env.experiments.benchmark import jobs_of, run_jobs
 from waltz_env.experiments.benchmark_table import games_to_threshold, read_rows, table, write_benchmark
+from waltz_env.presets import preset
 
 PRESET = "tests.tiny_preset:PRESET"
 OUTSIDE, BROKEN = "tests.tiny_preset:Outside", "tests.tiny_preset:Broken"
@@ -72,6 +74,33 @@ def test_unknown_algorithms_and_damaged_rows_are_told_before_anything_runs(
     (tmp_path / "rows.json").write_text("{}")
     assert benchmark(tmp_path, "--algorithms", "grpo", "--rows", tmp_path / "rows.json") == 2
     assert not (tmp_path / "seed-0").exists()
+
+
+@pytest.mark.parametrize("content", ['{"schema": 2, "sets": {}}', '{"schema": 2, "sets": {"mine": 3}}', "{", ""])
+def test_a_damaged_run_is_told_before_anything_runs(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "seed-0" / "grpo"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(content)
+    assert benchmark(tmp_path, "--algorithms", "grpo", "--seeds", 1) == 2
+    assert str(folder / "results.json") in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["seed-0"]
+
+
+def test_the_bar_counts_the_steps_of_all_runs(tmp_path: Path) -> None:
+    recipe = preset(PRESET).recipe
+    shared, runs = jobs_of(recipe, ["grpo"], seeds=2, out=tmp_path)
+    assert [job.steps for job in (*shared, *runs)] == [0, 0, 2, 2]
+    assert [job.steps_done() for job in runs] == [0, 0]
+    runs[1].folder.path.mkdir(parents=True)
+    runs[1].folder.metrics.write_text("{}\n{}")
+    assert [job.steps_done() for job in runs] == [0, 1]
+    seen: list[int] = []
+    assert run_jobs(shared, runs[:1], workers=1, threads=1, progress=lambda ended: seen.append(len(ended))) == []
+    assert seen[-1] == 3
+    assert seen == sorted(seen)
+    assert runs[0].steps_done() == 2
 
 
 def test_games_to_the_threshold_are_counted_to_the_end_of_the_first_five_steps_that_reach_it() -> None:

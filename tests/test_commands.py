@@ -16,7 +16,7 @@ import setup as distribution
 from tests.games import BOMB, Speaker, WordJudge
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env import CONVERSATION, play, write_games
-from waltz_env.cli import COMMANDS, main
+from waltz_env.cli import COMMANDS, main, parse
 from waltz_env.errors import UsageError
 from waltz_env.experiments.pairs import laboratory_note
 from waltz_env.extras import EXTRA_OF, install_command, missing
@@ -252,3 +252,26 @@ def test_who_plays_with_the_laboratory_model_is_told_that_english_is_not_its_lan
     assert laboratory_note(folder) is None
     folder.write_config({"preset": "nano"})
     assert "small language" in str(laboratory_note(folder))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_page_has_an_example_that_is_understood(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    example = re.search(r"For example: waltz (.+)", capsys.readouterr().out)
+    assert example is not None
+    assert type(parse(example[1].split())).__name__.lower() == name
+
+
+def test_bars_in_a_log_are_few_lines() -> None:
+    _, _, errors = waltz("rescore", "nowhere", wanted=TORCH)
+    assert "Traceback" not in errors
+    code = "from waltz_env.cli import main; main(['--version']); from tqdm import tqdm; print(tqdm([]).mininterval)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(result.stdout.split()[-1]) == 30
+
+
+def test_rescore_takes_the_files_that_rejudge_takes(games: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rescore", str(games), str(games)]) == 0
+    assert "4 games" in capsys.readouterr().out
+    assert main(["rescore"]) == 2

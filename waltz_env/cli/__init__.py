@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is not worth a crash
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "30")  # a bar is a new line in a log; read when tqdm is imported
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if words and words[0] in ("-h", "--help", "help"):

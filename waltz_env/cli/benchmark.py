@@ -17,7 +17,7 @@ from waltz_env.cli.progress import StepBar
 from waltz_env.cli.tables import print_next
 from waltz_env.errors import UsageError
 from waltz_env.experiments.benchmark import jobs_of, run_jobs
-from waltz_env.experiments.benchmark_table import read_rows, write_benchmark
+from waltz_env.experiments.benchmark_table import read_rows, rows_of, write_benchmark
 from waltz_env.experiments.results import read_sets
 from waltz_env.files import writable_folder
 from waltz_env.presets import preset, with_steps
@@ -28,6 +28,8 @@ class Benchmark:
     """Train algorithms over seeds; write a table, learning curves, the ASR-ORR plane and benchmark.json.
 
     What is finished is skipped, what was interrupted is continued, and a run that fails leaves the others alone.
+
+    For example: waltz benchmark --algorithms reinforce++ rloo --seeds 2 --out bench
 
     Attributes:
         out: folder for the runs and the results.
@@ -57,6 +59,8 @@ class Benchmark:
         recipe = chosen.recipe if self.steps is None else with_steps(chosen.recipe, *self.steps)
         writable_folder(self.out)
         others = [row for path in self.rows for row in read_rows(path)]  # damaged files are told before anything runs
+        for name in self.algorithms:
+            rows_of(self.out, name)
         shared, runs = jobs_of(recipe, self.algorithms, seeds=self.seeds, out=self.out)
         threads = chosen.threads or max(1, torch.get_num_threads() // self.jobs)
         with StepBar(shared, runs) as progress:

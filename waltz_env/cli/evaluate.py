@@ -28,6 +28,8 @@ class Evaluate:
     run. Each run adds what it has trained; single-model training also adds itself with a safeguard. Systems are kept as
     soon as they are played: the same command continues where it was stopped.
 
+    For example: waltz evaluate runs/mine --prompts builtin:test --out results
+
     Attributes:
         runs: run folders, as ``waltz train`` printed them. Two runs of the same method are told apart by their names.
         out: folder for results.json and the games.

@@ -38,6 +38,8 @@ class Play:
 
     The built-in judge does not guess whether a prompt is harmful or benign: say which with --kind, or while typing.
 
+    For example: waltz play runs/mine --max-rounds 2
+
     Attributes:
         agents: scripted, smollm2, a run folder, or the folder or hub name of any Hugging Face chat model.
         prompt: play this one prompt and stop, instead of asking.

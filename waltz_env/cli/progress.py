@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ class WatchBar:
 
     def __call__(self, done: Done) -> None:
         if self._bar is None:
-            self._bar = tqdm(total=done.of, unit="system", mininterval=1.0 if sys.stderr.isatty() else 30.0)
+            self._bar = tqdm(total=done.of, unit="system")
         counts = {"turns": done.turns, "verdicts": done.verdicts}
         self._bar.set_description(done.now, refresh=False)
         self._bar.set_postfix({name: count for name, count in counts.items() if count}, refresh=False)

@@ -23,6 +23,8 @@ class Rejudge:
 
     Verdicts are kept as they come: the same command continues where it was stopped.
 
+    For example: waltz rejudge results/games/held-out/*.jsonl --judge embedding --out again
+
     Attributes:
         games: files of games, as waltz train and waltz evaluate write them.
         judge: the judge, by name.
@@ -38,7 +40,7 @@ class Rejudge:
         if not self.games:
             raise UsageError("Name at least one file of games: waltz rejudge GAMES.jsonl --judge JUDGE --out FOLDER.")
         with WatchBar() as progress:
-            results = rejudge(self.games, self.judge, RunFolder(self.out), progress=progress)
+            results = rejudge(self.games, RunFolder(self.out), judge_name=self.judge, progress=progress)
         show(results["sets"])
         for name, share in results["agreement"].items():
             text = "no verdicts to compare" if share is None else f"{100 * share:.1f} % of responses keep their labels"

@@ -21,6 +21,8 @@ from waltz_env.run_folder import RunFolder
 class Report:
     """Write one HTML file that needs no network: tables, figures, training curves, and a browser of all games.
 
+    For example: waltz report runs/mine results --out report.html
+
     Attributes:
         runs: folders of runs or evaluations, as ``waltz train`` and ``waltz evaluate`` left them.
         out: the file; report.html in the first folder by default.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,26 +25,30 @@ from waltz_env.strict_json import dump_json
 class Rescore:
     """Score stored games again and print the mean of each part of the rewards.
 
+    For example: waltz rescore results/games/held-out/topics-trained_pair.jsonl --weights C
+
     Attributes:
-        games: a file of judged games.
+        games: files of judged games.
         weights: weights of the feedback agent's reward.
         out: JSONL file for the rewards of each game, turn by turn; none by default.
     """
 
-    games: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="GAMES.jsonl")]
+    games: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="GAMES.jsonl...")]
     weights: RewardWeights = SETUP_A
     out: Path | None = None
 
     def run(self) -> int:
         """Score and report; see ``main`` for the exit code."""
+        if not self.games:
+            raise UsageError("Name at least one file of games: waltz rescore GAMES.jsonl.")
         if self.out is not None:
             writable_file(self.out)
-        games = read_games(self.games)
+        games = [game for path in self.games for game in read_games(path)]
         judged = [game for game in games if game.judged]
         if not judged:
             raise UsageError(
-                f"{self.games} holds {len(games)} games and none with a verdict on each response. Judge them first: "
-                f"waltz rejudge {self.games} --judge JUDGE --out FOLDER"
+                f"Of {len(games)} games none has a verdict on each response. Judge them first: "
+                f"waltz rejudge {shlex.join(map(str, self.games))} --judge JUDGE --out FOLDER"
             )
         scores = [score(game, self.weights) for game in judged]
         if self.out is not None:

@@ -34,6 +34,8 @@ class Serve:
     Each role is played by a model in this process or, if its URL is given, by an OpenAI-compatible server.
     $OPENAI_API_KEY is sent to such servers.
 
+    For example: waltz serve runs/mine --port 8000
+
     Attributes:
         agents: scripted, smollm2, the folder of a run, or the folder or hub name of a Hugging Face chat model.
         host: address to listen on.

@@ -41,6 +41,8 @@ class Train:
     The settings of an algorithm are flags: --learner.learning-rate holds for both agents in all stages,
     --feedback.learning-rate for one agent, --stage-2.feedback.learning-rate for one agent in one stage.
 
+    For example: waltz train --preset nano --algorithm grpo --learner.learning-rate 1e-4
+
     Attributes:
         preset: models, prompts and default settings, by name or dotted path.
         method: what is trained: the pair (waltz), the conversation agent alone, or the feedback agent alone.

@@ -49,7 +49,7 @@ def write_benchmark(out: Path, algorithms: Sequence[str], *, others: Sequence[Ro
     Raises:
         DataError: rows cannot be compared.
     """
-    rows = [row for name in algorithms for row in _rows(out, name)]
+    rows = [row for name in algorithms for row in rows_of(out, name)]
     with atomic_path(out / ROWS) as path:
         path.write_text(json.dumps({"schema": SCHEMA, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     rows += others
@@ -138,13 +138,21 @@ def table(rows: Sequence[Row], threshold: float) -> str:
     return "\n".join(lines)
 
 
-def _rows(out: Path, algorithm: str) -> list[Row]:
+def rows_of(out: Path, algorithm: str) -> list[Row]:
+    """One row per finished run of an algorithm.
+
+    Raises:
+        DataError: the results of a run are damaged.
+    """
     rows = []
     for path in sorted(out.glob(f"seed-*/{run_name(algorithm)}")):
         folder = RunFolder(path)
         results, metrics = read_results(folder), folder.read_metrics()
         if not results:
             continue
+        missing = {"seed", "preset", "games_per_step", "versions"} - results.keys()
+        if missing:
+            raise DataError(f"{folder.results} has no {', '.join(sorted(missing))}. Remove the run to do it again.")
         rows.append(
             {
                 "algorithm": algorithm,

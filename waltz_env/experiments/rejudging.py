@@ -19,13 +19,13 @@ from waltz_env.types import Trajectory
 AT_ONCE = 64  # games between two writes
 
 
-def rejudge(paths: Sequence[Path], judge_name: str, out: RunFolder, *, progress: Progress = quiet) -> Results:
+def rejudge(paths: Sequence[Path], out: RunFolder, *, judge_name: str, progress: Progress = quiet) -> Results:
     """Judge stored games again. Verdicts are written as they come; what was judged before is not asked about again.
 
     Args:
         paths: files of games.
-        judge_name: the judge, by name.
         out: folder for the games with the new labels and for ``results.json``.
+        judge_name: the judge, by name.
         progress: told what has been done.
 
     Raises:
