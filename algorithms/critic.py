@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from waltz_env.algorithms.advantages import Moments
 from waltz_env.algorithms.batches import Step, batches_of
-from waltz_env.algorithms.optimizer import load_moments, moments_of
+from waltz_env.algorithms.optimizer import check_gradient, load_moments, moments_of
 from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import FeaturePolicy, Metrics, Policy, Sample
 from waltz_env.checks import check_integer, check_number, check_settings
@@ -139,6 +139,8 @@ class Critic:
             error = self._network(inputs).squeeze(1) - targets
             (error.square().sum() / total).backward()
             self._processes.sum_gradients(self._parameters)
+            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+            check_gradient(nn.utils.get_total_norm(gradients), of="The critic's")
             self._optimizer.step()
             errors.append(error.detach())
         parts = self._processes.gather([(_moments(errors[0]), _moments(targets))])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from waltz_env.checks import check_number
-from waltz_env.errors import CheckpointError, UsageError
+from waltz_env.errors import CheckpointError, DivergedError, UsageError
 
 Schedule = Literal["constant", "linear"]
 _KEYS = ("exp_avg", "exp_avg_sq", "step")
@@ -37,6 +37,23 @@ def check_betas(betas: Sequence[float]) -> None:
         raise UsageError(f"betas must be two numbers; got {betas!r}.")
     for beta in betas:
         check_number("Each of betas", beta, low=0, below=1)
+
+
+def check_gradient(norm: Tensor, *, of: str = "The") -> None:
+    """Check the norm of a gradient before the optimizer moves any weight by it.
+
+    Args:
+        norm: global norm of the gradient.
+        of: beginning of the error's sentence, which says whose gradient it is.
+
+    Raises:
+        DivergedError: it is NaN or infinite.
+    """
+    if not bool(norm.isfinite()):
+        raise DivergedError(
+            f"{of} gradient is not finite (norm {float(norm)}); the weights have not been moved by it. Try a lower "
+            "learning rate, and look at the rewards and log-probabilities of its games."
+        )
 
 
 def moments_of(optimizer: torch.optim.AdamW, parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from waltz_env.algorithms.batches import microbatches
-from waltz_env.algorithms.optimizer import check_betas, schedule_factor
+from waltz_env.algorithms.optimizer import check_betas, check_gradient, schedule_factor
 from waltz_env.algorithms.protocols import Policy
 from waltz_env.checks import check_integer, check_number, check_settings
 from waltz_env.errors import UsageError
@@ -113,7 +113,8 @@ def fit(
             part = _weighted_loss(logits, ids[:, first:], weights[:, first:]) / total
             part.backward()
             loss += part.item()
-        nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        check_gradient(norm, of=f"Step {step + 1}: the")
         optimizer.step()
         losses.append(loss)
         if on_step is not None:

@@ -26,7 +26,14 @@ from waltz_env.algorithms.losses import (
     probability_ratio,
     token_weights,
 )
-from waltz_env.algorithms.optimizer import Schedule, check_betas, load_moments, moments_of, schedule_factor
+from waltz_env.algorithms.optimizer import (
+    Schedule,
+    check_betas,
+    check_gradient,
+    load_moments,
+    moments_of,
+    schedule_factor,
+)
 from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import Metrics, Policy
 from waltz_env.algorithms.update_batch import UpdateBatch
@@ -155,7 +162,8 @@ class Surrogate:
             self._optimizer.zero_grad()
             tallies += [self._backward(micro, step, batch, advantages, kl) for micro in step.batches]
             self._processes.sum_gradients(self._parameters)
-            norm = nn.utils.clip_grad_norm_(self._parameters, config.max_grad_norm, error_if_nonfinite=True)
+            norm = nn.utils.clip_grad_norm_(self._parameters, config.max_grad_norm)
+            check_gradient(norm)
             norms.append(float(norm))
             self._optimizer.step()
         self.updates += 1

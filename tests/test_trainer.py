@@ -290,7 +290,9 @@ def test_a_diverged_model_ends_the_run_with_the_step_and_the_newest_checkpoint(v
                     agents[CONVERSATION].policy.parameters()[-1].fill_(value)
             return super().judge(prompts, responses)
 
-    with pytest.raises(DivergedError, match=r"^Step 3: LlamaForCausalLM .* The newest checkpoint is .*step-00002\.$"):
+    with pytest.raises(
+        DivergedError, match=r"^Step 3: LlamaForCausalLM .* The newest good checkpoint is .*step-00001\.$"
+    ):
         run(tmp_path, [replace(FEEDBACK_ONLY, steps=4)], agents, judge=Spoiler())
     assert not RunFolder(tmp_path).games_of_step(3).exists()
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from waltz_env.errors import CheckpointError, UsageError
+from waltz_env.files import usual_permissions
 
 Tensors = dict[str, dict[str, Tensor]]
 
@@ -59,6 +60,7 @@ def save(
     partial.mkdir(parents=True)
     save_file(flat, partial / TENSORS_FILE)
     (partial / META_FILE).write_text(text, encoding="utf-8")
+    usual_permissions(partial)
     replaced = folder.with_name(f".{folder.name}.replaced")
     if folder.exists():
         folder.rename(replaced)
@@ -99,6 +101,18 @@ def latest(folder: str | os.PathLike[str]) -> Path | None:
     """The newest checkpoint in ``folder`` by name; None if there is none."""
     checkpoints = _checkpoints(Path(folder))
     return checkpoints[-1] if checkpoints else None
+
+
+def latest_finite(folder: str | os.PathLike[str]) -> Path | None:
+    """The newest checkpoint in ``folder`` that can be read and is free of NaN and infinity; None if there is none."""
+    for path in reversed(_checkpoints(Path(folder))):
+        try:
+            tensors, _ = load(path)
+        except CheckpointError:
+            continue
+        if all(bool(tensor.isfinite().all()) for group in tensors.values() for tensor in group.values()):
+            return path
+    return None
 
 
 def _checkpoints(folder: Path) -> list[Path]:

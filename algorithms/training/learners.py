@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from waltz_env.algorithms.protocols import Learner, Metrics, Policy, Sample, Trainable
 from waltz_env.algorithms.training.stages import Stage
-from waltz_env.errors import UsageError
+from waltz_env.errors import DivergedError, UsageError
 from waltz_env.protocols import Agent
 from waltz_env.types import AgentID
 
@@ -70,13 +70,19 @@ def update_learners(
 
     Returns:
         Each agent's metrics, with ``update_seconds``; agents of one learner have the same.
+
+    Raises:
+        DivergedError: a gradient is NaN or infinite; the message names the agent.
     """
     metrics: dict[AgentID, Metrics] = {}
     for name, learner in learners.items():
         if name not in metrics:
             agents = [other for other in learners if learners[other] is learner]
             start = time.perf_counter()
-            update = learner.update([sample for other in agents for sample in samples[other]])
+            try:
+                update = learner.update([sample for other in agents for sample in samples[other]])
+            except DivergedError as error:
+                raise DivergedError(f"The update of {' and '.join(agents)} failed. {error}") from error
             metrics |= dict.fromkeys(agents, update | {"update_seconds": time.perf_counter() - start})
     return metrics
 

@@ -12,8 +12,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -144,7 +144,8 @@ def train(
             agent to act during the update that cannot.
         CheckpointError: ``resume`` without a checkpoint, or with one that other settings made.
         UnreadablePromptError: a model cannot read a prompt, and ``exclude_unreadable`` is off.
-        DivergedError: an agent's model computes NaN or infinity; the message gives the step and the newest checkpoint.
+        DivergedError: an agent's model or its gradient is NaN or infinite; the message names the agent or the model,
+            the step, and the newest good checkpoint. If it is the gradient, the games of the step are logged.
         JudgeError: the judge gave no verdict on any game of a step.
     """
     config = config or LoopConfig()
@@ -193,12 +194,8 @@ def train(
                 stage_done = position.step_in_stage == stage.steps
 
                 # Play, and log the games before anything is learned from them: they explain an update that fails.
-                try:
+                with _told_where(position.step, folder):
                     share, speed = worker.step(draw, rules=stage.rules, last=stage_done)
-                except DivergedError as error:
-                    saved_at = checkpoint.latest(folder.checkpoints)
-                    kept = f"The newest checkpoint is {saved_at}." if saved_at else "There is no checkpoint yet."
-                    raise DivergedError(f"Step {position.step}: {error} {kept}") from error
                 games = gather_object(share)
                 if not games:
                     raise UsageError(
@@ -216,7 +213,8 @@ def train(
                     agent: samples(share, agent, weights=stage.weights, rng=rng, config=config.samples)
                     for agent in learners
                 }
-                updates = update_learners(learners, drawn)
+                with _told_where(position.step, folder):
+                    updates = update_learners(learners, drawn)
 
                 metrics = step_metrics(games, updates, weights=stage.weights) | speed
                 if config.exclude_unreadable:
@@ -250,6 +248,17 @@ def train(
                 if stop and not (stage_done and number + 1 == len(stages)):
                     return False
     return True
+
+
+@contextmanager
+def _told_where(step: int, folder: RunFolder) -> Iterator[None]:
+    """Adds the step and the newest checkpoint that is still good to the error of a diverged model."""
+    try:
+        yield
+    except DivergedError as error:
+        good = checkpoint.latest_finite(folder.checkpoints)
+        kept = f"The newest good checkpoint is {good}." if good else "There is no good checkpoint."
+        raise DivergedError(f"Step {step}: {error} {kept}") from error
 
 
 def _prompts_by_stage(prompts: PromptSet | Mapping[str, PromptSet], stages: Sequence[Stage]) -> Mapping[str, PromptSet]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from waltz_env.algorithms.training.loop import StepReport
 from waltz_env.algorithms.training.run_log import Logger
 from waltz_env.errors import UsageError, WaltzError
 from waltz_env.experiments.results import Results, SetResults, about_run, add_systems, read_results, read_sets
-from waltz_env.experiments.saved_run import claim, load_weights, read_recipe
+from waltz_env.experiments.saved_run import alone, claim, load_weights, read_recipe
 from waltz_env.experiments.systems import TRAINED, trained_systems, untrained_systems
 from waltz_env.files import atomic_path
 from waltz_env.judges import RequestClassifier, load_judge
 from waltz_env.judging import check_judge
 from waltz_env.presets import Recipe, workbench
+from waltz_env.protocols import Judge
 from waltz_env.report.curves import curves
 from waltz_env.rollout import check_readable
 from waltz_env.run_folder import RunFolder
@@ -74,11 +76,43 @@ def execute(
         check_judge(judge, recipe.judge)
     if begin_with is not None and not read_sets(begin_with):
         raise UsageError(f"{folder.path.name} begins with the weights of {begin_with.path}: finish that run first.")
-    results = _open(folder, recipe, resume, accelerator)
-    sets = results.get("sets", {})
-    if _finished(recipe, sets):
-        return results
+    with ExitStack() as lock:
+        results = _open(folder, recipe, resume, accelerator, lock=lock)
+        if _finished(recipe, results.get("sets", {})):
+            return results
+        return _execute(
+            recipe,
+            folder,
+            results=results,
+            judge=judge,
+            untrained=untrained,
+            safeguard=safeguard,
+            begin_with=begin_with,
+            base_from=base_from,
+            accelerator=accelerator,
+            loggers=loggers,
+            should_stop=should_stop,
+            progress=progress,
+        )
 
+
+def _execute(
+    recipe: Recipe,
+    folder: RunFolder,
+    *,
+    results: Results,
+    judge: Judge,
+    untrained: bool,
+    safeguard: bool,
+    begin_with: RunFolder | None,
+    base_from: RunFolder | None,
+    accelerator: Accelerator,
+    loggers: Sequence[Logger] | None,
+    should_stop: Callable[[], bool],
+    progress: Callable[[StepReport], object],
+) -> Results | None:
+    """Play the untrained systems, train, and play the trained ones, as far as ``results`` lacks them."""
+    sets = results.get("sets", {})
     bench = workbench(recipe, base_from or folder, accelerator=accelerator)
     if not recipe.loop.exclude_unreadable:
         check_readable(chain(bench.training_prompts, bench.validation, *bench.tests.values()), bench.agents)
@@ -149,8 +183,11 @@ def _finished(recipe: Recipe, sets: Mapping[str, SetResults]) -> bool:
     return bool(sets) and all(TRAINED[recipe.method] in content["systems"] for content in sets.values())
 
 
-def _open(folder: RunFolder, recipe: Recipe, resume: bool, accelerator: Accelerator) -> Results:
-    """Claim the folder, or check what it holds, in the main process; all processes get its results, or its error."""
+def _open(folder: RunFolder, recipe: Recipe, resume: bool, accelerator: Accelerator, *, lock: ExitStack) -> Results:
+    """Claim the folder, or check what it holds, in the main process; all processes get its results, or its error.
+
+    No other run can open it while ``lock`` is held.
+    """
     outcome: Results | WaltzError | None = None
     if accelerator.is_main_process:
         try:
@@ -158,6 +195,7 @@ def _open(folder: RunFolder, recipe: Recipe, resume: bool, accelerator: Accelera
                 claim(folder, recipe)
             elif read_recipe(folder) != recipe:
                 raise UsageError(f"{folder.path} is a run with other settings. Choose another folder, or remove it.")
+            lock.enter_context(alone(folder))
             outcome = read_results(folder)
         except WaltzError as error:
             outcome = error

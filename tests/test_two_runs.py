@@ -1,0 +1,119 @@
+"""Two real processes that start at once: a folder goes to one of them, and folders of no name never collide."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from waltz_env.cli import main
+from waltz_env.errors import UsageError
+from waltz_env.experiments.saved_run import alone, read_recipe
+from waltz_env.run_folder import RunFolder
+
+# Imports everything, says that it is ready, and goes on when the other one is ready too.
+WAIT = """
+import sys, time
+from pathlib import Path
+from waltz_env.cli import main
+import waltz_env.experiments.run, waltz_env.cli.train, tests.tiny_preset
+mine, other, *arguments = sys.argv[1:]
+Path(mine).touch()
+while not Path(other).exists():
+    time.sleep(0.001)
+sys.exit(main(["train", *arguments]))
+"""
+
+NEW = ["--preset", "tests.tiny_preset:PRESET"]
+
+
+def start_at_once(folder: Path, *arguments: list[str]) -> list[tuple[int, str]]:
+    """Runs ``waltz train`` with each list of arguments in ``folder``; returns exit codes and standard errors."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", WAIT, str(folder / f"ready{i}"), str(folder / f"ready{1 - i}"), *own],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i, own in enumerate(arguments)
+    ]
+    finished = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, errors) for process, (_, errors) in zip(processes, finished, strict=True)]
+
+
+def check_whole(folder: RunFolder, seed: int) -> None:
+    """One run, from its settings to its results, and nothing of another one."""
+    assert read_recipe(folder).seed == seed
+    assert [line["step"] for line in folder.read_metrics()] == [1, 2]
+    assert json.loads(folder.results.read_text())["seed"] == seed
+    assert len(list(folder.training_games.iterdir())) == 2
+
+
+def test_one_of_two_runs_gets_the_folder_and_the_other_is_told(tmp_path: Path) -> None:
+    outcomes = start_at_once(tmp_path, [*NEW, "--out", "same", "--seed", "1"], [*NEW, "--out", "same", "--seed", "2"])
+    assert sorted(code for code, _ in outcomes) == [0, 2]
+    (seed,) = [seed for seed, (code, _) in zip((1, 2), outcomes, strict=True) if code == 0]
+    (said,) = [errors for code, errors in outcomes if code == 2]
+    assert "holds a run already" in said
+    check_whole(RunFolder(tmp_path / "same"), seed)
+
+
+def test_default_folders_of_two_runs_differ(tmp_path: Path) -> None:
+    outcomes = start_at_once(tmp_path, [*NEW, "--stage-1.steps", "1"], [*NEW, "--feedback.beta", "0.5"])
+    assert [code for code, _ in outcomes] == [0, 0], outcomes
+    folders = sorted((tmp_path / "runs").iterdir())
+    assert len(folders) == 2
+    for folder in folders:
+        check_whole(RunFolder(folder), 0)
+
+
+def test_a_run_that_is_being_continued_is_not_continued_by_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *NEW, "--out", "run", "--seed", "3"]) == 0
+    folder = RunFolder(tmp_path / "run")
+    folder.results.unlink()  # so that there is something to do
+    before = folder.metrics.read_bytes()
+    with alone(folder):
+        ((code, said), _) = start_at_once(tmp_path, ["--resume", "run"], ["--resume", "run"])
+        assert code == 2
+        assert "Another process is at work on the run" in said
+    assert folder.metrics.read_bytes() == before
+    assert main(["train", "--resume", "run"]) == 0
+    check_whole(folder, 3)
+
+
+def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write_config({})
+    hold = (
+        "import sys, time; from pathlib import Path; from waltz_env.run_folder import RunFolder\n"
+        "from waltz_env.experiments.saved_run import alone\n"
+        "with alone(RunFolder(Path(sys.argv[1]))): print('held', flush=True); time.sleep(600)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    process = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, env=environment)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    with pytest.raises(UsageError, match="Another process"), alone(folder):
+        pass
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            with alone(folder):
+                return
+        except UsageError:
+            time.sleep(0.05)
+    pytest.fail("The lock outlived its process.")
