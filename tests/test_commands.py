@@ -17,8 +17,10 @@ from tests.games import BOMB, Speaker, WordJudge
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env import CONVERSATION, play, write_games
 from waltz_env.cli import COMMANDS, main, parse
+from waltz_env.cli.progress import WatchBar
 from waltz_env.errors import UsageError
 from waltz_env.experiments.pairs import laboratory_note
+from waltz_env.experiments.watch import Done
 from waltz_env.extras import EXTRA_OF, install_command, missing
 from waltz_env.rules import Rules
 from waltz_env.run_folder import RunFolder
@@ -275,3 +277,23 @@ def test_rescore_takes_the_files_that_rejudge_takes(games: Path, capsys: pytest.
     assert main(["rescore", str(games), str(games)]) == 0
     assert "4 games" in capsys.readouterr().out
     assert main(["rescore"]) == 2
+
+
+def test_a_long_part_shows_what_has_been_done_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with WatchBar() as progress:
+        progress(Done(now="topics: trained_pair", of=3))
+        assert progress.bar is not None
+        progress.bar.mininterval = 0.0
+        for turns in (128, 256):
+            progress(Done(now="topics: trained_pair", of=3, turns=turns))
+            assert f"turns={turns}" in capsys.readouterr().err
+
+
+def test_a_chat_server_in_front_of_others_does_not_pay_for_torch() -> None:
+    code = (
+        "import sys; from waltz_env.cli.serve import Serve; import waltz_env.serving.http.app; url = 'http://127.0.0.1:9';"
+        "Serve(conversation_url=url, feedback_url=url).duet().close();"
+        f"print(sorted({TORCH!r} & sys.modules.keys()))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from waltz_env.experiments.benchmark import Job
     from waltz_env.experiments.watch import Done
 
+_ANY = 0  # any change is shown once the interval between two draws has passed, also one of the text alone
 SHOWN = ("r_c_first", "r_c", "ftr", "label_accuracy")
 
 
@@ -27,15 +28,15 @@ class WatchBar:
     """The ``progress`` hook of evaluations: one bar over the parts, with what has been done in the current one."""
 
     def __init__(self) -> None:
-        self._bar: tqdm[Any] | None = None
+        self.bar: tqdm[Any] | None = None
 
     def __call__(self, done: Done) -> None:
-        if self._bar is None:
-            self._bar = tqdm(total=done.of, unit="system")
+        if self.bar is None:
+            self.bar = tqdm(total=done.of, unit="system", miniters=_ANY)
         counts = {"turns": done.turns, "verdicts": done.verdicts}
-        self._bar.set_description(done.now, refresh=False)
-        self._bar.set_postfix({name: count for name, count in counts.items() if count}, refresh=False)
-        self._bar.update(done.parts - self._bar.n)
+        self.bar.set_description(done.now, refresh=False)
+        self.bar.set_postfix({name: count for name, count in counts.items() if count}, refresh=False)
+        self.bar.update(done.parts - self.bar.n)
 
     def __enter__(self) -> WatchBar:
         return self
@@ -43,8 +44,8 @@ class WatchBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
 
 class StepBar:
@@ -57,7 +58,7 @@ class StepBar:
 
     def __init__(self, shared: Sequence[Job], runs: Sequence[Job]) -> None:
         self._shared, self._runs = shared, runs
-        self._bar = tqdm(total=sum(job.steps for job in runs), unit="step")
+        self._bar = tqdm(total=sum(job.steps for job in runs), unit="step", miniters=_ANY)
 
     def __call__(self, ended: Sequence[Job]) -> None:
         steps = sum(job.steps if job in ended else min(job.steps, job.steps_done()) for job in self._runs)
@@ -66,7 +67,6 @@ class StepBar:
         now = f"{runs} of {len(self._runs)} runs" if begun else f"{shared} of {len(self._shared)} untrained pairs"
         self._bar.set_description(now, refresh=False)
         self._bar.update(steps - self._bar.n)
-        self._bar.refresh()
 
     def __enter__(self) -> StepBar:
         return self
