@@ -108,7 +108,9 @@ def test_the_feedback_agent_s_last_info_holds_the_whole_game(way: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "play"), [(WaltzSafetyChoiceEnv(), in_parallel), (WaltzSafetyChoiceAECEnv(), in_turns)], ids=str
+    ("env", "play"),
+    [(WaltzSafetyChoiceEnv(), in_parallel), (WaltzSafetyChoiceAECEnv(), in_turns)],
+    ids=["parallel", "AEC"],
 )
 def test_the_discrete_twin_keeps_to_the_same_rule(env: Any, play: Callable[..., Shown]) -> None:
     shown = list(play(env, NUMBERS))
