@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from waltz_env.errors import UsageError, UsageTypeError
 from waltz_env.feedback import parse_feedback
-from waltz_env.plain import plain_completion
-from waltz_env.rules import Rules
+from waltz_env.plain import plain_bool, plain_completion
+from waltz_env.rules import Rules, check_rules
 from waltz_env.types import (
     CONVERSATION,
     FEEDBACK,
@@ -39,6 +39,7 @@ class Game:
     __slots__ = ("_advice", "_critiques", "_judged", "_responses", "_texts", "prompt", "rules", "turn")
 
     def __init__(self, prompt: Prompt, rules: Rules = Rules()) -> None:
+        check_rules(rules)
         self.prompt = prompt
         self.rules = rules
         self.turn: AgentID | None = CONVERSATION
@@ -79,13 +80,13 @@ class Game:
         if self.turn == CONVERSATION:
             self._responses += (Response(completion),)
             self._texts += (completion.text,)
-            goes_on = len(self._critiques) < rules.max_rounds and rules.asks_feedback(self._unjudged())
+            goes_on = len(self._critiques) < rules.max_rounds and self._decided(rules.asks_feedback(self._unjudged()))
             self.turn = FEEDBACK if goes_on else None
         else:
             critique = Critique(completion, parse_feedback(completion.text))
             self._critiques += (critique,)
             self._advice += (critique.feedback.advice,)
-            self.turn = CONVERSATION if rules.asks_revision(self._unjudged()) else None
+            self.turn = CONVERSATION if self._decided(rules.asks_revision(self._unjudged())) else None
 
     def judge(self, judgement: Judgement) -> None:
         """Attaches a judgement to the latest response."""
@@ -95,6 +96,12 @@ class Game:
     def trajectory(self) -> Trajectory:
         """The game so far, with the judgements that there are."""
         return Trajectory(self.prompt, self._with_judgements(), self._critiques)
+
+    def _decided(self, decision: object) -> bool:
+        """The decision of a rule of one's own; "no" and a forgotten return are not decisions."""
+        if decision is True or decision is False:
+            return decision
+        return plain_bool(f"A decision of {type(self.rules).__name__}", decision)
 
     def _plain(self, action: Completion) -> Completion:
         try:

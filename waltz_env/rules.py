@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from waltz_env.checks import check_integer, check_settings
-from waltz_env.errors import UsageError, unknown_name
+from waltz_env.errors import UsageError, UsageTypeError, unknown_name
 from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Trajectory
 
 MAX_CHARS = 16_384
@@ -85,7 +85,18 @@ def rules_of(rules: Rules | None, *, max_rounds: int | None, max_chars: int | No
             f"Give either `rules` or {' and '.join(f'`{name}`' for name in given)}, not both; `rules` already has "
             f"{', '.join(f'{name}={getattr(rules, name)!r}' for name in given)}."
         )
+    check_rules(rules)
     return rules
+
+
+def check_rules(rules: object) -> None:
+    """Check that ``rules`` are rules.
+
+    Raises:
+        UsageTypeError: they are something else, such as a class that was not called.
+    """
+    if not isinstance(rules, Rules):
+        raise UsageTypeError(f"rules must be Rules, such as Rules(max_rounds=2); got {rules!r}.")
 
 
 def check_agents(agents: Mapping[AgentID, object], rules: Rules) -> None:
@@ -93,7 +104,9 @@ def check_agents(agents: Mapping[AgentID, object], rules: Rules) -> None:
 
     Raises:
         UsageError: an agent is missing or unknown.
+        UsageTypeError: ``rules`` is not a ``Rules``.
     """
+    check_rules(rules)
     for name in agents:
         if name not in AGENTS:
             raise unknown_name("agent", str(name), AGENTS)

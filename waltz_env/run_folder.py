@@ -39,6 +39,9 @@ class RunFolder:
 
     path: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+
     @property
     def config(self) -> Path:
         return self.path / "config.json"
@@ -99,7 +102,7 @@ class RunFolder:
         """Whether this is the folder of a run; a Hugging Face model has a ``config.json`` too, of another kind."""
         try:
             content = json.loads(self.config.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return False
         return isinstance(content, dict) and "preset" in content
 
@@ -130,11 +133,14 @@ class RunFolder:
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; none if training has not begun. A line cut short by a crash ends the list."""
         lines: list[dict[str, Any]] = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else ():
+        for line in self.metrics.read_bytes().splitlines() if self.metrics.exists() else ():
             try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
+                content = json.loads(line)
+            except ValueError:
                 break
+            if not isinstance(content, dict):
+                break
+            lines.append(content)
         return lines
 
 
@@ -143,7 +149,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}.") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold a JSON object; got {type(content).__name__}.")

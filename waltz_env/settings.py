@@ -6,6 +6,7 @@ packages are read back as what they were. Reading imports that module and makes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
@@ -13,7 +14,9 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from waltz_env.errors import DataError, UsageError, did_you_mean
+import numpy as np
+
+from waltz_env.errors import DataError, UsageError, UsageTypeError, did_you_mean
 
 TYPE = "type"
 
@@ -36,15 +39,21 @@ def encode(value: Any) -> Any:
     if isinstance(value, Integral):
         return int(value)
     if isinstance(value, Real):
-        return float(value)
+        number = float(value)
+        return number if math.isfinite(number) else str(number)  # JSON has neither; a float's field reads the word back
+    if isinstance(value, np.bool_):
+        return bool(value)
     if isinstance(value, Path):
         return str(value)
     if is_dataclass(value) and not isinstance(value, type):
         own = {field.name: encode(getattr(value, field.name)) for field in fields(value) if field.init}
         return {TYPE: f"{type(value).__module__}:{type(value).__qualname__}"} | own
     if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str) or name == TYPE:
+                raise UsageError(f"{value!r} cannot be kept with a run: names are strings other than {TYPE!r}.")
         return {str(name): encode(item) for name, item in value.items()}
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         return [encode(item) for item in value]
     raise UsageError(
         f"{value!r} cannot be kept with a run. Settings are made of dataclasses, mappings, sequences, numbers and "
@@ -67,7 +76,9 @@ def decode(value: Any) -> Any:
     return items if TYPE not in value else _dataclass(value[TYPE], items)
 
 
-def _dataclass(path: str, items: dict[str, Any]) -> Any:
+def _dataclass(path: Any, items: dict[str, Any]) -> Any:
+    if not isinstance(path, str) or path.startswith("."):
+        raise DataError(f"The type of settings must be a string, package.module:Class; got {path!r}.")
     module, _, name = path.partition(":")
     try:
         target: Any = import_module(module)
@@ -89,6 +100,8 @@ def _dataclass(path: str, items: dict[str, Any]) -> Any:
     checked = {item: _checked(target, item, value, hints[item]) for item, value in items.items()}
     try:
         return target(**checked)
+    except UsageTypeError as error:
+        raise DataError(f"Settings of {target.__name__} do not fit: {error}") from error
     except TypeError as error:
         raise DataError(f"Settings of {target.__name__} are incomplete: {error}.") from error
 
@@ -97,10 +110,12 @@ def _checked(owner: type, name: str, value: Any, hint: Any) -> Any:
     """A value of plain JSON as the type that its field declares; what holds dataclasses has been checked by them."""
     if _holds_dataclass(value):
         return value
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
     try:
         return TypeAdapter(hint).validate_python(value)
+    except PydanticSchemaGenerationError:  # a protocol, say; the class checks what it is given
+        return value
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise DataError(f"The setting {name!r} of {owner.__name__} cannot be {value!r}: {reason}.") from error

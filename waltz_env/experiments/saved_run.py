@@ -40,7 +40,11 @@ def claim(folder: RunFolder, recipe: Recipe) -> None:
     Raises:
         UsageError: it holds a run already, or it cannot be written.
     """
-    settings = encode(recipe)  # fails before the folder is made
+    settings = encode(recipe)
+    try:
+        decode(settings)
+    except DataError as error:  # a class inside a function, say; before the folder is made
+        raise UsageError(f"The settings of this run could not be read again. {error}") from error
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         # O_EXCL decides between two runs that start at once; the recipe then replaces the empty file atomically.

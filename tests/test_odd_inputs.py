@@ -1,0 +1,135 @@
+"""Rules, run folders and settings that nobody should give: an error of this package, before anything else happens."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import waltz_env
+from tests.games import BOMB, FINE, UNSAFE, Speaker
+from waltz_env.algorithms import ReinforcePPConfig, SurrogateConfig, waltz_stages
+from waltz_env.errors import DataError, UsageError, UsageTypeError
+from waltz_env.experiments.saved_run import claim, read_recipe
+from waltz_env.feedback import format_feedback
+from waltz_env.game import Game
+from waltz_env.presets import Recipe
+from waltz_env.rollout import play
+from waltz_env.rules import Rules
+from waltz_env.run_folder import RunFolder
+from waltz_env.serving import Duet
+from waltz_env.settings import decode, encode
+from waltz_env.types import CONVERSATION, FEEDBACK, Trajectory
+
+AGENTS = {CONVERSATION: Speaker(FINE, FINE), FEEDBACK: Speaker(format_feedback(UNSAFE, "No."))}
+DOORS: dict[str, Callable[[Any], object]] = {
+    "Game": lambda rules: Game(BOMB, rules),
+    "play": lambda rules: play([BOMB], AGENTS, rules=rules),
+    "environment": lambda rules: waltz_env.make(rules=rules),
+    "AEC environment": lambda rules: waltz_env.make_aec(rules=rules),
+    "Duet": lambda rules: Duet(AGENTS, rules=rules),
+}
+
+
+@pytest.mark.parametrize("rules", ["paper", 3, Rules, {"max_rounds": 2}])
+@pytest.mark.parametrize("door", DOORS)
+def test_what_is_not_rules_is_refused_at_every_door(door: str, rules: Any) -> None:
+    with pytest.raises(UsageTypeError, match=r"rules must be Rules, such as Rules\(max_rounds=2\); got"):
+        DOORS[door](rules)
+
+
+@dataclass(frozen=True)
+class Decides(Rules):
+    """Decides whatever it is told."""
+
+    feedback: Any = True
+    revision: Any = True
+
+    def asks_feedback(self, game: Trajectory) -> bool:
+        return self.feedback
+
+    def asks_revision(self, game: Trajectory) -> bool:
+        return self.revision
+
+
+@pytest.mark.parametrize("field", ["feedback", "revision"])
+@pytest.mark.parametrize("decision", [None, "no", "", 0.0, [], [True], np.array([True, False])], ids=repr)
+def test_a_decision_that_is_not_a_bool_is_an_error_that_names_the_rule(field: str, decision: Any) -> None:
+    with pytest.raises(UsageTypeError, match="A decision of Decides must be True or False"):
+        play([BOMB], AGENTS, rules=replace(Decides(), **{field: decision}))
+
+
+@pytest.mark.parametrize("decision", [np.bool_(True), 1, np.array(True)], ids=repr)
+def test_a_decision_that_clearly_is_one_counts(decision: Any) -> None:
+    (game,) = play([BOMB], AGENTS, rules=Decides(feedback=decision, revision=decision))
+    assert len(game.responses) == 2
+    (game,) = play([BOMB], AGENTS, rules=Decides(feedback=np.bool_(False)))
+    assert len(game.critiques) == 0
+
+
+@pytest.mark.parametrize(
+    "value", [b"x", bytearray(b"x"), {1: 2}, {"type": "mine"}, {1, 2}, 1j, int, np.zeros(2)], ids=repr
+)
+def test_what_could_not_be_read_back_is_not_kept(value: Any) -> None:
+    with pytest.raises(UsageError, match="cannot be kept with a run"):
+        encode({"mine": [value]})
+
+
+def test_settings_of_a_class_that_nothing_finds_again_are_not_kept(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Hidden(Rules):
+        pass
+
+    learner = ReinforcePPConfig()
+    recipe = Recipe(waltz_stages(learner, learner, steps=(1, 1), rules=Hidden()))
+    with pytest.raises(UsageError, match="could not be read again.*Hidden"):
+        claim(RunFolder(tmp_path / "run"), recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_infinity_survives_in_the_settings_of_a_run(tmp_path: Path) -> None:
+    learner = ReinforcePPConfig(surrogate=SurrogateConfig(max_grad_norm=math.inf, sampler_cap=math.inf))
+    recipe = Recipe(waltz_stages(learner, learner, steps=(1, 1)))
+    folder = RunFolder(tmp_path)
+    claim(folder, recipe)
+    assert read_recipe(folder) == recipe
+    json.loads(folder.config.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+@pytest.mark.parametrize("kind", [5, None, ["a"], "", ":", "..a:b", "waltz_env.rules", "os:system", "nope:X", "a:b:c"])
+def test_a_type_that_names_no_settings_is_a_data_error(kind: Any) -> None:
+    with pytest.raises(DataError):
+        decode({"type": kind})
+
+
+@pytest.mark.parametrize("stages", ["x", 5, [5], [], {"type": "waltz_env.rules:Rules"}, None])
+def test_settings_of_the_wrong_shape_are_an_error_of_this_package(stages: Any) -> None:
+    with pytest.raises((DataError, UsageError)):
+        decode({"type": "waltz_env.presets.recipe:Recipe", "stages": stages})
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b'{"schema": 2', b"\xff", b'{"schema": "2"}', b"[" * 100_000])
+def test_a_damaged_file_is_a_data_error_and_no_run(content: bytes, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for path, read in ((folder.config, folder.read_config), (folder.results, folder.read_results)):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=path.name):
+            read()
+    assert not folder.has_config()
+
+
+@pytest.mark.parametrize("rest", [b'{"step": ', b"\xff\xfe", b"5", b"[1]", b"null"])
+def test_metrics_end_where_a_line_is_not_one(rest: bytes, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_bytes(b'{"step": 1}\n' + rest + b'\n{"step": 3}\n')
+    assert folder.read_metrics() == [{"step": 1}]
+
+
+def test_a_folder_may_be_given_as_a_string(tmp_path: Path) -> None:
+    assert RunFolder(str(tmp_path)) == RunFolder(tmp_path)  # type: ignore[arg-type]
