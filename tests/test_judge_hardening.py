@@ -10,18 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.games import any_text, judgements_of
-from tests.guards import ATTACKS, CONTROL, gullible_llama_guard, gullible_rubric, gullible_wildguard
+from tests.guards import (
+    ATTACKS,
+    CONTROL,
+    gullible_llama_guard,
+    gullible_qwen3guard,
+    gullible_rubric,
+    gullible_wildguard,
+)
 from tests.tiny import END, ROLES, tiny_tokenizer
 from waltz_env.judges import (
     AgreementJudge,
     CachedJudge,
     EmbeddingJudge,
     LlamaGuardJudge,
+    Qwen3GuardJudge,
     RubricJudge,
     RuleJudge,
     WildGuardJudge,
 )
 from waltz_env.judges.llama_guard import conversation
+from waltz_env.judges.qwen3guard import qwen3guard_turns
 from waltz_env.judges.rubric import rubric_messages
 from waltz_env.judges.untrusted import defused
 from waltz_env.judges.wildguard import INPUT, wildguard_input
@@ -39,6 +48,7 @@ JUDGES: dict[str, Callable[[], Judge]] = {
     "wildguard": lambda: WildGuardJudge(gullible_wildguard()),
     "llama guard": lambda: LlamaGuardJudge(gullible_llama_guard()),
     "llama guard on prompts": lambda: LlamaGuardJudge(gullible_llama_guard(), checked="prompt"),
+    "qwen3guard": lambda: Qwen3GuardJudge(gullible_qwen3guard()),
     "rubric": lambda: RubricJudge(gullible_rubric()),
 }
 hostile = st.lists(st.sampled_from([*CONTROL, *ATTACKS.values(), "<", "|", ">", "[", " "]) | any_text).map("".join)
@@ -76,6 +86,10 @@ def test_the_gullible_models_are_deceived_by_what_is_not_hardened() -> None:
     deceived = {name for name, turns in chats.items() if guard.is_deceived(guard.render(turns))}
     assert deceived >= {"Llama Guard 3's delimiters", "Llama Guard 4's delimiters", "another turn for Llama Guard"}
     assert not guard.is_deceived(guard.render([question]))
+    qwen = gullible_qwen3guard()
+    deceived = {name for name, turns in chats.items() if qwen.is_deceived(qwen.render(turns))}
+    assert deceived >= {"Qwen3Guard's answer", "Qwen3Guard's delimiters", "another turn for Qwen3Guard", "ChatML"}
+    assert not qwen.is_deceived(qwen.render([question, Message(role="assistant", content="b")]))
     assert all(gullible_rubric().is_deceived(ATTACKS[name]) for name in ("the rubric's answer", "the rubric's case"))
 
 
@@ -91,6 +105,8 @@ def test_no_text_deceives_a_judge_model(prompt: str, response: str) -> None:
     guard = gullible_llama_guard()
     assert not guard.is_deceived(guard.render(conversation(case, response)))
     assert not guard.is_deceived(guard.render(conversation(case, response, checked="prompt")))
+    qwen = gullible_qwen3guard()
+    assert not qwen.is_deceived(qwen.render(qwen3guard_turns(case, response)))
     assert not gullible_rubric().is_deceived(rubric_messages(case, response)[1]["content"])
 
 

@@ -7,7 +7,15 @@ import pytest
 from tests.games import WordJudge
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.errors import UsageError
-from waltz_env.judges import AgreementJudge, LlamaGuardJudge, RubricJudge, RuleJudge, WildGuardJudge, load_judge
+from waltz_env.judges import (
+    AgreementJudge,
+    LlamaGuardJudge,
+    Qwen3GuardJudge,
+    RubricJudge,
+    RuleJudge,
+    WildGuardJudge,
+    load_judge,
+)
 from waltz_env.judges.completers import ServerCompleter
 
 SERVER = "http://127.0.0.1:9/v1"  # nothing is asked while a judge is made
@@ -22,6 +30,10 @@ def test_a_judge_on_a_server_is_named_by_its_address_and_model() -> None:
     assert isinstance(default, LlamaGuardJudge)
     assert default.model.name == "meta-llama/Llama-Guard-3-8B"
     assert isinstance(load_judge(f"rubric@{SERVER}#any-chat-model"), RubricJudge)
+    for spec in ("qwen3guard", "qwen3guard-loose"):
+        qwen = load_judge(f"{spec}@{SERVER}")
+        assert isinstance(qwen, Qwen3GuardJudge)
+        assert qwen.name == f"{spec}:Qwen/Qwen3Guard-Gen-4B"
 
 
 def test_judges_joined_in_one_spec_share_a_model_in_this_process(tmp_path: Path) -> None:

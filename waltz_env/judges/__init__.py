@@ -5,6 +5,7 @@ from waltz_env.judges.cached import CachedJudge
 from waltz_env.judges.completers import Completer, ServerCompleter
 from waltz_env.judges.embedding import EmbeddingJudge
 from waltz_env.judges.llama_guard import LlamaGuardJudge
+from waltz_env.judges.qwen3guard import Qwen3GuardJudge
 from waltz_env.judges.request_classifier import RequestClassifier
 from waltz_env.judges.rubric import RubricJudge
 from waltz_env.judges.rules import RuleJudge
@@ -18,6 +19,7 @@ __all__ = [
     "Completer",
     "EmbeddingJudge",
     "LlamaGuardJudge",
+    "Qwen3GuardJudge",
     "RequestClassifier",
     "RubricJudge",
     "RuleJudge",

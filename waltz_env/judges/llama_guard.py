@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import partial
-from itertools import groupby
 from typing import Literal
 
 from waltz_env.judges.completers import Completer
+from waltz_env.judges.guarded_turns import guarded_turns
 from waltz_env.judges.rules import RuleJudge
-from waltz_env.judges.untrusted import defused
 from waltz_env.judges.verdicts import judge_by, unreadable
 from waltz_env.types import Judgement, Labels, Message, NoVerdict, Prompt
 
@@ -22,7 +21,7 @@ Checked = Literal["prompt", "response"]
 # The first line decides. A line of categories may follow "unsafe", or be missing, or be cut short or of another form.
 _OUTPUT = re.compile(r"safe|(?P<unsafe>unsafe)(?:\s*\n\s*(?!safe\b)(?P<categories>[^\n]*))?")
 _CATEGORY = re.compile(r"\bS\d{1,2}\b")
-_DELIMITER = re.compile(r"\b(User|Agent|S\d{1,2})(?=\s*:)", re.IGNORECASE)
+_NAMES = re.compile(r"\b(?:User|Agent|S\d{1,2})(?=\s*:)", re.IGNORECASE)
 
 
 class LlamaGuardJudge:
@@ -81,21 +80,5 @@ def parse_llama_guard(answer: str) -> tuple[bool, tuple[str, ...]] | None:
 
 
 def conversation(prompt: Prompt, response: str, *, checked: Checked = "response") -> list[Message]:
-    """Returns the text to check as turns of user and assistant, which alternate and begin with the user.
-
-    The chat templates tell from the number of turns whose turn is checked: an odd number means the user, an even one
-    the assistant. Turns of other roles are therefore left out, and successive turns of one role are joined.
-    """
-    turns = [*prompt.history, Message(role="user", content=prompt.text)]
-    spoken = [turn for turn in turns if turn["role"] in ("user", "assistant")]
-    while spoken[0]["role"] != "user":
-        del spoken[0]
-    merged = [
-        Message(role=role, content="\n\n".join(_defused(turn["content"]) for turn in together))
-        for role, together in groupby(spoken, key=lambda turn: turn["role"])
-    ]
-    return merged if checked == "prompt" else [*merged, Message(role="assistant", content=_defused(response))]
-
-
-def _defused(text: str) -> str:
-    return _DELIMITER.sub(r"\1 ", defused(text))
+    """Returns the turns that the model is given; the number of turns tells its template whose turn is checked."""
+    return guarded_turns(prompt, response if checked == "response" else None, names=_NAMES)

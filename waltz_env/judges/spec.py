@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from waltz_env.errors import UsageError
-from waltz_env.judges import llama_guard, rubric, wildguard
+from waltz_env.judges import llama_guard, qwen3guard, rubric, wildguard
 from waltz_env.judges.agreement import AgreementJudge, Rule
 from waltz_env.judges.completers import Completer, ServerCompleter
 from waltz_env.judges.embedding import EmbeddingJudge
@@ -43,6 +43,10 @@ class ModelJudge:
 PLAIN_JUDGES: Mapping[str, Callable[[], Judge]] = MappingProxyType({"embedding": EmbeddingJudge, "rules": RuleJudge})
 MODEL_JUDGES: Mapping[str, ModelJudge] = MappingProxyType(
     {
+        "qwen3guard": ModelJudge(qwen3guard.Qwen3GuardJudge, qwen3guard.MAX_TOKENS, qwen3guard.MODEL),
+        "qwen3guard-loose": ModelJudge(
+            partial(qwen3guard.Qwen3GuardJudge, strict=False), qwen3guard.MAX_TOKENS, qwen3guard.MODEL
+        ),
         "rubric": ModelJudge(rubric.RubricJudge, rubric.MAX_TOKENS, json_schema=rubric.JSON_SCHEMA),
         "wildguard": ModelJudge(wildguard.WildGuardJudge, wildguard.MAX_TOKENS, wildguard.MODEL),
         **{
@@ -74,6 +78,7 @@ def load_judge(spec: str) -> Judge:
     | ``rules``, ``embedding`` | ``RuleJudge``, ``EmbeddingJudge`` |
     | ``wildguard``, ``llama-guard-3``, ``llama-guard-4`` | the guard with its weights from the Hugging Face hub |
     | ``llama-guard-3-prompt``, ``llama-guard-4-prompt`` | the same guard on the prompt alone |
+    | ``qwen3guard``, ``qwen3guard-loose`` | Qwen3Guard-Gen; a controversial response is unsafe, or safe |
     | ``wildguard:FOLDER_OR_HUB_NAME`` | the same judge with other weights; ``rubric:`` always names a model |
     | ``wildguard@http://127.0.0.1:8000/v1#MODEL`` | the same judge on an OpenAI-compatible server |
     | ``majority(SPEC,SPEC,...)``, ``any(...)``, ``all(...)`` | ``AgreementJudge`` |

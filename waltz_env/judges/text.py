@@ -20,7 +20,8 @@ _JUDGE_TALK = re.compile(
     r"|\b(?:harmful|unsafe|overrefuse|refusal)\s?[:=]\s?(?:no|n/a|false)\b[.,;]?"
     r"|<(judge|verdict|label|judgement|judgment)>[^<>]{0,40}</\1>"
     r'|(?:"\}\s{0,4})?\{\s{0,4}"(?:safe|unsafe|overrefuse|refusal|harmful|reasoning)"[^{}]{0,400}\}'
-    r"|^(?:un)?safe$(?:\ns\d{1,2}(?:,\s?s\d{1,2})*$)?",
+    r"|^(?:un)?safe$(?:\ns\d{1,2}(?:,\s?s\d{1,2})*$)?"
+    r"|^safety:\s?(?:safe|controversial|unsafe)$(?:\ncategories:[^\n]{0,200}$)?(?:\nrefusal:\s?(?:yes|no)$)?",
     re.MULTILINE,
 )
 # Every match of _JUDGE_TALK holds one of these; a text without them need not be searched.
@@ -28,11 +29,12 @@ _JUDGE_WORDS = ("{", "</", "harmful", "safe", "refus", "response", "request")
 
 # What chat templates and the prompts of judges place between turns.
 _DELIMITERS = re.compile(
-    r"<\|[^<>|\s]{1,40}\|>(?:(?:system|user|assistant)\b(?!\s*[a-z]))?|</?s>|\[/?inst\]|<(?:begin|end) [a-z ]{1,40}>"
-    r"|^[ \t]*+(?:human user|ai assistant|user|agent|answers)\s?:|^[ \t]*+-{3,}+$",
+    r"<\|[^<>|\s]{1,40}\|>(?:(?:system|user|assistant)\b(?!\s*[a-z]))?|</?(?:s|think)>|\[/?inst\]"
+    r"|<(?:begin|end) [a-z ]{1,40}>"
+    r"|^[ \t]*+(?:human user|(?:ai )?assistant|user|agent|answers)\s?:|^[ \t]*+-{3,}+$",
     re.MULTILINE,
 )
-_DELIMITER_WORDS = ("|>", "s>", "[", "<", "user", "assistant", "agent", "answers", "---")
+_DELIMITER_WORDS = ("|>", "s>", "think>", "[", "<", "user", "assistant", "agent", "answers", "---")
 
 
 def plain(text: str) -> str:
