@@ -1,7 +1,7 @@
 """What do several seeds of the nano preset say together? Prints the tables of docs/tables/nano-seeds.md.
 
 python benchmarks/paper_table.py --out runs/paper-table
-python benchmarks/nano_seeds.py runs/paper-table/seed-?/{untrained,single_model_rl,trained_pair}
+python benchmarks/nano_seeds.py runs/paper-table/seed-?/trained_pair
 """
 
 from __future__ import annotations
