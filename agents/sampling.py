@@ -8,14 +8,14 @@ Top-p is for serving alone, and top-k is absent: policy-gradient samples must co
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from waltz_env.errors import DivergedError
+from waltz_env.errors import AgentError, DivergedError
 
 CACHE_ARGUMENTS = ("past_key_values", "cache")  # the second for models of transformers 5.24 and later
 COMPACT_BELOW = 0.75  # drop ended rows once fewer than this share still run: dropping them copies the attention cache
@@ -45,6 +45,7 @@ def sample(
     stop_ids: Sequence[int],
     temperature: float | Tensor,
     top_p: Tensor | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Sampled]:
     """Continues each prompt until a stop token or the limit, in one batch.
 
@@ -59,8 +60,10 @@ def sample(
             the log-probabilities of temperature 1. One for all rows, or one per row, shape (B,).
         top_p: probability mass of the smallest set of tokens to sample from, in (0, 1], shape (B,); None: all tokens.
             Log-probabilities remain those of the full distribution. Not for learning.
+        should_stop: asked before each token; once it returns True, sampling ends.
 
     Raises:
+        AgentError: ``should_stop`` ended the sampling.
         DivergedError: the model's logits are NaN or infinite.
     """
     # How to read this loop. Results are stored under a row's number among `prompts`. Rows that have ended leave the
@@ -80,6 +83,8 @@ def sample(
     cache, ids, mask = _read_shared_start(model, prompts)
     cached = {cache_argument(model): cache}
     for step in range(limit):
+        if should_stop():
+            raise AgentError("Sampling was stopped: nobody waits for the completions any more.")
         logits = model(
             input_ids=ids,
             attention_mask=mask,

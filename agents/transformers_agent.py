@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -77,12 +77,19 @@ class TransformersAgent:
         """
         return self.act_with(observations, [SamplingOptions()] * len(observations))
 
-    def act_with(self, observations: Sequence[Observation], options: Sequence[SamplingOptions]) -> list[Completion]:
-        """Do the same as ``act``, each completion sampled by its own options.
+    def act_with(
+        self,
+        observations: Sequence[Observation],
+        options: Sequence[SamplingOptions],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> list[Completion]:
+        """Do the same as ``act``, each completion sampled by its own options; see ``SamplingAgent``.
 
         Raises:
             UnreadablePromptError: as in ``act``.
             DivergedError: as in ``act``.
+            AgentError: ``should_stop``, which is asked before each token, returned True.
         """
         if not observations:
             return []
@@ -106,6 +113,7 @@ class TransformersAgent:
                     stop_ids=self._stop_ids,
                     temperature=temperatures[rows] if isinstance(temperatures, Tensor) else temperatures,
                     top_p=None if top_p is None else top_p[rows],
+                    should_stop=should_stop,
                 )
                 for row, result in zip(rows, sampled, strict=True):
                     completions[row] = as_completion(

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from waltz_env.errors import UsageError
 from waltz_env.per_process import PerProcess
 
 T = TypeVar("T")
@@ -24,12 +25,23 @@ class LoopThread:
         self._running = PerProcess(_start)
 
     def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Start the coroutine. Cancelling the future cancels it."""
+        """Start the coroutine. Cancelling the future cancels it.
+
+        Raises:
+            UsageError: the loop was closed.
+        """
         loop, _ = self._running()
+        if loop.is_closed():
+            coroutine.close()
+            raise UsageError("What was closed cannot be asked any more. Make a new one.")
         return asyncio.run_coroutine_threadsafe(coroutine, loop)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Return the coroutine's result, or raise its exception. An interrupt (Ctrl-C) cancels it."""
+        """Return the coroutine's result, or raise its exception. An interrupt (Ctrl-C) cancels it.
+
+        Raises:
+            UsageError: the loop was closed.
+        """
         future = self.submit(coroutine)
         try:
             return future.result()

@@ -11,7 +11,7 @@ learners[agent_id].update(samples)                             # waltz_env.algor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from waltz_env.sampling_options import SamplingOptions
@@ -34,8 +34,21 @@ class Agent(Protocol):
 class SamplingAgent(Agent, Protocol):
     """An agent that also lets its caller decide how it samples."""
 
-    def act_with(self, observations: Sequence[Observation], options: Sequence[SamplingOptions]) -> Sequence[Completion]:
-        """Do the same as ``act``, each completion sampled by its own options."""
+    def act_with(
+        self,
+        observations: Sequence[Observation],
+        options: Sequence[SamplingOptions],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Sequence[Completion]:
+        """Do the same as ``act``, each completion sampled by its own options.
+
+        Args:
+            observations: as in ``act``.
+            options: one for each observation.
+            should_stop: whether nobody waits for the completions any more. An agent that asks between tokens stops
+                with an ``AgentError``; one that cannot stop ignores it.
+        """
         ...
 
 

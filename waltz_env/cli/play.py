@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from waltz_env.checks import check_integer
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.progress import hide_loading_bars
 from waltz_env.errors import did_you_mean
@@ -55,6 +56,11 @@ class Play:
     max_rounds: int | None = None
     max_new_tokens: int = 128
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before a model is loaded."""
+        check_integer("max_new_tokens", self.max_new_tokens, at_least=1)
+        check_integer("max_rounds", self.max_rounds or 0, at_least=0)
 
     def run(self) -> int:
         """Play until the input ends; see ``main`` for the exit code."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from waltz_env.agents.templates import TEMPLATES
+from waltz_env.checks import check_integer, check_number, check_settings
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.progress import hide_loading_bars
 from waltz_env.errors import UsageError
@@ -60,6 +61,8 @@ class Serve:
         timeout: seconds that a draft or a revision may run.
         feedback_timeout: seconds that one feedback may run.
         queue_timeout: seconds that a request may wait for its turns before it is turned away.
+        drain: seconds in which requests in progress may finish after SIGTERM or Ctrl-C; by default as long as a request
+            may take. A second signal ends the process at once.
         limits: limits on requests.
         cors_origins: origins of web pages that may call the server from a browser; * for all.
         log_text: put messages and answers into the log, which otherwise holds no text.
@@ -86,9 +89,21 @@ class Serve:
     timeout: float = 60.0
     feedback_timeout: float = 60.0
     queue_timeout: float = 60.0
+    drain: float | None = None
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
     cors_origins: tuple[str, ...] = ()
     log_text: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work before a model is loaded."""
+        check_settings(self)
+        for name in ("max_new_tokens", "max_batch"):
+            check_integer(name, getattr(self, name), at_least=1)
+        for name in ("timeout", "feedback_timeout", "queue_timeout"):
+            check_number(name, getattr(self, name), above=0)
+        check_number("temperature", self.temperature, low=0)
+        check_number("drain", self.drain or 0.0, low=0)
+        check_integer("max_rounds", self.max_rounds or 0, at_least=0)
 
     def run(self) -> int:
         """Serve until told to stop; see ``main`` for the exit code."""
@@ -106,7 +121,12 @@ class Serve:
                 cors_origins=self.cors_origins,
                 log_text=self.log_text,
             )
-            serve(app, drain=duet.longest, listening=listening, about=self.about(duet))
+            serve(
+                app,
+                drain=duet.longest if self.drain is None else self.drain,
+                listening=listening,
+                about=self.about(duet),
+            )
         return 0
 
     def about(self, duet: Duet) -> dict[str, object]:

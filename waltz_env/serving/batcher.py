@@ -20,6 +20,7 @@ from waltz_env.serving.turn import Turn
 from waltz_env.types import AgentID, Completion, Observation
 
 WINDOW = 0.002
+CLOSED = "The agent was closed, so it cannot be asked."
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class _Request:
     alone: bool = False
     taken: bool = False
     answer: Future[Completion] = field(default_factory=Future)
+    left: threading.Event = field(default_factory=threading.Event)  # a running future cannot be cancelled
 
 
 class _Queue:
@@ -40,6 +42,7 @@ class _Queue:
     def __init__(self) -> None:
         self.waiting: list[_Request] = []
         self.running = False
+        self.closed = False
         self.lock = threading.Lock()
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="waltz-batcher")
 
@@ -54,8 +57,9 @@ class Batcher:
     A single thread runs one batched call at a time, for all agents: two adapters on one base must never run
     concurrently. The oldest request decides which agent is next; other requests to that agent join its batch. If a
     batch fails, each of its requests is retried alone, so that a bad request fails only itself. If the error tells
-    which requests failed (``partial``, ``rows``), only those fail, and the rest is retried together. A running call
-    cannot be stopped: an agent that hangs blocks all requests after it.
+    which requests failed (``partial``, ``rows``), only those fail, and the rest is retried together. A running call is
+    stopped between tokens once nobody waits for any of its answers, if the agent can (``SamplingAgent``); one that
+    hangs blocks all requests after it.
 
     Args:
         agents: agents by name.
@@ -82,7 +86,7 @@ class Batcher:
         since: float | None = None,
         turn: Turn | None = None,
     ) -> Completion:
-        """Return the agent's completion, or raise what it raised. Cancelling removes the request from the queue.
+        """Return the agent's completion, or raise what it raised. Cancelling gives the request up.
 
         Args:
             agent: name of the agent.
@@ -94,18 +98,29 @@ class Batcher:
         request = _Request(agent, observation, options, time.monotonic() if since is None else since, turn)
         queue = self._queue()
         with queue.lock:
+            if queue.closed:
+                raise AgentError(CLOSED)
             queue.add([request])
             self._start(queue)
-        return await asyncio.wrap_future(request.answer)
+        try:
+            return await asyncio.wrap_future(request.answer)
+        finally:
+            request.left.set()
 
-    def close(self) -> None:
-        """End the thread after the current batch. Waiting requests are cancelled."""
+    def close(self, *, wait: bool = True) -> None:
+        """Stop the current batch, cancel the requests that wait, and end the thread.
+
+        Args:
+            wait: return once the thread has ended, which takes as long as the batch if its agent cannot stop.
+        """
         queue = self._queue()
         with queue.lock:
+            queue.closed = True
             for request in queue.waiting:
-                request.answer.cancel()
+                if not request.answer.cancel():  # it has run once, in a batch that failed
+                    request.answer.set_exception(AgentError(CLOSED))
             queue.waiting.clear()
-        queue.thread.shutdown()
+        queue.thread.shutdown(wait=wait)
 
     def _start(self, queue: _Queue) -> None:
         """Run a batch if requests are waiting and none is running. The caller holds the lock."""
@@ -127,7 +142,11 @@ class Batcher:
         name = batch[0].agent
         agent, observations = self.agents[name], [request.observation for request in batch]
         if isinstance(agent, SamplingAgent):
-            completions = agent.act_with(observations, [request.options for request in batch])
+            completions = agent.act_with(
+                observations,
+                [request.options for request in batch],
+                should_stop=lambda: queue.closed or all(request.left.is_set() for request in batch),
+            )
         else:
             completions = agent.act(observations)
         if len(completions) != len(batch):
@@ -163,12 +182,18 @@ class Batcher:
                 batch[row].answer.set_exception(error)
         elif len(batch) == 1:
             batch[0].answer.set_exception(error)
-        again = [request for request in batch if not request.answer.done()]
+        again: list[_Request] = []
         alone = not isinstance(error, UnreadablePromptError)
-        for request in again:
-            if request.turn is not None:
-                request.turn.waits()
         with queue.lock:
-            queue.add([replace(request, alone=alone, taken=True) for request in again])
+            for request in batch:
+                if error is None or request.answer.done():
+                    continue
+                if queue.closed or request.left.is_set():
+                    request.answer.set_exception(error)
+                    continue
+                if request.turn is not None:
+                    request.turn.waits()
+                again.append(replace(request, alone=alone, taken=True))
+            queue.add(again)
             queue.running = False
             self._start(queue)

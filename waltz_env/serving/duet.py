@@ -17,7 +17,7 @@ from waltz_env.loop_thread import LoopThread
 from waltz_env.protocols import Agent, SamplingAgent
 from waltz_env.rules import Rules, check_agents
 from waltz_env.sampling_options import SamplingOptions
-from waltz_env.serving.batcher import Batcher
+from waltz_env.serving.batcher import CLOSED, Batcher
 from waltz_env.serving.chat import chat_prompt
 from waltz_env.serving.cutting import cut, estimate
 from waltz_env.serving.reply import Failure, Latency, Reply
@@ -166,9 +166,13 @@ class Duet:
         """Do the same as ``respond`` without blocking, in any event loop. Cancelling it drops its requests."""
         return await self._play(Game(chat_prompt(messages), self.rules), options)
 
-    def close(self) -> None:
-        """End the threads. The agents stay open."""
-        self._batcher.close()
+    def close(self, *, wait: bool = True) -> None:
+        """End the threads. The agents stay open.
+
+        Args:
+            wait: wait for an agent in this process that is at work and cannot stop.
+        """
+        self._batcher.close(wait=wait)
         if "_loop" in self.__dict__:
             self._loop.close()
 
@@ -253,7 +257,7 @@ async def _within(turn: Turn, work: Awaitable[Completion]) -> Completion | BaseE
     try:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if task.cancelled():
-            return AgentError("The agent was closed while it was asked.")
+            return AgentError(CLOSED)
         if task.done():
             return task.exception() or task.result()
         if turn.expired.result() == "waiting":

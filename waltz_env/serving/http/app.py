@@ -18,7 +18,7 @@ from waltz_env.errors import AgentError, UsageError
 from waltz_env.sampling_options import SamplingOptions
 from waltz_env.serving.duet import Duet
 from waltz_env.serving.http.answers import chat_answer, events, review, summary
-from waltz_env.serving.http.api_errors import Problem, by_agent, documented
+from waltz_env.serving.http.api_errors import RETRY_AFTER, Problem, by_agent, documented
 from waltz_env.serving.http.chat_request import NO_JSON, ChatRequest, told
 from waltz_env.serving.http.gate import CHAT, Gate
 from waltz_env.serving.http.limits import Limits
@@ -30,6 +30,7 @@ from waltz_env.types import Message
 T = TypeVar("T")
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+STOPPING = Problem(503, "The server is stopping; try again.", "stopping", None, RETRY_AFTER)
 REVIEW, IGNORED = "x-waltz-review", "x-waltz-ignored"
 
 
@@ -66,7 +67,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        duet.close()
+        duet.close(wait=False)
 
     app = FastAPI(title="waltz_env", lifespan=lifespan, responses=documented(500))
     app.add_middleware(Gate, limits=limits, metrics=metrics, api_keys=api_keys)
@@ -98,6 +99,8 @@ def create_app(
         except AgentError as error:
             about |= {"failure": error.kind, "reason": str(error)}
             raise Refused(by_agent(error)) from error
+        except asyncio.CancelledError:  # the time in which requests may finish is over
+            raise Refused(STOPPING) from None
         if reply is None:
             return Response(status_code=CLIENT_LEFT)
         metrics.replied(reply)

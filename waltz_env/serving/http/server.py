@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
 from collections.abc import Mapping
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -63,11 +65,13 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM; then accept nothing new, finish what is in progress, and return.
 
+    A second signal ends the process at once.
+
     Args:
         app: the application that ``create_app`` returned.
         host: address to listen on.
         port: port to listen on; 0 takes a free one, which the log tells.
-        drain: seconds in which requests in progress may finish.
+        drain: seconds in which requests in progress may finish; then they are dropped, and models stop generating.
         listening: socket that ``listen`` returned, in place of ``host`` and ``port``.
         about: what the first line of the log tells besides the address.
 
@@ -97,3 +101,9 @@ class _Server(uvicorn.Server):
         host, port = (sockets or [])[0].getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         logger.info("serving", extra={"about": {"url": url, **self.about}})
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop after the requests in progress. The next signal finds no handler, so it ends the process."""
+        super().handle_exit(sig, frame)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
