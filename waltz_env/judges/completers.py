@@ -79,12 +79,19 @@ class ServerCompleter:
 
 
 def _read(body: str) -> str | NoVerdict:
-    """The text of the only choice in a server's answer, of either endpoint."""
+    """The text of the only choice in a server's answer, of either endpoint.
+
+    OpenAI's models refuse to fill in a JSON schema in a field of its own, ``refusal``, with an empty content beside it.
+    """
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
         return NoVerdict("The server answered with something that is not JSON.")
     match value:
+        case {"choices": [{"finish_reason": "content_filter"}]}:
+            return NoVerdict("The server's content filter stopped the model's answer.")
+        case {"choices": [{"message": {"refusal": str(reason)}}]} if reason:
+            return NoVerdict(f"The model refused to judge: {reason[:80]!r}.")
         case {"choices": [{"text": str(text)}] | [{"message": {"content": str(text)}}]}:
             return text
     return NoVerdict("The server answered with something that is not a completion.")
