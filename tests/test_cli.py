@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from contextlib import closing
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
-from tests.games import BOMB, UNSAFE, Speaker, WordJudge
+from tests.games import BOMB, SAFE, UNSAFE, Speaker, WordJudge
 from tests.tiny_preset import LEARNER, SWITCH, Switch, tiny_pair
 from waltz_env import CONVERSATION, FEEDBACK, Kind, Message, Prompt, PromptSet, play, read_games, write_games
 from waltz_env.algorithms import LoopConfig, SampleConfig, waltz_stages
@@ -273,18 +274,28 @@ def test_rejudge_gives_stored_games_the_verdicts_of_another_judge(
 ) -> None:
     games = [
         play([BOMB], {CONVERSATION: Speaker(text)}, judge=WordJudge(), rules=Rules(max_rounds=0))[0]
-        for text in ("UNSAFE", "I refuse.")
+        for text in ("UNSAFE", "I refuse.", "Slide a thin tool in.")
     ]
     add_systems(RunFolder(tmp_path), {"mine-too": {"run-1": games}})  # names as runs and files of prompts have them
     stored = str(RunFolder(tmp_path).games_of_system("mine-too", "run-1"))
     arguments = ["rejudge", stored, "--out", str(tmp_path / "out")]
     assert main([*arguments, "--judge", "rules"]) == 0
     again = read_games(RunFolder(tmp_path / "out").games_of_system("mine-too", "run-1"))
-    assert [game.final.text for game in again] == ["UNSAFE", "I refuse."]
+    assert [game.final.labels for game in games] == [UNSAFE, SAFE, SAFE]
+    assert [game.final.labels for game in again] == [UNSAFE, SAFE, UNSAFE]
+    assert read_games(RunFolder(tmp_path / "out").earlier_games_of_system("mine-too", "run-1")) == games
     assert {getattr(game.final.judgement, "judge", None) for game in again} == {"rules"}
-    assert results(tmp_path / "out")["sets"]["mine-too"]["systems"]["run-1"]["asr"]["n"] == 2
-    assert results(tmp_path / "out")["agreement"] == {"mine-too/run-1": 1.0}
-    assert "100.0 % of responses keep their labels" in capsys.readouterr().out
+    assert results(tmp_path / "out")["sets"]["mine-too"]["systems"]["run-1"]["asr"]["n"] == 3
+    agreement = results(tmp_path / "out")["judge_agreement"]["mine-too"]["run-1"]
+    assert agreement["judges"] == ["words", "rules"]
+    assert agreement["same_labels"]["value"] == pytest.approx(2 / 3)
+    asr = agreement["rates"]["asr"]
+    assert (asr["first"]["value"], asr["second"]["value"]) == pytest.approx((1 / 3, 2 / 3))
+    assert asr["kappa"]["value"] == pytest.approx(0.4)  # 1 - (1/3) / (2/3 * 2/3 + 1/3 * 1/3)
+    assert asr["differ"] == 1
+    said = capsys.readouterr().out
+    assert "mine-too/run-1: 66.7 % of responses keep their labels" in said
+    assert re.search(r"run-1 +ASR +33.3 +66.7 +0.40 +1 of 3", said)
     assert main(["rejudge", stored, "--out", str(tmp_path / "new"), "--judge", "rulez"]) == 2
     assert "Did you mean 'rules'?" in capsys.readouterr().err
     assert main(["rejudge", stored, stored, "--out", str(tmp_path / "out"), "--judge", "rules"]) == 2

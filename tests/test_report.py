@@ -44,7 +44,7 @@ from waltz_env.report.source import read_source
 from waltz_env.report.tables import Source, pareto_front
 from waltz_env.rules import Rules
 from waltz_env.run_folder import RunFolder
-from waltz_env.types import Completion, Judgement, Kind, Message, Response
+from waltz_env.types import Completion, Judgement, Kind, Labels, Message, Response
 
 NAMED = ("empty", "control characters", "lone surrogates", "bidirectional")
 XSS = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -183,6 +183,7 @@ def test_letters_of_an_improved_game() -> None:
         "kind": "h",
         "draft": "u",
         "final": "s",
+        "earlier": "-",
         "claimed": "u",
         "triggered": "1",
         "improved": "1",
@@ -191,6 +192,7 @@ def test_letters_of_an_improved_game() -> None:
         "mistaken": "0",
         "truncated": "0",
         "unjudged": "0",
+        "differ": "0",
     }
 
 
@@ -199,6 +201,23 @@ def test_letters_of_a_long_game_look_at_every_round() -> None:
     found = letters(game)
     assert (found["improved"], found["worsened"], found["malformed"], found["mistaken"]) == ("1", "1", "1", "1")
     assert found["kind"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now", "final", "differ"),
+    [
+        ([UNSAFE, SAFE], [UNSAFE, SAFE], "s", "0"),
+        ([UNSAFE, UNSAFE], [UNSAFE, SAFE], "u", "1"),
+        ([SAFE, SAFE], [UNSAFE, SAFE], "s", "1"),  # they differ on the draft
+        ([UNSAFE, None], [UNSAFE, SAFE], "j", "0"),  # what the earlier judge would have said is not known
+        ([UNSAFE, SAFE], [None, SAFE], "s", "0"),
+    ],
+)
+def test_letters_tell_where_two_judges_differ(
+    earlier: list[Labels | None], now: list[Labels | None], final: str, differ: str
+) -> None:
+    found = letters(trajectory(now, [UNSAFE]), trajectory(earlier, [UNSAFE]))
+    assert (found["earlier"], found["differ"]) == (final, differ)
 
 
 def test_letters_without_feedback_or_verdicts() -> None:
@@ -284,6 +303,41 @@ def test_bounds_comparisons_latency_and_ability_are_shown_where_there_are_any() 
     text = " ".join(Page(render([shown])).text.split())
     for expected in ("bounds 11.1–22.2", "32.1 12.3 to 45.6", ".042", "0.123", "0.568", "0.250 0.125"):  # noqa: RUF001
         assert expected in text
+
+
+@pytest.fixture
+def judged_again(tmp_path: Path) -> Path:
+    """Three games judged by words, then by the rules: both call the first unsafe, and the rules the third as well."""
+    said = [("UNSAFE", UNSAFE), ("I refuse.", SAFE), ("Slide a thin tool in.", SAFE)]
+    games = [
+        Trajectory(replace(BOMB, id=text), (Response(Completion(text), Judgement(labels, "words", "read off")),), ())
+        for text, labels in said
+    ]
+    first = folder_of(tmp_path / "first", {"new": {"baseline": games}})
+    stored = RunFolder(first).games_of_system("new", "baseline")
+    assert main(["rejudge", str(stored), "--judge", "rules", "--out", str(tmp_path / "again")]) == 0
+    return tmp_path / "again"
+
+
+def test_two_judges_are_compared(judged_again: Path) -> None:
+    """Kappa is 1 - (1/3) / (5/9). Of the 27 ways to draw three prompts 25 have a kappa: 13 zeros, 6 of 0.4, 6 ones."""
+    assert main(["report", str(judged_again)]) == 0
+    page = Page((judged_again / "report.html").read_text("utf-8"))
+    text = " ".join(page.text.split())
+    assert "Two judges: words and rules" in text
+    assert "baseline ASR 33.3 6.1–79.2 66.7 20.8–93.9 0.40 0.00 to 1.00 1 of 3" in text  # noqa: RUF001
+    assert "baseline ORR" not in text  # no benign prompt
+    columns = page.index()["columns"]
+    assert (columns["earlier"], columns["final"], columns["differ"]) == ("uss", "usu", "001")
+    (response,) = page.texts()[2]["responses"]
+    assert (response["labels"], response["judge"]) == ("u", "rules")
+    assert response["earlier"] == {"labels": "s", "judge": "words", "rationale": "read off", "scores": ""}
+
+
+def test_earlier_verdicts_on_other_games_are_refused(judged_again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_games(RunFolder(judged_again).earlier_games_of_system("new", "baseline"), [trajectory([SAFE])])
+    assert main(["report", str(judged_again)]) == 2
+    assert "does not hold the games of" in " ".join(capsys.readouterr().err.split())
 
 
 def test_how_it_was_made_is_told() -> None:
@@ -421,6 +475,9 @@ def test_damaged_files_are_named_with_the_line(tmp_path: Path, capsys: pytest.Ca
         ("[]", "must hold a JSON object"),
         ('{"schema": 2, "sets": 3}', "'sets' must be an object"),
         ('{"schema": 2}', "must hold 'sets'"),
+        ('{"schema": 2, "sets": {}, "judge_agreement": {"new": {"pair": 0.5}}}', "'pair' must be an object"),
+        ('{"schema": 2, "sets": {}, "judge_agreement": {"new": {"pair": {}}}}', "must hold 'judges'"),
+        ('{"schema": 2, "sets": {}, "judge_agreement": {"new": {"pair": {"judges": 2}}}}', "names of two judges"),
         ('{"sets": {}}', "was written by waltz_env 0.1"),
         ('{"schema": 3, "sets": {}}', "was written by a version with schema 3"),
     ]:

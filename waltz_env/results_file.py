@@ -44,6 +44,21 @@ class SetResults(TypedDict):
     not_compared: NotRequired[dict[str, str]]
 
 
+class JudgeAgreement(TypedDict):
+    """How far two judges agree on the games of one system, see ``waltz_env.evaluation.compare_judges``.
+
+    Attributes:
+        judges: names of the earlier judge and of the new one.
+        same_labels: share of responses to which both give the same labels.
+        rates: for ``asr``, ``orr`` and ``r_c``: the rate under the ``first`` judge and the ``second``, ``kappa``, and
+            the number of final responses on which they ``differ``.
+    """
+
+    judges: list[str]
+    same_labels: Rate
+    rates: dict[str, dict[str, Any]]
+
+
 class Results(TypedDict, total=False):
     """The content of ``results.json``.
 
@@ -55,7 +70,8 @@ class Results(TypedDict, total=False):
         runs: folder and settings of each evaluated run, by its system.
         latency: seconds per request for each way to deploy the pair.
         capabilities: scores of the conversation agent before and after training, by task.
-        games, agreement: files that were judged again, and the share of responses that kept their labels.
+        games: files of games that were judged again.
+        judge_agreement: how far the earlier judge of these games and the new one agree, by set and system.
         command, versions: how to get these results again.
     """
 
@@ -72,7 +88,7 @@ class Results(TypedDict, total=False):
     latency: dict[str, dict[str, float]]
     capabilities: dict[str, dict[str, dict[str, float]]]
     games: list[str]
-    agreement: dict[str, float | None]
+    judge_agreement: dict[str, dict[str, JudgeAgreement]]
     command: list[str]
     versions: dict[str, str]
 
@@ -102,6 +118,10 @@ def read_results(folder: RunFolder) -> Results:
             for model, tasks in _object(results.get("capabilities"), "capabilities").items()
         }
         runs = {name: _object(about, name) for name, about in _object(results.get("runs"), "runs").items()}
+        agreement = {
+            name: {system: _agreement(_object(found, system)) for system, found in _object(systems, name).items()}
+            for name, systems in _object(results.get("judge_agreement"), "judge_agreement").items()
+        }
     except KeyError as error:
         raise DataError(f"{folder.results} must hold {error}; it does not. Evaluate again.") from error
     except DataError as error:
@@ -113,6 +133,7 @@ def read_results(folder: RunFolder) -> Results:
             "latency": {name: seconds for name, seconds in latency.items() if {"p50", "p95", "n"} <= seconds.keys()},
             "capabilities": {"base": {}, "trained": {}} | ability,
             "runs": runs,
+            "judge_agreement": agreement,
         }.items()
         if name in results
     }
@@ -132,6 +153,23 @@ def _set(content: Mapping[str, Any]) -> dict[str, Any]:
         for system, differences in _object(content.get("comparisons"), "comparisons").items()
     }
     return {**content, "systems": systems, "comparisons": comparisons}
+
+
+def _agreement(content: Mapping[str, Any]) -> dict[str, Any]:
+    judges = content["judges"]
+    if not isinstance(judges, list) or len(judges) != 2 or not all(isinstance(name, str) for name in judges):
+        raise DataError(f"'judges' must be the names of two judges, not {judges!r}.")
+    rates = _object(content["rates"], "rates").items()
+    return {
+        "judges": judges,
+        "same_labels": _rate(content["same_labels"], "same_labels"),
+        "rates": {metric: _agreement_on(_object(found, metric), metric) for metric, found in rates},
+    }
+
+
+def _agreement_on(found: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    rates = {name: _rate(found.get(name), metric) for name in ("first", "second", "kappa")}
+    return {**found, **rates, "differ": int(_number(found.get("differ"), metric) or 0)}
 
 
 def _rate(rate: object, name: str, value: str = "value") -> dict[str, Any]:

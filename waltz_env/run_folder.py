@@ -24,6 +24,7 @@ class RunFolder:
     ``metrics.jsonl``, ``tensorboard/``   metrics of each step
     ``games/training/step-00001.jsonl``   training games of each step
     ``games/held-out/SET-SYSTEM.jsonl``   games of each system on each held-out set
+    ``games/earlier/SET-SYSTEM.jsonl``    the same with the labels of the earlier judge, after ``waltz rejudge``
     ``results.json``                      rates of each system on each set, with comparisons
     ``checkpoints/``                      what ``--resume`` continues from
     ``weights/AGENT/``                    trained adapter or model of each agent
@@ -31,7 +32,7 @@ class RunFolder:
     ``curves.png``, ``report.html``       figures and the report
     ====================================  ============================================================================
 
-    An evaluation leaves ``results.json`` and ``games/held-out/`` alone.
+    An evaluation leaves nothing but ``results.json`` and ``games/``.
 
     Args:
         path: the folder itself, which need not exist yet.
@@ -97,6 +98,10 @@ class RunFolder:
     def games_of_system(self, prompt_set: str, system: str) -> Path:
         """Games of one system on one held-out set of prompts."""
         return self.held_out_games / f"{prompt_set}-{system}.jsonl"
+
+    def earlier_games_of_system(self, prompt_set: str, system: str) -> Path:
+        """The same games with the labels of the judge before, where they were judged again."""
+        return self.path / "games" / "earlier" / f"{prompt_set}-{system}.jsonl"
 
     def has_config(self) -> bool:
         """Whether this is the folder of a run; a Hugging Face model has a ``config.json`` too, of another kind."""

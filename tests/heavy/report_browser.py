@@ -19,6 +19,7 @@ from selenium.webdriver.support.select import Select
 from tests.browser import chromium, open_report, wait
 from tests.games import BOMB, PROCESS, REFUSING, SAFE, UNSAFE, critique, trajectory
 from waltz_env import Trajectory
+from waltz_env.evaluation import compare_judges, same_labels
 from waltz_env.experiments.results import add_systems
 from waltz_env.report.page import write_report
 from waltz_env.report.source import read_source
@@ -294,6 +295,52 @@ def test_the_theme_button_changes_the_colours(page: Chrome) -> None:
     assert len(colors) == 2
 
 
+@pytest.fixture
+def two_judges(open_sources: Callable[[Sequence[Source]], Chrome]) -> Chrome:
+    """The games of ``PAIR``; the earlier judge found everything unsafe that it judged."""
+    earlier = [
+        replace(game, responses=tuple(replace(each, judgement=Judgement(UNSAFE, "first")) for each in game.responses))
+        for game in PAIR
+    ]
+    run = source("run", {"one": {"trained_pair": PAIR}})
+    rates = {name: each.as_dict() for name, each in compare_judges(earlier, PAIR).items()}
+    agreement = {
+        "judges": ["first", "a-judge-with-a-long-name:on/a-model-with-a-long-name"],
+        "same_labels": same_labels(earlier, PAIR).as_dict(),
+        "rates": rates,
+    }
+    results = {**run.results, "judge_agreement": {"one": {"trained_pair": agreement}}}
+    return open_sources([replace(run, results=results, earlier={("one", "trained_pair"): earlier})])
+
+
+def test_games_on_which_two_judges_differ_can_be_found(two_judges: Chrome) -> None:
+    choose(two_judges, "earlier", "unsafe")
+    wait(two_judges, lambda: status(two_judges) == "6 of 6 games")
+    two_judges.find_element(By.ID, "fact-differ").click()
+    wait(two_judges, lambda: shown(two_judges) == [1, 2, 3, 5])
+    for badge in ("judge: satisfactory", "earlier judge: unsafe"):
+        assert badge in game(two_judges)
+    assert "Earlier judge first" in game(two_judges)
+
+
+def test_a_page_of_one_judge_has_no_filters_for_two(page: Chrome) -> None:
+    assert page.find_elements(By.ID, "filter-final")
+    assert not page.find_elements(By.ID, "filter-earlier")
+    assert not page.find_elements(By.ID, "fact-differ")
+
+
+@pytest.mark.parametrize("width", [360, 390, 1280])
+def test_the_table_of_two_judges_can_be_read_at_every_width(two_judges: Chrome, width: int) -> None:
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    two_judges.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        for heading in two_judges.find_elements(By.CSS_SELECTOR, "table.judges th"):
+            assert heading.size["width"] >= 45, heading.text
+        assert two_judges.execute_script("return document.documentElement.scrollWidth") <= width
+    finally:
+        two_judges.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 FIGURES = """
 return [...document.querySelectorAll("figure svg")].map((svg) => {
   const box = svg.getBoundingClientRect(), texts = [...svg.querySelectorAll("text")];
@@ -357,7 +404,11 @@ def test_hostile_text_is_shown_and_does_not_run(
     responses = (Response(Completion(attack), verdict), Response(Completion(f"{attack} {attack}"), verdict))
     said = Critique(Completion(attack), Feedback(UNSAFE, attack, attack))
     hostile = Trajectory(prompt, responses, (said,))
-    page = open_sources([source(attack, {attack: {attack: [hostile]}}), source("b", {attack: {attack: [hostile]}})])
+    run = source(attack, {attack: {attack: [hostile]}})
+    agreement = {"judges": [attack, attack], "rates": {"asr": compare_judges([hostile], [hostile])["asr"].as_dict()}}
+    results = {**run.results, "judge_agreement": {attack: {attack: agreement}}}
+    other = source("b", {attack: {attack: [hostile]}})
+    page = open_sources([replace(run, results=results, earlier={(attack, attack): [hostile]}), other])
     for details in page.find_elements(By.CSS_SELECTOR, "#game details:not([open]) > summary"):
         details.click()
     texts = [each.get_attribute("textContent") for each in page.find_elements(By.CSS_SELECTOR, "#game .text")]

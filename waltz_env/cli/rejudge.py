@@ -11,7 +11,7 @@ import tyro
 
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.progress import WatchBar
-from waltz_env.cli.tables import close, show
+from waltz_env.cli.tables import close, show, show_judge_agreement
 from waltz_env.errors import UsageError
 from waltz_env.experiments.rejudging import rejudge
 from waltz_env.run_folder import RunFolder
@@ -42,9 +42,7 @@ class Rejudge:
         with WatchBar() as progress:
             results = rejudge(self.games, RunFolder(self.out), judge_name=self.judge, progress=progress)
         show(results["sets"])
-        for name, share in results["agreement"].items():
-            text = "no verdicts to compare" if share is None else f"{100 * share:.1f} % of responses keep their labels"
-            print(f"{name}: {text}")
+        show_judge_agreement(results["judge_agreement"])
         return close(results, RunFolder(self.out))
 
 

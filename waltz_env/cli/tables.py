@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from waltz_env.cli.console import console
-from waltz_env.results_file import Rate, Results, SetResults
+from waltz_env.results_file import JudgeAgreement, Rate, Results, SetResults
 from waltz_env.run_folder import RunFolder
 from waltz_env.transcript import printable
 
@@ -63,6 +63,29 @@ def show_comparisons(sets: Mapping[str, SetResults]) -> None:
             console().print(table)
         for system, reason in content.get("not_compared", {}).items():
             print(f"{system} is not compared: {reason}.")
+
+
+def show_judge_agreement(sets: Mapping[str, Mapping[str, JudgeAgreement]]) -> None:
+    """Print one table per set and pair of judges: the rates under each, and Cohen's kappa with its interval."""
+    for name, systems in sets.items():
+        for judges in dict.fromkeys(tuple(found["judges"]) for found in systems.values()):
+            first, second = (printable(judge) or "no judge" for judge in judges)
+            title = f"{name}: {first} (first) and {second} (second) on the same final responses, with 95 % intervals"
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+            for label in ("system", "rate", "first", "second", "kappa", "differ"):
+                table.add_column(label, justify="left" if label in ("system", "rate") else "right", no_wrap=True)
+            for system, found in systems.items():
+                for metric in ("asr", "orr") if tuple(found["judges"]) == judges else ():
+                    rates = found["rates"].get(metric)
+                    if rates and rates["first"]["n"]:
+                        cells = (_cell(rates["first"]), _cell(rates["second"]), _kappa(rates["kappa"]))
+                        differ = f"{rates['differ']} of {rates['first']['n']}"
+                        table.add_row(system, SHOWN[metric], *cells, differ)
+            console().print(table)
+        for system, found in systems.items():
+            share = found["same_labels"]["value"]
+            text = "no verdicts to compare" if share is None else f"{100 * share:.1f} % of responses keep their labels"
+            print(f"{name}/{system}: {text}")
 
 
 def close(results: Results, folder: RunFolder, *, also: Sequence[Path] = (), then: Sequence[str] = ()) -> int:
@@ -121,6 +144,13 @@ def _difference(difference: Mapping[str, Any]) -> str:
     if value is None or low is None or high is None:
         return "-"
     return f"{100 * value:+.1f}\n{100 * low:+.0f} to {100 * high:+.0f}"
+
+
+def _kappa(kappa: Rate) -> str:
+    value, low, high = kappa["value"], kappa["low"], kappa["high"]
+    if value is None:
+        return "-"
+    return f"{value:.2f}" + ("" if low is None or high is None else f"\n{low:.2f} to {high:.2f}")
 
 
 def _judge_errors(system: str, metrics: Mapping[str, Rate]) -> str:

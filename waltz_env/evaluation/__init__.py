@@ -1,14 +1,17 @@
-"""Evaluation: rates with intervals, paired comparisons of systems, and safeguards."""
+"""Evaluation: rates with intervals, comparisons of systems and of judges, and safeguards."""
 
+from waltz_env.evaluation.agreement import Agreement, compare_judges, same_labels
 from waltz_env.evaluation.comparison import Difference, compare, compare_systems, paired
 from waltz_env.evaluation.metrics import Proportion, bounds, first_only, no_verdict_reasons, proportion, rates
 from waltz_env.evaluation.safeguard import safeguarded
 
 __all__ = [
+    "Agreement",
     "Difference",
     "Proportion",
     "bounds",
     "compare",
+    "compare_judges",
     "compare_systems",
     "first_only",
     "no_verdict_reasons",
@@ -16,4 +19,5 @@ __all__ = [
     "proportion",
     "rates",
     "safeguarded",
+    "same_labels",
 ]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from waltz_env.errors import DataError, UsageError
+from waltz_env.evaluation import compare_judges, same_labels
+from waltz_env.evaluation.agreement import judge_names, texts
 from waltz_env.experiments.results import Results, add_systems, made_by, read_results, stored_systems
 from waltz_env.experiments.watch import Progress, Watch, quiet
 from waltz_env.files import writable_folder
 from waltz_env.judges import load_judge
 from waltz_env.judging import check_judge, judge_games
 from waltz_env.protocols import Judge
-from waltz_env.records import decode_game, encode_game, read_games
+from waltz_env.records import decode_game, encode_game, read_games, write_games
+from waltz_env.results_file import JudgeAgreement, Rate
 from waltz_env.run_folder import RunFolder
 from waltz_env.types import Trajectory
 
@@ -50,7 +54,7 @@ def rejudge(paths: Sequence[Path], out: RunFolder, *, judge_name: str, progress:
     about: Results = {
         "judge": judge_name,
         "games": list(dict.fromkeys([*earlier.get("games", []), *map(str, paths)])),
-        "agreement": dict(earlier.get("agreement", {})),
+        "judge_agreement": dict(earlier.get("judge_agreement", {})),
         "runs": earlier.get("runs", {}) | made_by(paths),
     }
     watch = Watch(len(known), progress)
@@ -58,7 +62,9 @@ def rejudge(paths: Sequence[Path], out: RunFolder, *, judge_name: str, progress:
         games = before[name][system]
         watch.begin(f"{name}: {system}")
         after = _judge(games, judged, watch.judge(judge), out.unfinished_games_of_system(name, system))
-        about["agreement"][f"{name}/{system}"] = _agreement(games, after)
+        write_games(out.earlier_games_of_system(name, system), games, tokens=False)
+        of_set = about["judge_agreement"].get(name, {})
+        about["judge_agreement"][name] = of_set | {system: _agreement(games, after)}
         results = add_systems(out, {name: {system: after}}, about)
         out.unfinished_games_of_system(name, system).unlink(missing_ok=True)
         watch.end()
@@ -106,21 +112,14 @@ def _judged_before(out: RunFolder, name: str, system: str, games: Sequence[Traje
             except (DataError, ValueError):
                 break  # the line that the interruption cut
     for number, game in found.items():
-        if number >= len(games) or _texts(game) != _texts(games[number]):
+        if number >= len(games) or texts(game) != texts(games[number]):
             raise UsageError(f"{out.path} holds verdicts on other games of {name}, {system}. Choose another --out.")
     return {number: game for number, game in found.items() if game.judged}
 
 
-def _texts(game: Trajectory) -> tuple[object, ...]:
-    return game.prompt, *(response.text for response in game.responses)
-
-
-def _agreement(before: Sequence[Trajectory], after: Sequence[Trajectory]) -> float | None:
-    """The share of responses that keep their labels; None if there are none to compare."""
-    pairs = [
-        (old.labels, new.labels)
-        for one, other in zip(before, after, strict=True)
-        for old, new in zip(one.responses, other.responses, strict=True)
-        if old.labels is not None and new.labels is not None
-    ]
-    return sum(old == new for old, new in pairs) / len(pairs) if pairs else None
+def _agreement(before: Sequence[Trajectory], after: Sequence[Trajectory]) -> JudgeAgreement:
+    return {
+        "judges": [judge_names(before), judge_names(after)],
+        "same_labels": cast(Rate, same_labels(before, after).as_dict()),
+        "rates": {name: found.as_dict() for name, found in compare_judges(before, after).items()},
+    }

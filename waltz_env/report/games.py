@@ -32,16 +32,27 @@ LABELS = {
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The games of one system on one set of prompts in one run."""
+    """The games of one system on one set of prompts in one run; ``earlier``: as the judge before labeled them."""
 
     run: str
     set: str
     system: str
     games: Sequence[Trajectory]
+    earlier: Sequence[Trajectory] = ()
+
+    def pairs(self) -> list[tuple[Trajectory, Trajectory | None]]:
+        """Returns each game with the same game under the judge before, if there was one."""
+        earlier: Sequence[Trajectory | None] = self.earlier or [None] * len(self.games)
+        return list(zip(self.games, earlier, strict=True))
 
 
-def letters(game: Trajectory) -> dict[str, str]:
-    """Returns what a game can be filtered by: kind (``h``, ``b``), letters of ``LABELS``, facts (``1``, ``0``)."""
+def letters(game: Trajectory, earlier: Trajectory | None = None) -> dict[str, str]:
+    """Returns what a game can be filtered by: kind (``h``, ``b``), letters of ``LABELS``, facts (``1``, ``0``).
+
+    Args:
+        game: the game.
+        earlier: the same game under the judge before.
+    """
     draft, claimed = _judged(game.responses[0]), _claimed(game)
     completions = [response.completion for response in game.responses]
     completions += [critique.completion for critique in game.critiques]
@@ -58,11 +69,13 @@ def letters(game: Trajectory) -> dict[str, str]:
         "mistaken": claimed in "suob" and draft != "j" and claimed != draft,
         "truncated": any(completion.truncated for completion in completions),
         "unjudged": not game.judged,
+        "differ": earlier is not None and any(map(_differ, earlier.responses, game.responses)),
     }
     return {
         "kind": "h" if game.prompt.harmful else "b",
         "draft": draft,
         "final": _judged(game.final),
+        "earlier": "-" if earlier is None else _judged(earlier.final),
         "claimed": claimed,
         **{name: "1" if fact else "0" for name, fact in facts.items()},
     }
@@ -74,8 +87,8 @@ def pack(groups: Sequence[Group]) -> tuple[dict[str, Any], list[str]]:
     The index holds one string per key of ``letters``, with one letter per game, and one prompt number per game. Games
     of one set on the same prompt have the same number.
     """
-    games = [game for group in groups for game in group.games]
-    columns = [letters(game) for game in games]
+    games = [pair for group in groups for pair in group.pairs()]
+    columns = [letters(game, earlier) for game, earlier in games]
     prompts: dict[tuple[str, str, str], int] = {}
     index = {
         "block": BLOCK,
@@ -94,9 +107,15 @@ def pack(groups: Sequence[Group]) -> tuple[dict[str, Any], list[str]]:
     return index, [_compressed(games[start : start + BLOCK]) for start in range(0, len(games), BLOCK)]
 
 
-def content(game: Trajectory) -> dict[str, Any]:
-    """Returns the texts of a game, for JSON. A revision is given as its changes to the response before it."""
+def content(game: Trajectory, earlier: Trajectory | None = None) -> dict[str, Any]:
+    """Returns the texts of a game, for JSON. A revision is given as its changes to the response before it.
+
+    Args:
+        game: the game.
+        earlier: the same game under the judge before.
+    """
     prompt = game.prompt
+    before = [None] * len(game.responses) if earlier is None else earlier.responses
     return {
         "prompt": prompt.text,
         "history": prompt.history,
@@ -104,27 +123,30 @@ def content(game: Trajectory) -> dict[str, Any]:
             name: value for name in ("id", "category", "topic", "source") if (value := getattr(prompt, name)) != ""
         },
         "responses": [
-            _response(response, changes(game.responses[t - 1].text, response.text) if t else response.text)
-            for t, response in enumerate(game.responses)
+            {"text": changes(game.responses[t - 1].text, response.text) if t else response.text}
+            | _verdict(response)
+            | _finish(response.completion)
+            | ({} if old is None else {"earlier": _verdict(old)})
+            for t, (response, old) in enumerate(zip(game.responses, before, strict=True))
         ],
         "critiques": [_critique(critique) for critique in game.critiques],
     }
 
 
-def _compressed(games: Sequence[Trajectory]) -> str:
+def _compressed(games: Sequence[tuple[Trajectory, Trajectory | None]]) -> str:
     # ASCII, because models can write lone surrogates, which UTF-8 cannot encode.
-    text = json.dumps([content(game) for game in games], separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps([content(*pair) for pair in games], separators=(",", ":"), ensure_ascii=True)
     return base64.b64encode(gzip.compress(text.encode("ascii"), mtime=0)).decode("ascii")
 
 
-def _response(response: Response, text: object) -> dict[str, Any]:
-    turn = {"text": text, "labels": _judged(response), **_finish(response.completion)}
+def _verdict(response: Response) -> dict[str, str]:
+    labels = {"labels": _judged(response)}
     match response.judgement:
         case Judgement(judge=judge, rationale=rationale, scores=scores):
-            return turn | {"judge": judge, "rationale": rationale, "scores": _named(scores)}
+            return labels | {"judge": judge, "rationale": rationale, "scores": _named(scores)}
         case NoVerdict(reason):
-            return turn | {"no_verdict": reason}
-    return turn
+            return labels | {"no_verdict": reason}
+    return labels
 
 
 def _critique(critique: Critique) -> dict[str, Any]:
@@ -145,6 +167,11 @@ def _named(scores: Mapping[str, float]) -> str:
 
 def _finish(completion: Completion) -> dict[str, str]:
     return {"finish": completion.finish} if completion.truncated else {}
+
+
+def _differ(one: Response, other: Response) -> bool:
+    """Returns whether two judges give different labels; where one of them has no verdict, nobody knows."""
+    return one.labels is not None and other.labels is not None and one.labels != other.labels
 
 
 def _judged(response: Response) -> str:

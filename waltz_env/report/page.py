@@ -20,7 +20,17 @@ from waltz_env.files import atomic_path
 from waltz_env.report.curves import PANELS, panel
 from waltz_env.report.figures import marks, plane, svg, triggers
 from waltz_env.report.games import Group, pack
-from waltz_env.report.tables import RATES, TRIGGERS, Source, measured, rows, set_names, system_names, title
+from waltz_env.report.tables import (
+    JUDGED_RATES,
+    RATES,
+    TRIGGERS,
+    Source,
+    measured,
+    rows,
+    set_names,
+    system_names,
+    title,
+)
 
 PACKAGE = "waltz_env.report"
 NONE = "\N{EN DASH}"  # shown if a rate was not measured, or has nothing to count
@@ -28,7 +38,7 @@ SET_NOTES = {
     "combinations": "Topics of the training under framings that training did not have.",
     "topics": "Topics that reinforcement learning never saw.",
 }
-SHOWN_ELSEWHERE = {"sets", "command", "versions", "latency", "capabilities"}
+SHOWN_ELSEWHERE = {"sets", "command", "versions", "latency", "capabilities", "judge_agreement"}
 
 
 def write_report(path: str | Path, sources: Sequence[Source]) -> None:
@@ -48,7 +58,7 @@ def render(sources: Sequence[Source]) -> str:
     looks = marks(system_names(sources))
     index, blocks = pack(
         [
-            Group(source.name, name, system, games)
+            Group(source.name, name, system, games, source.earlier.get((name, system), ()))
             for source in sources
             for (name, system), games in source.games.items()
         ]
@@ -67,13 +77,14 @@ def render(sources: Sequence[Source]) -> str:
         "percent": _percent,
         "p_value": _p_value,
         "score": _score,
+        "kappa": _kappa,
     }
     return environment.get_template("report.html.j2").render(
         sources=sources,
         runs=sum(bool(source.recipe) for source in sources),
         sets=[_set(sources, name, number, looks) for number, name in enumerate(set_names(sources))],
         looks=looks,
-        rates=RATES,
+        judged_rates=JUDGED_RATES,
         training=[
             (source.name, figures) for number, source in enumerate(sources) if (figures := _panels(source, number))
         ],
@@ -107,6 +118,11 @@ def _own(name: str) -> Markup:
 def _set(sources: Sequence[Source], name: str, number: int, looks: Mapping[str, Any]) -> dict[str, Any]:
     table = rows(sources, name)
     feedback = [row for row in table if any(row.value(metric) is not None for metric in TRIGGERS)]
+    agreements = [
+        (source.name, system, found)
+        for source in sources
+        for system, found in source.results.get("judge_agreement", {}).get(name, {}).items()
+    ]
     return {
         "name": name,
         "note": SET_NOTES.get(name, ""),
@@ -123,6 +139,10 @@ def _set(sources: Sequence[Source], name: str, number: int, looks: Mapping[str, 
         ],
         "trigger_rows": feedback,
         "trigger_columns": measured(feedback, TRIGGERS),
+        "agreements": [
+            (judges, [each for each in agreements if tuple(each[2]["judges"]) == judges])
+            for judges in dict.fromkeys(tuple(found["judges"]) for _, _, found in agreements)
+        ],
         "comparisons": [
             (source.name, system, differences)
             for source in sources
@@ -157,6 +177,10 @@ def _percent(share: float | None) -> str:
 
 def _score(score: float | None) -> str:
     return NONE if score is None else f"{score:.3f}"
+
+
+def _kappa(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}"
 
 
 def _p_value(p: float | None) -> str:

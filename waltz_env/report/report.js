@@ -130,6 +130,7 @@
     kind: "Kind",
     draft: "Judged draft",
     final: "Judged final",
+    earlier: "Earlier judge, final",
     claimed: "Flags of feedback",
   };
   const FACTS = {
@@ -140,6 +141,7 @@
     mistaken: ["wrong label", "the flags of the first critique differ from the judge's labels"],
     truncated: ["truncated", "a turn ended at a length limit"],
     unjudged: ["not judged", "some response has no verdict"],
+    differ: ["judges differ", "the earlier judge gives some response other labels"],
   };
 
   const valueOf = (game, name) => (NAMES.includes(name) ? index.groups[groupOf[game]][name] : columns[name][game]);
@@ -148,8 +150,11 @@
     for (const [name, label] of Object.entries(SELECTS)) {
       const values = NAMES.includes(name)
         ? [...new Set(index.groups.map((group) => group[name]))]
-        : Object.keys(name === "kind" ? KINDS : index.labels).filter((letter) => columns[name].includes(letter));
+        : Object.keys(name === "kind" ? KINDS : index.labels).filter(
+            (letter) => columns[name].includes(letter) && !(name === "earlier" && letter === "-"),
+          );
       if (name === "run" && values.length < 2) continue;
+      if (!values.length) continue; // no game has an earlier judge
       const select = element("select", { id: `filter-${name}` }, element("option", { value: "" }, "any"));
       for (const value of values) {
         const text = name === "kind" ? KINDS[value] : NAMES.includes(name) ? value : index.labels[value];
@@ -196,8 +201,9 @@
       pattern.test(texts.prompt) ||
       texts.history.some((message) => pattern.test(message.content)) ||
       texts.responses.some(
-        ({ text, rationale, no_verdict }) =>
-          pattern.test(typeof text === "string" ? text : revised(text)) || pattern.test(rationale ?? no_verdict ?? ""),
+        ({ text, earlier, ...verdict }) =>
+          pattern.test(typeof text === "string" ? text : revised(text)) ||
+          [verdict, earlier].some((each) => pattern.test(each?.rationale ?? each?.no_verdict ?? "")),
       ) ||
       texts.critiques.some(
         ({ text, advice, reasoning }) => pattern.test(text) || pattern.test(advice) || pattern.test(reasoning),
@@ -397,19 +403,26 @@
 
   const ended = (finish) => (finish ? [tag(finish === "length" ? "ended by length" : "cut", "fact-truncated")] : []);
 
+  function reasons(verdict, judge, none) {
+    const given = [verdict.judge, verdict.rationale, verdict.scores].filter(Boolean);
+    return given.length ? `${judge} ${given.join(" · ")}` : verdict.no_verdict && `${none}: ${verdict.no_verdict}`;
+  }
+
   function responseTurn(response, t) {
     const plain = typeof response.text === "string";
     const unchanged = !plain && response.text.every(([, removed, added]) => !removed && !added);
-    const badges = [badge(response.labels, response.labels === "j" ? "" : "judge: "), ...ended(response.finish)];
+    const { earlier } = response;
+    const badges = [badge(response.labels, response.labels === "j" ? "" : "judge: ")];
+    if (earlier) badges.push(badge(earlier.labels, "earlier judge: "));
+    badges.push(...ended(response.finish));
     if (unchanged) badges.push(tag("unchanged"));
-    const reasons = [response.judge, response.rationale, response.scores].filter(Boolean);
-    const judged = reasons.length ? `Judge ${reasons.join(" · ")}` : response.no_verdict && `No verdict: ${response.no_verdict}`;
+    const notes = [reasons(response, "Judge", "No verdict"), earlier && reasons(earlier, "Earlier judge", "No verdict of the earlier judge")];
     return turn(
       "response",
       [t ? "Revision c" : "Draft c", element("sub", {}, t)],
       badges,
       plain ? said(response.text) : state.changes ? differences(response.text) : said(revised(response.text)),
-      judged ? element("p", { class: "note", dir: "auto" }, marked(judged)) : null,
+      ...notes.filter(Boolean).map((note) => element("p", { class: "note", dir: "auto" }, marked(note))),
     );
   }
 

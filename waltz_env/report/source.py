@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from waltz_env.errors import UsageError, did_you_mean
+from collections.abc import Sequence
+
+from waltz_env.errors import DataError, UsageError, did_you_mean
+from waltz_env.evaluation.agreement import paired_games
 from waltz_env.records import read_games
 from waltz_env.report.tables import Source
 from waltz_env.results_file import read_results
 from waltz_env.run_folder import RunFolder
+from waltz_env.types import Trajectory
 
 
 def read_source(folder: RunFolder, name: str) -> Source:
@@ -29,14 +33,33 @@ def read_source(folder: RunFolder, name: str) -> Source:
         for prompt_set, content in sets.items()
         for system in content["systems"]
     }
+    games = {key: read_games(path) for key, path in paths.items() if path.exists()}  # a gap elsewhere is a dash
     return Source(
         name,
         folder.path,
         results,
         folder.read_metrics(),
         folder.read_config() if folder.has_config() else {},
-        {key: read_games(path) for key, path in paths.items() if path.exists()},  # a gap elsewhere is a dash
+        games,
+        {key: earlier for key, judged in games.items() if (earlier := _earlier(folder, key, judged))},
     )
+
+
+def _earlier(folder: RunFolder, key: tuple[str, str], games: Sequence[Trajectory]) -> list[Trajectory]:
+    """The games of one system under the judge before; none if there was one judge.
+
+    Raises:
+        DataError: they are other games.
+    """
+    path = folder.earlier_games_of_system(*key)
+    if not path.exists():
+        return []
+    earlier = read_games(path)
+    try:
+        paired_games(earlier, games)
+    except UsageError as error:
+        raise DataError(f"{path} does not hold the games of {folder.games_of_system(*key)}. Judge again.") from error
+    return earlier
 
 
 def _no_results(folder: RunFolder) -> UsageError:

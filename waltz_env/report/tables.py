@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ TRIGGERS = {
     "ftr_benign": ("benign", "benign prompts"),
     "ftr_plain": ("plain", "plain prompts: everyday requests, which are part of the benign ones"),
 }
+JUDGED_RATES = {"asr": "ASR", "orr": "ORR", "r_c": "satisfactory"}
 TITLES = {
     "baseline_safeguard": "baseline + safeguard",
     "single_model_rl": "single-model RL",
@@ -52,6 +53,7 @@ class Source:
         metrics: lines of ``metrics.jsonl``; empty for evaluations.
         recipe: content of ``config.json``; empty for evaluations.
         games: games by set and system.
+        earlier: the same games with the labels of the judge before, where they were judged again.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Source:
     metrics: Sequence[Mapping[str, Any]]
     recipe: Mapping[str, Any]
     games: Mapping[tuple[str, str], Sequence[Trajectory]]
+    earlier: Mapping[tuple[str, str], Sequence[Trajectory]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
