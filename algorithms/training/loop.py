@@ -206,7 +206,7 @@ def train(
                     reason = next(iter(no_verdict_reasons(games)))
                     raise JudgeError(f"The judge failed on all {len(games)} games of step {position.step}: {reason}")
                 for logger in active:
-                    logger.games(position.step, games)
+                    logger.games(position.step, games, weights=stage.weights)
 
                 # Draw the samples of all agents, then update: neither agent learns from the other's new weights.
                 drawn = {

@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from waltz_env.files import atomic_path
 from waltz_env.records import write_games
+from waltz_env.rewards import RewardWeights
 from waltz_env.run_folder import RunFolder
 from waltz_env.types import Trajectory
 
@@ -23,8 +24,8 @@ class Logger(Protocol):
         """Called before the first step. ``step`` steps count so far (0: a new run): forget whatever followed them."""
         ...
 
-    def games(self, step: int, games: Sequence[Trajectory]) -> None:
-        """Called with the judged games of each step, before the agents learn from them."""
+    def games(self, step: int, games: Sequence[Trajectory], *, weights: RewardWeights) -> None:
+        """Called with the judged games of each step and its reward weights, before the agents learn from them."""
         ...
 
     def metrics(self, step: int, stage: str, values: Mapping[str, float]) -> None:
@@ -58,13 +59,13 @@ class RunLog:
                 path.unlink()
         self._board = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
-    def games(self, step: int, games: Sequence[Trajectory]) -> None:
-        """Write the games of one step, without token ids."""
+    def games(self, step: int, games: Sequence[Trajectory], *, weights: RewardWeights) -> None:
+        """Write the games of one step, without token ids. Rewards follow from a game and ``weights``: none are kept."""
         write_games(self._folder.games_of_step(step), games, tokens=False)
 
     def metrics(self, step: int, stage: str, values: Mapping[str, float]) -> None:
         """Append one line of metrics, without those that are not finite, which JSON does not have."""
-        numbers = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+        numbers = finite(values)
         with self._folder.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "stage": stage} | numbers) + "\n")
         if self._board is not None:
@@ -75,3 +76,8 @@ class RunLog:
         """Flush and close the TensorBoard files."""
         if self._board is not None:
             self._board.close()
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float]:
+    """The values that are numbers, without NaN and infinities."""
+    return {name: float(value) for name, value in values.items() if math.isfinite(value)}

@@ -108,6 +108,10 @@ def _known(name: str) -> str:
     """A sentence that lists what can be named, for help texts."""
     if name == "judge":
         return f" Known: {', '.join([*PLAIN_JUDGES, *MODEL_JUDGES])}; docs/judges.md has all forms of a name."
+    if name == "track":
+        from waltz_env.algorithms.training.trackers import TRACKERS
+
+        return f" Known: {', '.join(TRACKERS)}; any number, also dotted paths."
     if name in ("algorithm", "algorithms"):
         from waltz_env.algorithms import ALGORITHMS
 

@@ -33,6 +33,7 @@ class GeneralFlags:
         judge: judge of the responses in training and evaluation, by name; see docs/judges.md.
         loop: settings of the training loop.
         test_samples: games on each held-out prompt.
+        track: trackers that show metrics and games; TensorBoard files are always written.
         shared_policy: give both roles the same weights; they then learn together from the first step.
     """
 
@@ -40,6 +41,7 @@ class GeneralFlags:
     judge: str
     loop: LoopConfig
     test_samples: int
+    track: tuple[str, ...]
     shared_policy: bool
 
 

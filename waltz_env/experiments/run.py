@@ -15,7 +15,9 @@ from waltz_env.algorithms import train
 from waltz_env.algorithms.training import checkpoint
 from waltz_env.algorithms.training.learners import policies_of
 from waltz_env.algorithms.training.loop import StepReport
-from waltz_env.algorithms.training.run_log import Logger
+from waltz_env.algorithms.training.run_log import Logger, RunLog
+from waltz_env.algorithms.training.trackers import tracker
+from waltz_env.algorithms.training.tracking import TrackerLog
 from waltz_env.errors import UsageError, WaltzError
 from waltz_env.experiments.results import Results, SetResults, about_run, add_systems, read_results, read_sets
 from waltz_env.experiments.saved_run import alone, claim, load_weights, read_recipe
@@ -58,7 +60,8 @@ def execute(
         begin_with: a finished run of the same models, whose weights take the place of this run's first stage.
         base_from: folder of a base model that several runs share; the default is ``folder``.
         accelerator: device, precision and processes; the default is a new one.
-        loggers, should_stop, progress: hooks of ``train``.
+        loggers: where metrics and games go; the default is ``folder`` and the recipe's trackers.
+        should_stop, progress: hooks of ``train``.
 
     Returns:
         The results; None if ``should_stop`` ended the training early.
@@ -71,6 +74,9 @@ def execute(
     folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
     accelerator = accelerator or Accelerator()
     recipe.check()
+    if loggers is None:
+        trackers = [tracker(name) for name in recipe.track]  # a library that is missing is told now
+        loggers = [RunLog(folder), *([TrackerLog(folder, trackers)] if trackers else [])]
     judge = load_judge(recipe.judge)
     if not (resume and _finished(recipe, read_sets(folder))):
         check_judge(judge, recipe.judge)
@@ -107,7 +113,7 @@ def _execute(
     begin_with: RunFolder | None,
     base_from: RunFolder | None,
     accelerator: Accelerator,
-    loggers: Sequence[Logger] | None,
+    loggers: Sequence[Logger],
     should_stop: Callable[[], bool],
     progress: Callable[[StepReport], object],
 ) -> Results | None:
