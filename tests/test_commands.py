@@ -291,8 +291,9 @@ def test_a_long_part_shows_what_has_been_done_in_it(capsys: pytest.CaptureFixtur
 
 def test_a_chat_server_in_front_of_others_does_not_pay_for_torch() -> None:
     code = (
-        "import sys; from waltz_env.cli.serve import Serve; import waltz_env.serving.http.app; url = 'http://127.0.0.1:9';"
-        "Serve(conversation_url=url, feedback_url=url).duet().close();"
+        "import sys; from waltz_env.cli.serve import Serve; import waltz_env.serving.http.app;"
+        "from waltz_env.experiments.servers import Servers; url = 'http://127.0.0.1:9';"
+        "Serve(servers=Servers(url, feedback_url=url)).duet().close();"
         f"print(sorted({TORCH!r} & sys.modules.keys()))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

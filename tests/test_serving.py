@@ -30,6 +30,7 @@ from waltz_env import CONVERSATION, FEEDBACK, Completion, UsageError
 from waltz_env.agents.openai_agent import OpenAIAgent
 from waltz_env.agents.templates import TEMPLATES, conversation_messages
 from waltz_env.cli.serve import Serve
+from waltz_env.experiments.servers import Servers
 from waltz_env.presets import lora_pair, preset
 from waltz_env.run_folder import RunFolder
 from waltz_env.sampling_options import SamplingOptions
@@ -753,7 +754,7 @@ def test_each_answer_carries_the_id_that_is_in_the_log(served: str) -> None:
     ("settings", "message"),
     [
         ({}, "a server for each role"),
-        ({"conversation_url": "http://127.0.0.1:9/v1"}, "a server for each role"),
+        ({"servers": Servers(conversation_url="http://127.0.0.1:9/v1")}, "a server for each role"),
         ({"agents": "smolm2"}, "Did you mean 'smollm2'"),
         ({"agents": "scripted", "max_rounds": -1}, "max_rounds"),
     ],
@@ -767,7 +768,7 @@ def test_scripted_agents_and_any_model_can_be_served(tmp_path: Path) -> None:
     tiny_model().save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
     for agents in ("scripted", str(tmp_path)):
-        with closing(Serve(agents, max_new_tokens=4).duet()) as duet:
+        with closing(Serve(agents, servers=Servers(max_new_tokens=4)).duet()) as duet:
             replies = duet.respond_batch([CHAT] * 2)
         assert all(reply.game.critiques for reply in replies)
 
@@ -786,15 +787,17 @@ def test_a_taken_port_is_told_before_anything_is_loaded() -> None:
 def test_server_parameters_are_a_json_object(text: str) -> None:
     url = "http://127.0.0.1:9/v1"
     with pytest.raises(UsageError, match="must be a JSON object"):
-        Serve(server_parameters=text, conversation_url=url, feedback_url=url).duet()
+        Serve(servers=Servers(url, feedback_url=url, server_parameters=text)).duet()
 
 
 def test_the_command_passes_its_settings_on(upstream) -> None:
     conversation, feedback = upstream(always(says("draft"))), upstream(always(says("I like it.")))
     command = Serve(
-        conversation_url=conversation.url,
-        feedback_url=feedback.url,
-        server_parameters='{"max_tokens": null, "max_completion_tokens": 99}',
+        servers=Servers(
+            conversation.url,
+            feedback_url=feedback.url,
+            server_parameters='{"max_tokens": null, "max_completion_tokens": 99}',
+        ),
         queue_timeout=1.0,
     )
     with closing(command.duet()) as duet:

@@ -67,6 +67,7 @@ class Results(TypedDict, total=False):
         preset, seed, games_per_step, samples_per_prompt: settings of the run, or of the evaluation.
         judge, training_judge, safeguard: judges by name.
         players: model, temperature and token limit of each agent.
+        servers: the same of each agent on a chat server, with its address.
         runs: folder and settings of each evaluated run, by its system.
         latency: seconds per request for each way to deploy the pair.
         capabilities: scores of the conversation agent before and after training, by task.
@@ -84,6 +85,7 @@ class Results(TypedDict, total=False):
     training_judge: str
     safeguard: str
     players: dict[str, dict[str, Any]]
+    servers: dict[str, dict[str, Any]]
     runs: dict[str, dict[str, Any]]
     latency: dict[str, dict[str, float]]
     capabilities: dict[str, dict[str, dict[str, float]]]

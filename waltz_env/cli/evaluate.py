@@ -13,39 +13,42 @@ from accelerate import Accelerator
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.progress import WatchBar, hide_loading_bars
 from waltz_env.cli.tables import close, show, show_comparisons, show_extras
-from waltz_env.errors import UsageError
 from waltz_env.experiments.evaluation import EvaluationConfig, check_distinct, evaluate, set_name
 from waltz_env.experiments.pairs import laboratory_note
+from waltz_env.experiments.servers import Servers
 from waltz_env.prompts import PromptSet
 from waltz_env.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Play the systems that runs stand for on the same prompts: rates, paired comparisons, games.
+    """Play the systems that runs and chat servers stand for on the same prompts: rates, paired comparisons, games.
 
     The untrained systems (baseline, baseline with a safeguard, untrained pair, oracle feedback) are those of the first
     run. Each run adds what it has trained; single-model training also adds itself with a safeguard. Systems are kept as
     soon as they are played: the same command continues where it was stopped.
 
+    Servers need no run, but then --prompts and --judge. With --conversation-url alone, a model, or a pair behind one
+    address, answers; with --feedback-url too, the two play the game. $OPENAI_API_KEY is sent to them.
+
     For example: waltz evaluate runs/mine --prompts builtin:test --out results
 
     Attributes:
-        runs: run folders, as ``waltz train`` printed them. Two runs of the same method are told apart by their names.
         out: folder for results.json and the games.
+        runs: run folders, as ``waltz train`` printed them. Two runs of the same method are told apart by their names.
         prompts: sets of prompts, see docs/data.md; the default is the held-out sets of the first run.
         config: what to play and to measure.
+        servers: chat servers that play.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")]
     out: Path
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")] = ()
     prompts: tuple[str, ...] = ()
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
+    servers: Annotated[Servers, tyro.conf.arg(name="")] = field(default_factory=Servers)
 
     def run(self) -> int:
         """Play and report; see ``main`` for the exit code."""
-        if not self.runs:
-            raise UsageError("Name at least one run: waltz evaluate RUN --out FOLDER.")
         names = [set_name(spec) for spec in self.prompts]
         check_distinct(names, "sets of prompts")
         prompts = {name: PromptSet.load(spec) for name, spec in zip(names, self.prompts, strict=True)}
@@ -57,7 +60,13 @@ class Evaluate:
                 print(note)
         with WatchBar() as progress:
             results = evaluate(
-                runs, out, prompts=prompts or None, config=self.config, accelerator=accelerator, progress=progress
+                runs,
+                out,
+                prompts=prompts or None,
+                config=self.config,
+                servers=self.servers,
+                accelerator=accelerator,
+                progress=progress,
             )
         if accelerator.is_main_process:
             for system, about in results.get("runs", {}).items():

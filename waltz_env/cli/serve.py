@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from waltz_env.agents.templates import TEMPLATES
 from waltz_env.checks import check_integer, check_number, check_settings
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.progress import hide_loading_bars
 from waltz_env.errors import UsageError
 from waltz_env.experiments.pairs import SCRIPTED, laboratory_note, load_pair
-from waltz_env.feedback import JSON_SCHEMA
+from waltz_env.experiments.servers import Servers
 from waltz_env.judges import RuleJudge
 from waltz_env.protocols import Agent
 from waltz_env.rules import Rules
 from waltz_env.run_folder import RunFolder
 from waltz_env.scripted import FollowAdvice, OracleFeedback
-from waltz_env.server_client import ServerClient
 from waltz_env.serving import AsyncAgent, Duet, Limits, Mode, OnFailure
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Kind, Observation, Prompt
 
@@ -43,20 +40,11 @@ class Serve:
         port: port to listen on; 0 takes a free one.
         name: model name that clients ask for.
         api_key: key that clients must send; $WALTZ_API_KEY by default, none if that is empty.
-        conversation_url: server of the conversation agent, e.g. http://127.0.0.1:8001/v1.
-        conversation_model: its model name there.
-        feedback_url: server of the feedback agent.
-        feedback_model: its model name there.
-        feedback_schema: ask that server to hold feedback to its JSON schema.
-        server_parameters: JSON object of request parameters that replace those sent to the servers; null leaves one
-            out, e.g. {"max_tokens": null, "max_completion_tokens": 2048}.
+        servers: servers that play a role. Clients may set another temperature for drafts and revisions.
         mode: adaptive revises flagged drafts, always-on revises always, off returns the draft unreviewed.
         on_failure: without usable feedback, return a refusal (fail_closed) or the draft, marked (fail_open).
         max_rounds: maximum rounds of feedback and revision, 0 for none; as the run was trained by default.
-        max_new_tokens: maximum tokens per turn, unless the run sets it.
         max_batch: maximum number of requests that run together on one model in this process.
-        temperature: sampling temperature of servers; a model in this process uses the one it was trained at. Clients
-            may set another for drafts and revisions.
         seed: sampling seed.
         timeout: seconds that a draft or a revision may run.
         feedback_timeout: seconds that one feedback may run.
@@ -73,18 +61,11 @@ class Serve:
     port: int = 8000
     name: str = "waltz"
     api_key: str | None = None
-    conversation_url: str | None = None
-    conversation_model: str = "conversation"
-    feedback_url: str | None = None
-    feedback_model: str = "feedback"
-    feedback_schema: bool = False
-    server_parameters: str = "{}"
+    servers: Annotated[Servers, tyro.conf.arg(name="")] = field(default_factory=Servers)
     mode: Mode = "adaptive"
     on_failure: OnFailure = "fail_closed"
     max_rounds: int | None = None
-    max_new_tokens: int = 512
     max_batch: int = 32
-    temperature: float = 1.0
     seed: int = 0
     timeout: float = 60.0
     feedback_timeout: float = 60.0
@@ -97,11 +78,9 @@ class Serve:
     def __post_init__(self) -> None:
         """Refuse what cannot work before a model is loaded."""
         check_settings(self)
-        for name in ("max_new_tokens", "max_batch"):
-            check_integer(name, getattr(self, name), at_least=1)
+        check_integer("max_batch", self.max_batch, at_least=1)
         for name in ("timeout", "feedback_timeout", "queue_timeout"):
             check_number(name, getattr(self, name), above=0)
-        check_number("temperature", self.temperature, low=0)
         check_number("drain", self.drain or 0.0, low=0)
         check_integer("max_rounds", self.max_rounds or 0, at_least=0)
 
@@ -134,8 +113,8 @@ class Serve:
         about: dict[str, object] = {
             "model": self.name,
             "agents": self.agents,
-            "conversation_url": self.conversation_url,
-            "feedback_url": self.feedback_url,
+            "conversation_url": self.servers.conversation_url,
+            "feedback_url": self.servers.feedback_url,
             "mode": duet.mode,
             "on_failure": duet.on_failure,
             "max_rounds": duet.rules.max_rounds,
@@ -169,19 +148,18 @@ class Serve:
         )
 
     def _agents(self) -> tuple[Mapping[AgentID, Agent | AsyncAgent], Rules]:
-        servers = {
-            CONVERSATION: (self.conversation_url, self.conversation_model),
-            FEEDBACK: (self.feedback_url, self.feedback_model),
-        }
         agents: dict[AgentID, Agent | AsyncAgent] = {}
         rules = Rules()
         if self.agents == SCRIPTED:
             agents |= {CONVERSATION: FollowAdvice(1.0, seed=self.seed), FEEDBACK: ScriptedFeedback()}
         elif self.agents is not None:
             hide_loading_bars()
-            pair, rules = load_pair(self.agents, seed=self.seed, max_new_tokens=self.max_new_tokens)
+            pair, rules = load_pair(self.agents, seed=self.seed, max_new_tokens=self.servers.max_new_tokens)
             agents |= pair
-        agents |= {role: self._server(role, url, model) for role, (url, model) in servers.items() if url}
+        longest = max(self.timeout, self.feedback_timeout)
+        agents |= self.servers.agents(
+            timeout=longest, deadline=self.queue_timeout + longest, max_concurrent=self.limits.concurrent
+        )
         needed = [CONVERSATION] if self.mode == "off" else [CONVERSATION, FEEDBACK]
         if not all(role in agents for role in needed):
             raise UsageError(
@@ -190,39 +168,10 @@ class Serve:
             )
         return agents, rules
 
-    def _server(self, role: AgentID, url: str, model: str) -> AsyncAgent:
-        from waltz_env.agents.openai_agent import OpenAIAgent
-
-        return OpenAIAgent(
-            model,
-            TEMPLATES[role],
-            server=ServerClient(
-                url,
-                api_key=os.environ.get("OPENAI_API_KEY") or "none",
-                max_concurrent=self.limits.concurrent,
-                timeout=max(self.timeout, self.feedback_timeout),
-                deadline=self.queue_timeout + max(self.timeout, self.feedback_timeout),
-                parameters=_json_object(self.server_parameters),
-            ),
-            temperature=self.temperature,
-            max_tokens=self.max_new_tokens,
-            json_schema=JSON_SCHEMA if role == FEEDBACK and self.feedback_schema else None,
-        )
-
 
 def parse(arguments: Sequence[str]) -> Serve:
     """The command with its arguments; see ``parse_into``."""
     return parse_into(Serve, "serve", arguments)
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise UsageError(f"--server-parameters must be a JSON object; got {text!r}.")
-    return value
 
 
 class ScriptedFeedback:

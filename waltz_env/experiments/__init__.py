@@ -8,11 +8,13 @@ if TYPE_CHECKING:
     from waltz_env.experiments.evaluation import EvaluationConfig, evaluate
     from waltz_env.experiments.run import execute
     from waltz_env.experiments.saved_run import load_run, read_recipe
+    from waltz_env.experiments.servers import Servers
 else:  # they need torch, and results of finished experiments do not
     __getattr__, __dir__ = lazy_attributes(
         __name__,
         on_first_use={
             "EvaluationConfig": "evaluation",
+            "Servers": "servers",
             "evaluate": "evaluation",
             "execute": "run",
             "load_run": "saved_run",
@@ -20,4 +22,4 @@ else:  # they need torch, and results of finished experiments do not
         },
     )
 
-__all__ = ["EvaluationConfig", "evaluate", "execute", "load_run", "read_recipe"]
+__all__ = ["EvaluationConfig", "Servers", "evaluate", "execute", "load_run", "read_recipe"]

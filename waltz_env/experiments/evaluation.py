@@ -6,7 +6,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,23 +23,34 @@ from waltz_env.experiments.capabilities import capabilities
 from waltz_env.experiments.latency import latency
 from waltz_env.experiments.results import Results, add_systems, players, read_results, read_sets
 from waltz_env.experiments.saved_run import load_weights, newest_checkpoint, read_recipe
-from waltz_env.experiments.systems import TRAINED, Systems, oracle_system, trained_systems, untrained_systems
+from waltz_env.experiments.servers import Servers
+from waltz_env.experiments.systems import (
+    SERVED,
+    TRAINED,
+    Systems,
+    oracle_system,
+    served_systems,
+    trained_systems,
+    untrained_systems,
+)
 from waltz_env.experiments.watch import Progress, Watch, quiet
 from waltz_env.files import writable_folder
 from waltz_env.judges import RequestClassifier, load_judge
 from waltz_env.judging import check_judge
 from waltz_env.presets import Recipe, workbench
 from waltz_env.prompts import PromptSet
-from waltz_env.protocols import Judge
+from waltz_env.protocols import Agent, Judge
 from waltz_env.records import read_games
-from waltz_env.rollout import check_readable
+from waltz_env.rollout import check_readable, play
 from waltz_env.rules import Rules
 from waltz_env.run_folder import RunFolder
 from waltz_env.settings import encode
 from waltz_env.strict_json import dump_json
-from waltz_env.types import CONVERSATION, Prompt
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Prompt
 
 CLASSIFIER = "classifier"
+ANSWER_TIMEOUT = 300.0  # seconds that one answer of a chat server may take
+DAY = 86_400.0  # seconds that a batch may: slow servers are waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +61,7 @@ class EvaluationConfig:
         samples: games on each prompt.
         judge: judge of the responses, by name; the default is that of the first run's training.
         safeguard: a judge by name, or ``"classifier"``: a linear classifier of requests, fitted on the first run's
-            training prompts.
+            training prompts; without a run there is none.
         untrained: whether to play the untrained systems.
         latency: number of prompts of the first set on which the last run is timed; 0 for none.
         capabilities: tasks of lm-evaluation-harness for the conversation agent of the last run and for its base.
@@ -98,35 +110,68 @@ def evaluate(
     *,
     prompts: Mapping[str, PromptSet] | None = None,
     config: EvaluationConfig | None = None,
+    servers: Servers | None = None,
     accelerator: Accelerator | None = None,
     progress: Progress = quiet,
 ) -> Results:
-    """Play the systems that runs stand for on the same prompts, and write each to ``out`` as soon as it is played.
+    """Play the systems that runs and servers stand for, and write each to ``out`` as soon as it is played.
 
-    The untrained systems are those of the first run. Each run adds what it has trained. What ``out`` has already, by an
-    evaluation with the same settings, is not played again.
+    The untrained systems are those of the first run. Each run adds what it has trained, and chat servers add what they
+    answer. What ``out`` has already, by an evaluation with the same settings, is not played again.
 
     Args:
-        runs: folders of runs with a checkpoint.
+        runs: folders of runs with a checkpoint; none if there are servers.
         out: folder for ``results.json`` and the games.
         prompts: sets of prompts by name; the default is the held-out sets of the first run.
         config: what to play and to measure.
+        servers: chat servers that play: the conversation agent, or both agents; none by default.
         accelerator: shares the games among its processes; the default is a new one.
         progress: told what has been done, in the main process.
 
     Raises:
-        UsageError: there is no run, two runs have the same name, or ``out`` cannot be written or holds something else.
-            Nothing has been played then.
+        UsageError: nothing plays, something is missing that the first run would tell, two runs have the same name, or
+            ``out`` cannot be written or holds something else. Nothing has been played then.
+        AgentError: a server does not answer, at the start or after all retries.
         CheckpointError: a run has no checkpoint.
         JudgeError: the judge has no verdict on a first question.
     """
-    config = config or EvaluationConfig()
+    config, servers = config or EvaluationConfig(), servers or Servers()
     accelerator = accelerator or Accelerator()
-    if not runs:
-        raise UsageError("An evaluation needs at least one run.")
+    judge_name = config.judge or (read_recipe(runs[0]).judge if runs else "")
+    _check_players(runs, servers, complete=bool(prompts and judge_name), config=config)
+    with ExitStack() as connections:
+        served = servers.agents(timeout=ANSWER_TIMEOUT, deadline=DAY)
+        for agent in served.values():
+            connections.callback(agent.close)
+        return _evaluate(
+            runs,
+            out,
+            prompts=prompts or {},
+            config=config,
+            judge_name=judge_name,
+            servers=servers,
+            served=served,
+            accelerator=accelerator,
+            progress=progress,
+        )
+
+
+def _evaluate(
+    runs: Sequence[RunFolder],
+    out: RunFolder,
+    *,
+    prompts: Mapping[str, PromptSet],
+    config: EvaluationConfig,
+    judge_name: str,
+    servers: Servers,
+    served: Mapping[AgentID, Agent],
+    accelerator: Accelerator,
+    progress: Progress,
+) -> Results:
+    """Play what ``out`` lacks; arguments as in ``evaluate``, with the agents that ``servers`` play."""
     recipes = [read_recipe(folder) for folder in runs]
     names = system_names(runs, recipes)
-    judge_name = config.judge or recipes[0].judge
+    rules = _pair_rules(recipes)
     about: Results = {
         "runs": {
             name: {
@@ -138,23 +183,32 @@ def evaluate(
             for name, folder, recipe in zip(names, runs, recipes, strict=True)
         },
         "judge": judge_name,
-        "training_judge": recipes[0].judge,
         "safeguard": config.safeguard,
         "samples_per_prompt": config.samples,
     }
+    if runs:
+        about["training_judge"] = recipes[0].judge
+    if servers.models:
+        about["servers"] = servers.about()
     check_same(out, about)
     judge = _asked(judge_name)
-    bench = workbench(recipes[0], runs[0], accelerator=accelerator)
-    guard: Judge = (
-        RequestClassifier(bench.training_prompts) if config.safeguard == CLASSIFIER else _asked(config.safeguard)
-    )
-    sets = prompts or bench.tests
-    if not config.exclude_unreadable:
-        check_readable(chain(*sets.values()), bench.agents)
+    guard: Judge | None = None if config.safeguard == CLASSIFIER else _asked(config.safeguard)
+    sets = prompts
+    if runs:
+        bench = workbench(recipes[0], runs[0], accelerator=accelerator)
+        guard = guard or RequestClassifier(bench.training_prompts)
+        sets = sets or bench.tests
+        if not config.exclude_unreadable:
+            check_readable(chain(*sets.values()), bench.agents)
+        about["players"] = players(bench)
     tests = {name: list(test) * config.samples for name, test in sets.items()}
-    about["players"] = players(bench)
     stored = {name: _stored(out, name, test) for name, test in tests.items()}  # games of other prompts are told here
-    count = len(tests) * (2 * config.untrained + len(runs))
+    served_rules = rules if FEEDBACK in served else replace(rules, max_rounds=0)
+    if served:  # one game of which nothing is kept: a server that does not answer is told now
+        first = [prompt for test in tests.values() for prompt in test][:1]
+        play(first, served, rules=served_rules, exclude_unreadable=config.exclude_unreadable)
+    untrained = config.untrained and bool(runs)
+    count = len(tests) * (2 * untrained + bool(served) + len(runs))
     watch = Watch(count, progress if accelerator.is_main_process else quiet)
     watched_judge = watch.judge(judge)
 
@@ -173,8 +227,7 @@ def evaluate(
         "accelerator": accelerator,
         "exclude_unreadable": config.exclude_unreadable,
     }
-    if config.untrained:
-        rules = _pair_rules(recipes)
+    if untrained:
         agents = watch.agents(bench.agents)
         usual = ("baseline", "baseline_safeguard", *(["untrained_pair"] if rules.max_rounds > 0 else []))
         work(
@@ -185,6 +238,12 @@ def evaluate(
                 Part(name, ("oracle_feedback",), test, partial(oracle_system, test, agents, rules=rules, **shared)),
             )
         )
+    if served:
+        agents = watch.agents(served)
+        answers = tuple(name for name in SERVED.values() if name != "served_safeguard" or guard)
+        answers = answers if FEEDBACK in served else answers[:-1]
+        play_served = partial(served_systems, rules=served_rules, guard=guard, **shared)
+        work(Part(name, answers, test, partial(play_served, test, agents)) for name, test in tests.items())
     for folder, recipe, system in zip(runs, recipes, names, strict=True):
         if folder != runs[0]:
             bench = workbench(recipe, folder, accelerator=accelerator)
@@ -192,11 +251,11 @@ def evaluate(
             about["runs"][system]["interrupted"] = True
         agents = watch.agents(bench.agents)
         trained = (system, f"{system}_safeguard") if recipe.method == "single-model" else (system,)
-        play = partial(trained_systems, recipe=recipe, name=system, guard=guard, **shared)
-        work(Part(name, trained, test, partial(play, test, agents)) for name, test in tests.items())
+        play_trained = partial(trained_systems, recipe=recipe, name=system, guard=guard, **shared)
+        work(Part(name, trained, test, partial(play_trained, test, agents)) for name, test in tests.items())
     if not accelerator.is_main_process:
         return {}
-    if config.latency:
+    if config.latency and guard:
         name, test = next(iter(tests.items()))
         readable = {game.prompt for game in read_games(out.games_of_system(name, names[-1]))}
         timed = [prompt for prompt in test if prompt in readable]
@@ -208,6 +267,18 @@ def evaluate(
             raise UsageError("Capabilities are measured on a conversation agent whose weights are in this process.")
         about["capabilities"] = capabilities(policy, config.capabilities, limit=config.capability_limit)
     return add_systems(out, {}, about)
+
+
+def _check_players(runs: Sequence[RunFolder], servers: Servers, *, complete: bool, config: EvaluationConfig) -> None:
+    """Check that something plays, and that everything is named that a run would tell: see ``evaluate``."""
+    if not runs and not servers.models:
+        raise UsageError("An evaluation needs at least one run, or a chat server (--conversation-url).")
+    if servers.models and CONVERSATION not in servers.models:
+        raise UsageError("--feedback-url needs --conversation-url: the server that its feedback is given to.")
+    if not runs and not complete:
+        raise UsageError("Without a run, name the prompts (--prompts) and the judge (--judge).")
+    if not runs and (config.latency or config.capabilities):
+        raise UsageError("--latency and --capabilities measure a run; name one.")
 
 
 def check_same(out: RunFolder, about: Results) -> None:
@@ -225,6 +296,8 @@ def check_same(out: RunFolder, about: Results) -> None:
         if not earlier or name == "games":
             continue
         before = earlier.get(name)
+        if before is None and name in ("servers", "training_judge"):  # they came with what plays now
+            continue
         pairs = [(before, value)]
         if name == "runs" and isinstance(before, Mapping) and isinstance(value, Mapping):
             pairs = [

@@ -9,6 +9,9 @@ single_model_rl             a conversation agent trained without feedback
 single_model_rl_safeguard   the same, with a safeguard
 feedback_only               a trained feedback agent with the untrained conversation agent
 trained_pair                both agents trained
+served                      the draft of a conversation agent on a chat server
+served_safeguard            the same, with a safeguard
+served_pair                 both agents on chat servers
 ==========================  ==========================================================================================
 """
 
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -31,6 +35,9 @@ Systems = dict[str, list[Trajectory]]
 
 TRAINED = {"waltz": "trained_pair", "single-model": "single_model_rl", "feedback-only": "feedback_only"}
 """The system that a method trains."""
+
+SERVED = {"baseline": "served", "baseline_safeguard": "served_safeguard", "untrained_pair": "served_pair"}
+"""What the systems that need no training are called where chat servers play."""
 
 
 def untrained_systems(
@@ -74,6 +81,11 @@ def untrained_systems(
             exclude_unreadable=exclude_unreadable,
         )
     return systems
+
+
+def served_systems(prompts: Sequence[Prompt], agents: Mapping[AgentID, Agent], **arguments: Any) -> Systems:
+    """Games of agents on chat servers; arguments as in ``untrained_systems``."""
+    return {SERVED[name]: games for name, games in untrained_systems(prompts, agents, **arguments).items()}
 
 
 def oracle_system(
