@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from waltz_env.errors import AgentError, DivergedError
+from waltz_env.sampling_options import SamplingOptions
 
 CACHE_ARGUMENTS = ("past_key_values", "cache")  # the second for models of transformers 5.24 and later
 COMPACT_BELOW = 0.75  # drop ended rows once fewer than this share still run: dropping them copies the attention cache
@@ -28,6 +29,36 @@ class Sampled(NamedTuple):
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     stopped: bool
+
+
+class RowSampling(NamedTuple):
+    """How one completion is sampled: the wishes for it where there are any, and otherwise the agent's settings.
+
+    Attributes:
+        temperature: sampling temperature; 0 is greedy.
+        top_p: probability mass of the smallest set of tokens to sample from.
+        limit: largest number of tokens.
+        seed: seed of the row's own random stream; None leaves it to the agent.
+    """
+
+    temperature: float
+    top_p: float
+    limit: int
+    seed: int | None
+
+    def on_policy(self, temperature: float) -> bool:
+        """Whether the completion is a sample of a policy of that temperature."""
+        return (self.temperature, self.top_p) == (temperature, 1.0)
+
+
+def row_sampling(options: SamplingOptions, *, temperature: float, limit: int) -> RowSampling:
+    """The sampling of one row, for an agent that acts at ``temperature`` and writes at most ``limit`` tokens."""
+    return RowSampling(
+        temperature if options.temperature is None else options.temperature,
+        options.top_p or 1.0,
+        min(options.max_tokens or limit, limit),
+        options.seed,
+    )
 
 
 def cache_argument(model: PreTrainedModel) -> str:

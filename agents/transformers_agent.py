@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.prompt_encoder import PromptEncoder
-from waltz_env.agents.sampling import Sampled, sample
+from waltz_env.agents.sampling import Sampled, row_sampling, sample
 from waltz_env.agents.templates import Template
 from waltz_env.errors import UsageError
 from waltz_env.sampling_options import SamplingOptions
@@ -94,13 +94,18 @@ class TransformersAgent:
         if not observations:
             return []
         prompts = self._encoder.encode(observations)
-        limits = [min(wanted.max_tokens or self.max_new_tokens, self.max_new_tokens) for wanted in options]
-        uniforms = torch.rand(len(prompts), max(limits), dtype=torch.float64, generator=self._generator)
-        for row, wanted in enumerate(options):
-            if wanted.seed is not None:
-                stream = torch.Generator().manual_seed(wanted.seed)
-                uniforms[row] = torch.rand(self.max_new_tokens, dtype=torch.float64, generator=stream)[: max(limits)]
-        temperatures, top_p = self._sampling(options)
+        own = self.policy.temperature if self.temperature is None else self.temperature
+        sampling = [row_sampling(wanted, temperature=own, limit=self.max_new_tokens) for wanted in options]
+        longest = max(each.limit for each in sampling)
+        uniforms = torch.rand(len(prompts), longest, dtype=torch.float64, generator=self._generator)
+        for row, each in enumerate(sampling):
+            if each.seed is not None:
+                stream = torch.Generator().manual_seed(each.seed)
+                uniforms[row] = torch.rand(self.max_new_tokens, dtype=torch.float64, generator=stream)[:longest]
+        # One temperature for all is the learner's case, and needs no sorting.
+        alike = all((each.temperature, each.top_p) == (own, 1.0) for each in sampling)
+        temperatures = torch.tensor([each.temperature for each in sampling])
+        top_p = torch.tensor([each.top_p for each in sampling])
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         completions: dict[int, Completion] = {}
         with self.policy.sampling_model(self.sampling_dtype) as model:
@@ -111,31 +116,19 @@ class TransformersAgent:
                     [prompts[row] for row in rows],
                     uniforms=uniforms[rows],
                     stop_ids=self._stop_ids,
-                    temperature=temperatures[rows] if isinstance(temperatures, Tensor) else temperatures,
-                    top_p=None if top_p is None else top_p[rows],
+                    temperature=own if alike else temperatures[rows],
+                    top_p=None if alike else top_p[rows],
                     should_stop=should_stop,
                 )
                 for row, result in zip(rows, sampled, strict=True):
                     completions[row] = as_completion(
                         self.policy,
                         prompts[row],
-                        _within(result, limits[row]),
-                        keep_ids=self._on_policy(options[row]),
+                        _within(result, sampling[row].limit),
+                        keep_ids=sampling[row].on_policy(self.policy.temperature),
                         version=self.policy.version,
                     )
         return [completions[row] for row in range(len(prompts))]
-
-    def _sampling(self, options: Sequence[SamplingOptions]) -> tuple[float | Tensor, Tensor | None]:
-        """Temperature and top-p: one temperature for all, the learner's case, unless some options say otherwise."""
-        own = self.policy.temperature if self.temperature is None else self.temperature
-        if all(wanted.temperature is None and wanted.top_p is None for wanted in options):
-            return own, None
-        temperatures = [own if wanted.temperature is None else wanted.temperature for wanted in options]
-        return torch.tensor(temperatures), torch.tensor([wanted.top_p or 1.0 for wanted in options])
-
-    def _on_policy(self, options: SamplingOptions) -> bool:
-        temperature = self.temperature if options.temperature is None else options.temperature
-        return temperature in (None, self.policy.temperature) and options.top_p in (None, 1.0)
 
     def check_readable(self, observations: Sequence[Observation]) -> None:
         """Checks that the model can read every observation, without acting.

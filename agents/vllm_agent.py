@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor
 
 from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.prompt_encoder import PromptEncoder
+from waltz_env.agents.sampling import row_sampling
 from waltz_env.agents.templates import Template
 from waltz_env.agents.transformers_agent import as_completion, stop_ids
 from waltz_env.agents.vllm_engine import Pinned, VLLMEngine
 from waltz_env.errors import UsageError
+from waltz_env.sampling_options import SamplingOptions
 from waltz_env.types import Completion, Observation
 
 
@@ -78,24 +80,52 @@ class VLLMAgent:
             SyncError: the policy's weights did not reach the engine.
             DivergedError: the engine computed log-probabilities that are NaN or infinite.
         """
+        return self.act_with(observations, [SamplingOptions()] * len(observations))
+
+    def act_with(
+        self,
+        observations: Sequence[Observation],
+        options: Sequence[SamplingOptions],
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> list[Completion]:
+        """Do the same as ``act``, each completion sampled by its own options; see ``SamplingAgent``.
+
+        A batch cannot be stopped, so ``should_stop`` is not asked.
+
+        Raises:
+            UnreadablePromptError: as in ``act``.
+            SyncError: as in ``act``.
+            DivergedError: as in ``act``.
+        """
         if not observations:
             return []
         version = self.policy.version if self._pinned is None else self._pinned.version
         prompts = self._encoder.encode(observations)
+        own = self.policy.temperature if self.temperature is None else self.temperature
+        seeds = torch.randint(2**31, (len(prompts),), generator=self._generator).tolist()
+        rows = [row_sampling(wanted, temperature=own, limit=self.max_new_tokens) for wanted in options]
+        sampling = [
+            row._replace(seed=seed if row.seed is None else row.seed % 2**63)  # to vLLM, -1 is no seed
+            for row, seed in zip(rows, seeds, strict=True)
+        ]
         sampled = self.engine.generate(
             self.policy,
             prompts,
-            seeds=torch.randint(2**31, (len(prompts),), generator=self._generator).tolist(),
-            max_new_tokens=self.max_new_tokens,
+            sampling=sampling,
             stop_ids=self._stop_ids,
-            temperature=self.policy.temperature if self.temperature is None else self.temperature,
             json_schema=self.json_schema,
             pinned=self._pinned,
         )
-        on_policy = self.json_schema is None and self.temperature in (None, self.policy.temperature)
         return [
-            as_completion(self.policy, prompt, result, keep_ids=on_policy, version=version)
-            for prompt, result in zip(prompts, sampled, strict=True)
+            as_completion(
+                self.policy,
+                prompt,
+                result,
+                keep_ids=self.json_schema is None and row.on_policy(self.policy.temperature),
+                version=version,
+            )
+            for prompt, row, result in zip(prompts, sampling, sampled, strict=True)
         ]
 
     def detach(self) -> VLLMAgent:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from waltz_env.agents.policy import LanguageModelPolicy
-from waltz_env.agents.sampling import Sampled, diverged
+from waltz_env.agents.sampling import RowSampling, Sampled, diverged
 from waltz_env.agents.sync_check import Reading, SyncReport, compare, verify
 from waltz_env.agents.templates import CONVERSATION_SYSTEM
 from waltz_env.errors import SyncError, UsageError
@@ -45,7 +45,7 @@ class VLLMEngine:
     ``sync_check``.
 
     vLLM runs inside this process (``VLLM_ENABLE_V1_MULTIPROCESSING=0``), on one device; for more devices, serve the
-    policy with vLLM's own server. Sampling is from the full distribution: no top-p, no top-k, no penalties.
+    policy with vLLM's own server. Sampling is from the full distribution, unless a request asks for less (top-p).
 
     Args:
         policies: all policies that the engine will sample for. They share one base, or at least its architecture and
@@ -131,10 +131,8 @@ class VLLMEngine:
         policy: LanguageModelPolicy,
         prompts: Sequence[Sequence[int]],
         *,
-        seeds: Sequence[int],
-        max_new_tokens: int,
+        sampling: Sequence[RowSampling],
         stop_ids: Sequence[int],
-        temperature: float,
         json_schema: Mapping[str, Any] | None = None,
         pinned: Pinned | None = None,
     ) -> list[Sampled]:
@@ -143,10 +141,9 @@ class VLLMEngine:
         Args:
             policy: one of the engine's policies.
             prompts: ids per row, of any length from 1.
-            seeds: seed per row of the row's own random stream.
-            max_new_tokens: longest completion, in tokens.
+            sampling: how each row is sampled, with a seed for each. Log-probabilities are those of
+                ``logits / temperature``, of the tokens that top-p keeps.
             stop_ids: ids that end a completion; the stop token itself is kept.
-            temperature: log-probabilities are those of ``logits / temperature``; 0 takes the most likely token.
             json_schema: JSON schema that every text follows. The log-probabilities are then those of the constrained
                 distribution.
             pinned: weights that ``pin`` returned. The policy itself is then not read, and another thread may update it.
@@ -165,16 +162,17 @@ class VLLMEngine:
             raise SyncError("The engine no longer holds the pinned weights: others have been sent to it since.")
         parameters = [
             SamplingParams(
-                temperature=temperature,
-                seed=seed,
-                max_tokens=max_new_tokens,
+                temperature=row.temperature,
+                top_p=row.top_p,
+                seed=row.seed,
+                max_tokens=row.limit,
                 stop_token_ids=list(stop_ids),
                 logprobs=0,  # for the sampled token alone
                 flat_logprobs=True,
                 detokenize=False,
                 structured_outputs=StructuredOutputsParams(json=dict(json_schema)) if json_schema else None,
             )
-            for seed in seeds
+            for row in sampling
         ]
         outputs = [output.outputs[0] for output in self._run(policy, prompts, parameters)]
         if not all(map(math.isfinite, chain.from_iterable(output.logprobs.logprobs for output in outputs))):

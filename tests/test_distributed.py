@@ -1,9 +1,11 @@
-"""Two gloo processes on the CPU make the same update as one on the same rows."""
+"""Two gloo processes on the CPU make the update of one on the same rows, decide together, and end cleanly."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,9 @@ from tests.learners import random_table, toy_config
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import STATE, LearnerConfig, Metrics, Sample
 from waltz_env.algorithms.registry import ALGORITHMS
+from waltz_env.cli.processes import processes
+from waltz_env.errors import UsageError
+from waltz_env.experiments.main_process import by_main_process
 
 CONFIGS: dict[str, LearnerConfig] = {name: toy_config(name, learning_rate=0.05) for name in ALGORITHMS} | {
     "token": toy_config("reinforce++", learning_rate=0.05, aggregation="token", old_logprobs="trainer"),
@@ -50,20 +55,27 @@ def update(samples: list[Sample], config: LearnerConfig, accelerator: Accelerato
 
 def worker(rank: int, folder: str) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS="1")
+    os.environ["ACCELERATE_USE_CPU"] = "true"
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    accelerator = Accelerator(cpu=True)
-    assert accelerator.num_processes == 2
-    results = {}
-    for name, config in CONFIGS.items():
-        for share, count in SHARES.items():
-            mine = rows()[:count] if rank == 0 else rows()[count:]
-            results[f"{name}-{share}"] = update(mine, config, accelerator)
-    results["nobody"] = update([], CONFIGS["reinforce++"], accelerator)
-    torch.save(results, Path(folder) / f"{rank}.pt")
-    distributed.barrier()  # neither process leaves while the other still talks to it
-    # A normal exit may abort ("terminate called without an active exception"): gloo's threads can outlive the
-    # interpreter that they want to call. The results are on disk, so nothing is left to clean up.
-    os._exit(0)
+    with processes() as accelerator:
+        assert accelerator.num_processes == 2
+        results: dict[str, Any] = {}
+        for name, config in CONFIGS.items():
+            for share, count in SHARES.items():
+                mine = rows()[:count] if rank == 0 else rows()[count:]
+                results[f"{name}-{share}"] = update(mine, config, accelerator)
+        results["nobody"] = update([], CONFIGS["reinforce++"], accelerator)
+        results["decided"] = by_main_process(lambda: f"by {rank}", accelerator)
+        try:
+            by_main_process(partial(fail, f"told by {rank}"), accelerator)
+        except UsageError as error:
+            results["error"] = str(error)
+        torch.save(results, Path(folder) / f"{rank}.pt")
+    assert not distributed.is_initialized()
+
+
+def fail(message: str) -> None:
+    raise UsageError(message)
 
 
 def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
@@ -79,3 +91,4 @@ def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
         table, metrics = results["nobody"]
         assert torch.equal(table, random_table(5))
         assert metrics["skipped"] == 1
+        assert (results["decided"], results["error"]) == ("by 0", "told by 0")

@@ -17,6 +17,7 @@ from waltz_env.errors import CheckpointError, DataError
 from waltz_env.experiments import EvaluationConfig, evaluate, execute, load_run, read_recipe
 from waltz_env.experiments.over_seeds import collect, play_untrained, run, run_folder, seed_folder
 from waltz_env.experiments.saved_run import claim, load_weights
+from waltz_env.experiments.watch import Done
 from waltz_env.presets import with_method, with_stages, with_steps, workbench
 from waltz_env.records import read_games
 from waltz_env.rules import Rules
@@ -31,9 +32,15 @@ def weights(folder: RunFolder) -> torch.Tensor:
 
 def test_a_run_in_python_leaves_what_the_command_leaves(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "deep" / "run")
-    results = execute(RECIPE, folder)
+    seen: list[Done] = []
+    results = execute(RECIPE, folder, evaluating=seen.append)
     assert results is not None
     assert results["sets"].keys() == {"mine"}
+    begun = [done.now for done in seen if (done.turns, done.verdicts, done.parts) == (0, 0, 0)]
+    assert begun == ["mine, before training", "mine, after training"]
+    assert [done for done in seen if done.parts == done.of] == [  # two drafts, two critiques; no revisions to judge
+        Done(now, parts=1, of=1, turns=4, verdicts=2) for now in begun
+    ]
     assert results["sets"]["mine"]["systems"]["trained_pair"]["asr"]["n"] == 1
     assert read_recipe(folder) == RECIPE
     assert sorted(path.name for path in folder.path.iterdir()) == [

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from waltz_env.errors import DataError
+from waltz_env.errors import DataError, UsageError
+from waltz_env.records import write_games
 from waltz_env.run_folder import RunFolder
 
 
@@ -77,3 +78,21 @@ def test_the_folder_of_a_hugging_face_model_is_not_a_run(tmp_path: Path, content
 def test_a_line_of_metrics_cut_short_by_a_crash_ends_them(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"step":')
     assert RunFolder(tmp_path).read_metrics() == [{"step": 1}, {"step": 2}]
+
+
+@pytest.mark.parametrize("name", ["a/b", "../up", "/etc/passwd", "a\\b", "nul\0", "", "x" * 111, "ü" * 56])
+@pytest.mark.parametrize("place", ["set", "system"])
+def test_a_name_that_no_file_can_have_is_refused(name: str, place: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    names = (name, "system") if place == "set" else ("set", name)
+    for path_of in (folder.games_of_system, folder.unfinished_games_of_system):
+        with pytest.raises(UsageError, match="becomes part of a file's name"):
+            path_of(*names)
+
+
+@pytest.mark.parametrize("name", ["builtin-test", "a.b", "..", "größer", "a b", "x" * 110])
+def test_any_other_name_is_a_file_of_the_folder(name: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    path = folder.games_of_system(name, name)
+    write_games(path, [], tokens=False)
+    assert path.resolve().parent == folder.held_out_games.resolve()

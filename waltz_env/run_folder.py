@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from waltz_env.errors import DataError
+from waltz_env.errors import DataError, UsageError
 from waltz_env.files import atomic_path
 from waltz_env.strict_json import dump_json
 
 SCHEMA = 2
 """Layout and contents of ``config.json`` and ``results.json``; version 0.1 wrote neither with a schema."""
+
+LONGEST_NAME = 110
+"""Bytes in the name of a set of prompts or a system; most file systems take 255 for both together and what is added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,12 @@ class RunFolder:
         return self.path / "games" / "held-out"
 
     def unfinished_games_of_system(self, prompt_set: str, system: str) -> Path:
-        """Games of one system that are being judged; the file is gone when all are."""
-        return self.held_out_games / f"{prompt_set}-{system}.jsonl.part"
+        """Games of one system that are being judged; the file is gone when all are.
+
+        Raises:
+            UsageError: as in ``games_of_system``.
+        """
+        return self.held_out_games / f"{_file_name(prompt_set)}-{_file_name(system)}.jsonl.part"
 
     @property
     def results(self) -> Path:
@@ -101,8 +108,12 @@ class RunFolder:
         return self.training_games / f"step-{step:05d}.jsonl"
 
     def games_of_system(self, prompt_set: str, system: str) -> Path:
-        """Games of one system on one held-out set of prompts."""
-        return self.held_out_games / f"{prompt_set}-{system}.jsonl"
+        """Games of one system on one held-out set of prompts.
+
+        Raises:
+            UsageError: a file cannot have such a name.
+        """
+        return self.held_out_games / f"{_file_name(prompt_set)}-{_file_name(system)}.jsonl"
 
     def earlier_games_of_system(self, prompt_set: str, system: str) -> Path:
         """The same games with the labels of the judge before, where they were judged again."""
@@ -164,6 +175,15 @@ class RunFolder:
                 break
             lines.append(content)
         return lines
+
+
+def _file_name(name: str) -> str:
+    if {"/", "\\", "\0"}.intersection(name) or not 0 < len(name.encode()) <= LONGEST_NAME:
+        raise UsageError(
+            "The name of a set of prompts or of a system becomes part of a file's name: no slashes, and from 1 to "
+            f"{LONGEST_NAME} bytes; got {name!r}."
+        )
+    return name
 
 
 def _read(path: Path) -> dict[str, Any]:

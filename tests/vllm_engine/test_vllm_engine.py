@@ -21,6 +21,7 @@ from waltz_env.records import read_games
 from waltz_env.rewards import SETUP_B
 from waltz_env.rollout import play
 from waltz_env.run_folder import RunFolder
+from waltz_env.sampling_options import SamplingOptions
 from waltz_env.testing import agent_test
 from waltz_env.types import Observation
 
@@ -82,6 +83,29 @@ def test_the_random_stream_goes_on_from_its_state(pair: Pair) -> None:
     assert agent.act([observation()]) != first
     agent.load_state_dict(state)
     assert agent.act([observation()])[0].token_ids == first[0].token_ids
+
+
+def test_options_hold_for_each_completion_of_a_batch_alone(pair: Pair) -> None:
+    agent = pair.agents[CONVERSATION]
+    options = [
+        SamplingOptions(),
+        SamplingOptions(max_tokens=3),
+        SamplingOptions(temperature=0.0),
+        SamplingOptions(top_p=1e-6),
+        SamplingOptions(seed=5),
+        SamplingOptions(seed=-1),
+        SamplingOptions(seed=2**62, max_tokens=999),
+    ]
+    first, again = (agent.act_with([observation()] * len(options), options) for _ in range(2))
+    plain, short, greedy, nucleus, *seeded = first
+    assert plain.token_ids != again[0].token_ids  # from the agent's own stream
+    assert short.tokens is not None
+    assert (short.tokens.completion_tokens, short.finish) == (3, "length")
+    assert greedy.text == nucleus.text == again[2].text  # hardly any mass is left but the likeliest token's
+    assert [c.token_ids for c in seeded] == [c.token_ids for c in again[4:]]
+    assert len({c.token_ids for c in (plain, *seeded)}) == 4
+    assert [c.token_ids is None for c in first] == [False, False, True, True, False, False, False]
+    assert all(len(c.token_ids or ()) <= agent.max_new_tokens for c in first)
 
 
 def test_a_sync_that_does_nothing_is_an_error(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

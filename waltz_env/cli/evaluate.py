@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +11,7 @@ import tyro
 from accelerate import Accelerator
 
 from waltz_env.cli.arguments import parse_into
+from waltz_env.cli.processes import processes
 from waltz_env.cli.progress import WatchBar, hide_loading_bars
 from waltz_env.cli.tables import close, show, show_comparisons, show_extras
 from waltz_env.experiments.evaluation import EvaluationConfig, check_distinct, evaluate, set_name
@@ -52,8 +53,11 @@ class Evaluate:
         names = [set_name(spec) for spec in self.prompts]
         check_distinct(names, "sets of prompts")
         prompts = {name: PromptSet.load(spec) for name, spec in zip(names, self.prompts, strict=True)}
-        accelerator = Accelerator()
         hide_loading_bars()
+        with processes() as accelerator:
+            return self._evaluate(prompts, accelerator)
+
+    def _evaluate(self, prompts: Mapping[str, PromptSet], accelerator: Accelerator) -> int:
         runs, out = [RunFolder(path) for path in self.runs], RunFolder(self.out)
         if prompts and accelerator.is_main_process:
             for note in dict.fromkeys(filter(None, map(laboratory_note, runs))):

@@ -25,18 +25,25 @@ def hide_loading_bars() -> None:
 
 
 class WatchBar:
-    """The ``progress`` hook of evaluations: one bar over the parts, with what has been done in the current one."""
+    """The ``progress`` hook of evaluations: one bar over the parts, with what has been done in the current one.
 
-    def __init__(self) -> None:
+    Args:
+        unit: what a part is called.
+    """
+
+    def __init__(self, unit: str = "system") -> None:
+        self.unit = unit
         self.bar: tqdm[Any] | None = None
 
     def __call__(self, done: Done) -> None:
         if self.bar is None:
-            self.bar = tqdm(total=done.of, unit="system", miniters=_ANY)
+            self.bar = tqdm(total=done.of, unit=self.unit, miniters=_ANY)
         counts = {"turns": done.turns, "verdicts": done.verdicts}
         self.bar.set_description(done.now, refresh=False)
         self.bar.set_postfix({name: count for name, count in counts.items() if count}, refresh=False)
         self.bar.update(done.parts - self.bar.n)
+        if done.parts == done.of:
+            self._close()
 
     def __enter__(self) -> WatchBar:
         return self
@@ -44,8 +51,12 @@ class WatchBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self.bar is not None:
             self.bar.close()
+            self.bar = None
 
 
 class StepBar:

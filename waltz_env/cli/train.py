@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass
 from datetime import datetime
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -16,13 +17,14 @@ from typing import Annotated, Any, ClassVar
 import torch
 import tyro
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from waltz_env.cli.arguments import parse_into
-from waltz_env.cli.progress import ProgressBar, hide_loading_bars
+from waltz_env.cli.processes import processes
+from waltz_env.cli.progress import ProgressBar, WatchBar, hide_loading_bars
 from waltz_env.cli.recipe_flags import flags_in, flags_of, recipe_of, spell_out
 from waltz_env.cli.tables import close, show
 from waltz_env.errors import DataError, UsageError
+from waltz_env.experiments.main_process import by_main_process
 from waltz_env.experiments.run import execute
 from waltz_env.experiments.saved_run import read_recipe
 from waltz_env.presets import PRESETS, Recipe, preset, with_algorithm, with_method
@@ -63,14 +65,16 @@ class Train:
 
     def run(self) -> int:
         """Train; see ``main`` for the exit code."""
-        start = time.perf_counter()
         hide_loading_bars()
         recipe = read_recipe(RunFolder(self.resume)) if self.resume else self.recipe
-        accelerator = Accelerator()
-        # The first process decides for all: others may see another second of the clock.
-        path = gather_object([self.resume or self.out or _new_folder(recipe)])[0]
+        with processes() as accelerator:
+            return self._train(recipe, accelerator)
+
+    def _train(self, recipe: Recipe, accelerator: Accelerator) -> int:
+        start = time.perf_counter()
+        path = self.resume or self.out or by_main_process(partial(_new_folder, recipe), accelerator)
         _set_threads(recipe)
-        with stop_signal() as should_stop, ProgressBar() as progress:
+        with stop_signal() as should_stop, ProgressBar() as progress, WatchBar("set") as evaluating:
             results = execute(
                 recipe,
                 path,
@@ -78,9 +82,11 @@ class Train:
                 accelerator=accelerator,
                 should_stop=should_stop,
                 progress=progress,
+                evaluating=evaluating,
             )
         if results is None:
-            print(f"Stopped. Continue with: waltz train --resume {path}")
+            if accelerator.is_main_process:
+                print(f"Stopped. Continue with: waltz train --resume {path}")
             return 130
         if accelerator.is_main_process:
             show(results["sets"])

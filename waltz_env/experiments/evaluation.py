@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,8 @@ def _evaluate(
             check_readable(chain(*sets.values()), bench.agents)
         about["players"] = players(bench)
     tests = {name: list(test) * config.samples for name, test in sets.items()}
+    for name, system in product(tests, names):
+        out.games_of_system(name, system)  # a name that no file can have is told before anything is played
     stored = {name: _stored(out, name, test) for name, test in tests.items()}  # games of other prompts are told here
     served_rules = rules if FEEDBACK in served else replace(rules, max_rounds=0)
     if served:  # one game of which nothing is kept: a server that does not answer is told now

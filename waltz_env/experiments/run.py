@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from waltz_env.agents import LanguageModelPolicy
 from waltz_env.algorithms import train
@@ -18,14 +18,16 @@ from waltz_env.algorithms.training.loop import StepReport
 from waltz_env.algorithms.training.run_log import Logger, RunLog
 from waltz_env.algorithms.training.trackers import tracker
 from waltz_env.algorithms.training.tracking import TrackerLog
-from waltz_env.errors import UsageError, WaltzError
+from waltz_env.errors import UsageError
+from waltz_env.experiments.main_process import by_main_process
 from waltz_env.experiments.results import Results, SetResults, about_run, add_systems, read_results, read_sets
 from waltz_env.experiments.saved_run import alone, claim, load_weights, read_recipe
-from waltz_env.experiments.systems import TRAINED, trained_systems, untrained_systems
+from waltz_env.experiments.systems import TRAINED, Systems, trained_systems, untrained_systems
+from waltz_env.experiments.watch import Progress, Watch, quiet
 from waltz_env.files import atomic_path
 from waltz_env.judges import RequestClassifier, load_judge
 from waltz_env.judging import check_judge
-from waltz_env.presets import Recipe, workbench
+from waltz_env.presets import Recipe, Workbench, workbench
 from waltz_env.protocols import Judge
 from waltz_env.report.curves import curves
 from waltz_env.rollout import check_readable
@@ -46,6 +48,7 @@ def execute(
     loggers: Sequence[Logger] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[StepReport], object] = lambda report: None,
+    evaluating: Progress = quiet,
 ) -> Results | None:
     """Train a pair and evaluate it on prompts that it never saw. Everything is left in ``folder``.
 
@@ -62,6 +65,7 @@ def execute(
         accelerator: device, precision and processes; the default is a new one.
         loggers: where metrics and games go; the default is ``folder`` and the recipe's trackers.
         should_stop, progress: hooks of ``train``.
+        evaluating: told in the main process what has been done of the evaluations before and after training.
 
     Returns:
         The results; None if ``should_stop`` ended the training early.
@@ -99,6 +103,7 @@ def execute(
             loggers=loggers,
             should_stop=should_stop,
             progress=progress,
+            evaluating=evaluating,
         )
 
 
@@ -116,6 +121,7 @@ def _execute(
     loggers: Sequence[Logger],
     should_stop: Callable[[], bool],
     progress: Callable[[StepReport], object],
+    evaluating: Progress,
 ) -> Results | None:
     """Play the untrained systems, train, and play the trained ones, as far as ``results`` lacks them."""
     sets = results.get("sets", {})
@@ -125,18 +131,20 @@ def _execute(
     about = about_run(recipe, bench)
     tests: dict[str, list[Prompt]] = {name: list(test) * recipe.test_samples for name, test in bench.tests.items()}
     expected = {name: len(prompts) for name, prompts in tests.items()}
+    for name in tests:
+        folder.games_of_system(name, TRAINED[recipe.method])  # a name that no file can have is told before training
+    evaluating = evaluating if accelerator.is_main_process else quiet
     if untrained and not sets:
-        before = {
-            name: untrained_systems(
-                prompts,
-                bench.agents,
-                judge=judge,
-                rules=recipe.rules,
-                accelerator=accelerator,
-                exclude_unreadable=recipe.loop.exclude_unreadable,
-            )
-            for name, prompts in tests.items()
-        }
+        before = _played(
+            tests,
+            bench,
+            partial(untrained_systems, rules=recipe.rules),
+            watch=Watch(len(tests), evaluating),
+            now="before training",
+            judge=judge,
+            accelerator=accelerator,
+            exclude_unreadable=recipe.loop.exclude_unreadable,
+        )
         if accelerator.is_main_process:
             add_systems(folder, before, about, expected=expected)
 
@@ -163,18 +171,16 @@ def _execute(
         return None
 
     guard = RequestClassifier(bench.training_prompts) if safeguard else None
-    after = {
-        name: trained_systems(
-            prompts,
-            bench.agents,
-            judge=judge,
-            recipe=recipe,
-            guard=guard,
-            accelerator=accelerator,
-            exclude_unreadable=recipe.loop.exclude_unreadable,
-        )
-        for name, prompts in tests.items()
-    }
+    after = _played(
+        tests,
+        bench,
+        partial(trained_systems, recipe=recipe, guard=guard),
+        watch=Watch(len(tests), evaluating),
+        now="after training",
+        judge=judge,
+        accelerator=accelerator,
+        exclude_unreadable=recipe.loop.exclude_unreadable,
+    )
     if accelerator.is_main_process:
         for name, policy in policies_of(bench.agents).items():
             if isinstance(policy, LanguageModelPolicy):
@@ -183,6 +189,32 @@ def _execute(
         results = add_systems(folder, after, about, expected=expected)
     accelerator.wait_for_everyone()
     return results
+
+
+def _played(
+    tests: Mapping[str, Sequence[Prompt]],
+    bench: Workbench,
+    play: Callable[..., Systems],
+    *,
+    watch: Watch,
+    now: str,
+    judge: Judge,
+    accelerator: Accelerator,
+    exclude_unreadable: bool,
+) -> dict[str, Systems]:
+    """The systems that ``play`` plays, on each held-out set."""
+    sets: dict[str, Systems] = {}
+    for name, prompts in tests.items():
+        watch.begin(f"{name}, {now}")
+        sets[name] = play(
+            prompts,
+            watch.agents(bench.agents),
+            judge=watch.judge(judge),
+            accelerator=accelerator,
+            exclude_unreadable=exclude_unreadable,
+        )
+        watch.end()
+    return sets
 
 
 def _finished(recipe: Recipe, sets: Mapping[str, SetResults]) -> bool:
@@ -194,21 +226,16 @@ def _open(folder: RunFolder, recipe: Recipe, resume: bool, accelerator: Accelera
 
     No other run can open it while ``lock`` is held.
     """
-    outcome: Results | WaltzError | None = None
-    if accelerator.is_main_process:
-        try:
-            if not resume:
-                claim(folder, recipe)
-            elif read_recipe(folder) != recipe:
-                raise UsageError(f"{folder.path} is a run with other settings. Choose another folder, or remove it.")
-            lock.enter_context(alone(folder))
-            outcome = read_results(folder)
-        except WaltzError as error:
-            outcome = error
-    outcome = gather_object([outcome])[0]
-    if isinstance(outcome, WaltzError):
-        raise outcome
-    return outcome or {}
+
+    def open_it() -> Results:
+        if not resume:
+            claim(folder, recipe)
+        elif read_recipe(folder) != recipe:
+            raise UsageError(f"{folder.path} is a run with other settings. Choose another folder, or remove it.")
+        lock.enter_context(alone(folder))
+        return read_results(folder)
+
+    return by_main_process(open_it, accelerator)
 
 
 def _draw_curves(folder: RunFolder) -> None:

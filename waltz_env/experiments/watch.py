@@ -8,7 +8,7 @@ from typing import Any
 
 from waltz_env.errors import UnreadablePromptError
 from waltz_env.judging import consult
-from waltz_env.protocols import Agent, Judge, Stateful
+from waltz_env.protocols import Agent, Judge, Reader, Stateful
 from waltz_env.types import AgentID, Completion, Judgement, NoVerdict, Observation, Prompt
 
 AT_ONCE = 128  # completions or verdicts between two reports
@@ -86,6 +86,8 @@ class WatchedAgent:
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
         """Completions of the inner agent."""
+        if isinstance(self.inner, Reader):  # all that cannot be read are told at once, before any slice is played
+            self.inner.check_readable(observations)
         completions: list[Completion] = []
         for start in range(0, len(observations), AT_ONCE):
             try:
