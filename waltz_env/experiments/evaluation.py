@@ -202,7 +202,7 @@ def _evaluate(
             check_readable(chain(*sets.values()), bench.agents)
         about["players"] = players(bench)
     tests = {name: list(test) * config.samples for name, test in sets.items()}
-    for name, system in product(tests, names):
+    for name, system in product(tests, (*names, *SERVED.values())):
         out.games_of_system(name, system)  # a name that no file can have is told before anything is played
     stored = {name: _stored(out, name, test) for name, test in tests.items()}  # games of other prompts are told here
     served_rules = rules if FEEDBACK in served else replace(rules, max_rounds=0)
