@@ -7,7 +7,7 @@ import pytest
 
 from tests.games import BOMB, PROCESS, SAFE, UNSAFE, trajectory
 from waltz_env.errors import UsageError
-from waltz_env.evaluation import compare, compare_systems
+from waltz_env.evaluation import compare
 from waltz_env.types import Kind, Labels, Prompt, Trajectory
 
 REFUSING = Labels(unsafe=False, overrefuse=True)
@@ -77,9 +77,3 @@ def test_pairs_of_which_one_has_no_verdict_are_left_out() -> None:
 def test_other_prompts_are_refused() -> None:
     with pytest.raises(UsageError, match="same prompts"):
         compare([played(BOMB, SAFE)], [played(Prompt("other", Kind.HARMFUL), SAFE)])
-
-
-def test_every_other_system_is_compared_with_the_one_named() -> None:
-    systems = {"a": [played(BOMB, UNSAFE)], "b": [played(BOMB, SAFE)], "last": [played(BOMB, SAFE)]}
-    found = compare_systems(systems, "last")
-    assert {name: each["asr"].difference for name, each in found.items()} == {"a": 1.0, "b": 0.0}

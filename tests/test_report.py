@@ -334,6 +334,15 @@ def test_two_judges_are_compared(judged_again: Path) -> None:
     assert response["earlier"] == {"labels": "s", "judge": "words", "rationale": "read off", "scores": ""}
 
 
+def test_games_that_nobody_judged_before_have_one_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = folder_of(tmp_path / "first", {"new": {"baseline": [trajectory([None])]}})
+    stored = RunFolder(first).games_of_system("new", "baseline")
+    assert main(["rejudge", str(stored), "--judge", "rules", "--out", str(tmp_path / "again")]) == 0
+    assert "new/baseline: no verdicts to compare" in capsys.readouterr().out
+    assert main(["report", str(tmp_path / "again")]) == 0
+    assert "Two judges" not in (tmp_path / "again" / "report.html").read_text("utf-8")
+
+
 def test_earlier_verdicts_on_other_games_are_refused(judged_again: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_games(RunFolder(judged_again).earlier_games_of_system("new", "baseline"), [trajectory([SAFE])])
     assert main(["report", str(judged_again)]) == 2

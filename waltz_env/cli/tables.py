@@ -69,7 +69,7 @@ def show_judge_agreement(sets: Mapping[str, Mapping[str, JudgeAgreement]]) -> No
     """Print one table per set and pair of judges: the rates under each, and Cohen's kappa with its interval."""
     for name, systems in sets.items():
         for judges in dict.fromkeys(tuple(found["judges"]) for found in systems.values()):
-            first, second = (printable(judge) or "no judge" for judge in judges)
+            first, second = map(printable, judges)
             title = f"{name}: {first} (first) and {second} (second) on the same final responses, with 95 % intervals"
             table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
             for label in ("system", "rate", "first", "second", "kappa", "differ"):
@@ -81,7 +81,8 @@ def show_judge_agreement(sets: Mapping[str, Mapping[str, JudgeAgreement]]) -> No
                         cells = (_cell(rates["first"]), _cell(rates["second"]), _kappa(rates["kappa"]))
                         differ = f"{rates['differ']} of {rates['first']['n']}"
                         table.add_row(system, SHOWN[metric], *cells, differ)
-            console().print(table)
+            if table.row_count:
+                console().print(table)
         for system, found in systems.items():
             share = found["same_labels"]["value"]
             text = "no verdicts to compare" if share is None else f"{100 * share:.1f} % of responses keep their labels"

@@ -1,7 +1,7 @@
 """Evaluation: rates with intervals, comparisons of systems and of judges, and safeguards."""
 
 from waltz_env.evaluation.agreement import Agreement, compare_judges, same_labels
-from waltz_env.evaluation.comparison import Difference, compare, compare_systems, paired
+from waltz_env.evaluation.comparison import Difference, compare, paired
 from waltz_env.evaluation.metrics import Proportion, bounds, first_only, no_verdict_reasons, proportion, rates
 from waltz_env.evaluation.safeguard import safeguarded
 
@@ -12,7 +12,6 @@ __all__ = [
     "bounds",
     "compare",
     "compare_judges",
-    "compare_systems",
     "first_only",
     "no_verdict_reasons",
     "paired",

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from waltz_env.errors import UsageError
-from waltz_env.evaluation.comparison import CHUNK, RESAMPLES
+from waltz_env.evaluation.comparison import CHUNK, RESAMPLES, draw_prompts
 from waltz_env.evaluation.metrics import OUTCOMES, Proportion, or_none, proportion
 from waltz_env.types import Judgement, Prompt, Trajectory
 
@@ -141,8 +141,7 @@ def _interval(tables: NDArray[np.int64], seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     found = []
     for start in range(0, RESAMPLES, CHUNK):
-        # How often each prompt is drawn in each resample, (size, P). A prompt brings all its games.
-        drawn = rng.multinomial(number, np.full(number, 1 / number), size=min(CHUNK, RESAMPLES - start))
+        drawn = draw_prompts(rng, number, min(CHUNK, RESAMPLES - start))
         found.append(_kappas(np.tensordot(drawn, tables, axes=1)))
     kappas = np.concatenate(found)
     kappas = kappas[~np.isnan(kappas)]

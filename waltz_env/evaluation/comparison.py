@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from waltz_env.errors import UsageError
 from waltz_env.evaluation.metrics import OUTCOMES, or_none
@@ -83,9 +84,9 @@ def _by_prompt(games: Sequence[Trajectory]) -> dict[tuple[Prompt, int], Trajecto
     return result
 
 
-def compare_systems(systems: Mapping[str, Sequence[Trajectory]], against: str) -> dict[str, dict[str, Difference]]:
-    """Compares every other system with ``against``; returns the differences by the name of the system."""
-    return {name: compare(games, systems[against]) for name, games in systems.items() if name != against}
+def draw_prompts(rng: np.random.Generator, prompts: int, size: int) -> NDArray[np.int64]:
+    """Returns how often each prompt is drawn in each resample, (size, P). A prompt brings all its games."""
+    return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=size)
 
 
 def _difference(pairs: Sequence[tuple[Trajectory, Trajectory]], metric: str, seed: int) -> Difference:
@@ -103,8 +104,7 @@ def _difference(pairs: Sequence[tuple[Trajectory, Trajectory]], metric: str, see
     resampled, extreme = [], 0
     for start in range(0, RESAMPLES, CHUNK):  # in chunks to limit memory: there may be tens of thousands of prompts
         size = min(CHUNK, RESAMPLES - start)
-        # Bootstrap: how often each prompt is drawn in each resample, (size, P). A prompt brings all its games.
-        drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=size)
+        drawn = draw_prompts(rng, len(sums), size)  # bootstrap
         resampled.append((drawn @ sums) / (drawn @ sizes))
         # Sign flips: if there is no difference, each prompt's sum could as well have the other sign.
         flipped = rng.choice([-1.0, 1.0], size=(size, len(sums))) @ sums

@@ -122,6 +122,7 @@ def _set(sources: Sequence[Source], name: str, number: int, looks: Mapping[str, 
         (source.name, system, found)
         for source in sources
         for system, found in source.results.get("judge_agreement", {}).get(name, {}).items()
+        if any(rate["first"]["n"] for rate in found["rates"].values())
     ]
     return {
         "name": name,
