@@ -21,6 +21,7 @@ CLI = ["docstring-parser>=0.16", "rich>=13.7", "tqdm>=4.66", "tyro>=1.0"]
 TRAIN = [
     *CLI,
     "accelerate>=1.10",
+    "huggingface-hub>=1.0",
     "jinja2>=3.1",
     "matplotlib>=3.8",
     "peft>=0.18",
@@ -127,6 +128,7 @@ if __name__ == "__main__":
         package_dir=FOLDERS,
         package_data={
             "waltz_env": ["py.typed"],
+            "waltz_env.export": ["*.md.j2"],
             "waltz_env.prompts": ["data/*.jsonl"],
             "waltz_env.report": ["*.css", "*.html.j2", "*.js"],
         },

@@ -91,6 +91,31 @@ def feedback_messages(observation: Observation) -> list[Message]:
 TEMPLATES: Mapping[AgentID, Template] = {CONVERSATION: conversation_messages, FEEDBACK: feedback_messages}
 
 
+def chats(role: AgentID, template: Template) -> dict[str, list[Message]]:
+    """What an agent reads on each of its turns, with ``{prompt}``, ``{response}`` and ``{advice}`` in place of texts.
+
+    Whoever asks the trained model without this package fills these in.
+
+    Args:
+        role: the agent.
+        template: its template.
+
+    Returns:
+        The conversation agent's chats for its ``draft`` and a ``revision``, or the feedback agent's for a ``critique``.
+    """
+    seen: Observation = {
+        "agent": role,
+        "active": 1,
+        "prompt": "{prompt}",
+        "history": (),
+        "responses": ("{response}",),
+        "feedback": (),
+    }
+    if role == FEEDBACK:
+        return {"critique": template(seen)}
+    return {"draft": template({**seen, "responses": ()}), "revision": template({**seen, "feedback": ("{advice}",)})}
+
+
 def _message(role: str, content: str) -> Message:
     return {"role": role, "content": encodable(content)}
 

@@ -58,6 +58,7 @@ class TransformersAgent:
         if max_new_tokens < 1 or batch_size < 1:
             raise UsageError(f"max_new_tokens and batch_size must be 1 or more; got {max_new_tokens} and {batch_size}.")
         self.policy = policy
+        self.template = template
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.batch_size = batch_size

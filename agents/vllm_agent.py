@@ -64,6 +64,7 @@ class VLLMAgent:
             )
         self.engine = engine
         self.policy = policy
+        self.template = template
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.json_schema = json_schema

@@ -29,6 +29,11 @@ _PROBE_TOKENS = 256
 _PREFILL_TOKENS = 4096  # fewest tokens that a step on a CPU must have room for
 
 
+def max_lora_rank(ranks: Sequence[int]) -> int:
+    """The smallest ``max_lora_rank`` of vLLM that has room for adapters of these ranks."""
+    return next((rank for rank in _LORA_RANKS if rank >= max(ranks, default=0)), _LORA_RANKS[-1])
+
+
 class VLLMEngine:
     """Continuous batching by vLLM, for policies whose weights change.
 
@@ -99,7 +104,7 @@ class VLLMEngine:
             "enable_lora": True,
             "max_loras": len(policies),
             "max_cpu_loras": 2 * len(policies),
-            "max_lora_rank": next((r for r in _LORA_RANKS if r >= max(ranks, default=0)), _LORA_RANKS[-1]),
+            "max_lora_rank": max_lora_rank(ranks),
         }
         on_cpu = {
             "enforce_eager": True,

@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("agents", "algorithms", "serving", "wrappers", "report"),
     ("presets", "testing"),
     ("experiments",),
+    ("export",),
     ("cli",),
 )
 LAYER_OF = {part: number for number, parts in enumerate(LAYERS) for part in parts}

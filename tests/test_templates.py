@@ -7,6 +7,7 @@ from waltz_env.agents.templates import (
     CONVERSATION_SYSTEM,
     FEEDBACK_SYSTEM,
     TEMPLATES,
+    chats,
     conversation_messages,
     feedback_messages,
 )
@@ -95,3 +96,16 @@ def test_the_feedback_prompt_has_its_four_parts_and_fourteen_categories() -> Non
 
 def test_each_role_has_its_template() -> None:
     assert {CONVERSATION: conversation_messages, FEEDBACK: feedback_messages} == TEMPLATES
+
+
+def test_chats_show_each_turn_with_names_in_place_of_texts() -> None:
+    system, user = {"role": "system", "content": CONVERSATION_SYSTEM}, {"role": "user", "content": "{prompt}"}
+    response, advice = {"role": "assistant", "content": "{response}"}, {"role": "user", "content": "{advice}"}
+    assert chats(CONVERSATION, conversation_messages) == {
+        "draft": [system, user],
+        "revision": [system, user, response, advice],
+    }
+    reviewed = "<prompt>\n{prompt}\n</prompt>\n<response>\n{response}\n</response>"
+    assert chats(FEEDBACK, feedback_messages) == {
+        "critique": [{"role": "system", "content": FEEDBACK_SYSTEM}, {"role": "user", "content": reviewed}]
+    }

@@ -9,8 +9,8 @@ from waltz_env.errors import UsageError
 
 _MODULES: Mapping[str, str] = {  # modules of the smallest extra that brings them
     "cli": "docstring_parser rich tqdm tyro",
-    "train": "accelerate jinja2 markupsafe matplotlib peft safetensors scipy sklearn tensorboard tokenizers torch "
-    "transformers",
+    "train": "accelerate huggingface_hub jinja2 markupsafe matplotlib peft safetensors scipy sklearn tensorboard "
+    "tokenizers torch transformers",
     "smollm2": "gguf",
     "data": "datasets pyarrow",
     "openai": "openai pydantic",

@@ -66,8 +66,10 @@ class Results(TypedDict, total=False):
         sets: results by held-out set.
         preset, seed, games_per_step, samples_per_prompt: settings of the run, or of the evaluation.
         judge, training_judge, safeguard: judges by name.
-        players: model, temperature and token limit of each agent.
-        servers: the same of each agent on a chat server, with its address.
+        base: name on the hub and license of the model that training began with; empty where they are not known.
+        training_prompts: number of training prompts by their source.
+        players: model, temperature, token limit and chats (``waltz_env.agents.templates.chats``) of each agent.
+        servers: the model, temperature and token limit of each agent on a chat server, with its address.
         runs: folder and settings of each evaluated run, by its system.
         latency: seconds per request for each way to deploy the pair.
         capabilities: scores of the conversation agent before and after training, by task.
@@ -84,6 +86,8 @@ class Results(TypedDict, total=False):
     judge: str
     training_judge: str
     safeguard: str
+    base: dict[str, str]
+    training_prompts: dict[str, int]
     players: dict[str, dict[str, Any]]
     servers: dict[str, dict[str, Any]]
     runs: dict[str, dict[str, Any]]

@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = {
     "report": "make one HTML page of runs and evaluations",
     "rejudge": "judge stored games again with another judge",
     "rescore": "score stored games again with other reward weights",
+    "export": "write what a run has trained for transformers, PEFT and vLLM",
     "benchmark": "compare algorithms over seeds",
     "play": "type a prompt; watch draft, feedback and revision",
     "serve": "offer the pair as an OpenAI-compatible chat server",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from waltz_env.agents.templates import chats
 from waltz_env.errors import UsageError
 from waltz_env.evaluation import bounds, compare, no_verdict_reasons, paired, rates
 from waltz_env.evaluation.metrics import or_none
@@ -183,12 +185,13 @@ def _comparisons(
 
 
 def players(bench: Workbench) -> dict[str, dict[str, Any]]:
-    """How each agent with a policy acts: its model, its temperature and its token limit."""
+    """How each agent with a policy acts: its model, its temperature, its token limit and the chats that it reads."""
     return {
         name: {
             "model": policy.model.name_or_path,
             "temperature": policy.temperature,
             "max_new_tokens": getattr(agent, "max_new_tokens", None),
+            "chats": chats(name, agent.template) if hasattr(agent, "template") else {},
         }
         for name, agent in bench.agents.items()
         if (policy := getattr(agent, "policy", None)) is not None
@@ -197,11 +200,16 @@ def players(bench: Workbench) -> dict[str, dict[str, Any]]:
 
 def about_run(recipe: Recipe, bench: Workbench) -> Results:
     """What the results of a run say about how its games were made."""
+    from waltz_env.presets import preset  # needs torch, which results of finished experiments do not
+
+    made_from = preset(recipe.preset)
     return {
         "preset": recipe.preset,
         "seed": recipe.seed,
         "games_per_step": recipe.loop.games,
         "judge": recipe.judge,
+        "base": {"name": made_from.base, "license": made_from.license},
+        "training_prompts": dict(Counter(prompt.source for prompt in bench.training_prompts)),
         "players": players(bench),
         "samples_per_prompt": recipe.test_samples,
     }

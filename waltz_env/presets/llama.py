@@ -30,6 +30,7 @@ from waltz_env.run_folder import RunFolder
 from waltz_env.types import AGENTS, AgentID
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
+LICENSE = "llama3.1"
 JUDGE = "wildguard"
 PROMPT_TOKENS = 4096
 LEARNER = ReinforcePPConfig(
@@ -97,8 +98,16 @@ def _workbench(recipe: Recipe, policies: Mapping[AgentID, LanguageModelPolicy], 
 
 
 PRESET = Preset(
-    "two Llama-3.1-8B-Instruct, as in the paper; about half a day on 8 GPUs of 80 GB", RECIPE, build_workbench
+    "two Llama-3.1-8B-Instruct, as in the paper; about half a day on 8 GPUs of 80 GB",
+    RECIPE,
+    build_workbench,
+    base=MODEL,
+    license=LICENSE,
 )
 LORA_PRESET = Preset(
-    "Llama-3.1-8B-Instruct, two LoRA adapters; about half a day on a GPU of 80 GB", LORA_RECIPE, build_lora_workbench
+    "Llama-3.1-8B-Instruct, two LoRA adapters; about half a day on a GPU of 80 GB",
+    LORA_RECIPE,
+    build_lora_workbench,
+    base=MODEL,
+    license=LICENSE,
 )

@@ -211,9 +211,13 @@ class Preset:
         recipe: its default settings.
         build: builds the workbench for a recipe. A base model that is made on the spot goes to ``RunFolder.base``.
         threads: number of CPU threads with which commands run this preset; None leaves the number to torch.
+        base: name on the Hugging Face hub of the model that training begins with, for model cards; empty: it has none.
+        license: license of that model, as the hub writes it; empty: not known.
     """
 
     summary: str
     recipe: Recipe
     build: Callable[[Recipe, RunFolder, Accelerator], Workbench]
     threads: int | None = None
+    base: str = ""
+    license: str = ""

@@ -89,5 +89,9 @@ def _base(
 
 
 PRESET = Preset(
-    "SmolLM2-135M-Instruct, warm-started, two LoRA adapters; an hour or more on a CPU", RECIPE, build_workbench
+    "SmolLM2-135M-Instruct, warm-started, two LoRA adapters; an hour or more on a CPU",
+    RECIPE,
+    build_workbench,
+    base="HuggingFaceTB/SmolLM2-135M-Instruct",
+    license="apache-2.0",
 )
