@@ -138,6 +138,8 @@ def switch(layers: Sequence[Linear], adapter: str | None) -> None:
     PEFT also sets ``requires_grad`` of every adapter by what is on. Here each parameter keeps its own: the forward pass
     of one role, or of the reference, may come between the forward and the backward pass of the other.
     """
+    if all(_is_on(layer, adapter) for layer in layers):
+        return
     trained = [parameter for layer in layers for parameter in layer.parameters() if parameter.requires_grad]
     for layer in layers:
         if adapter is not None:
@@ -147,6 +149,13 @@ def switch(layers: Sequence[Linear], adapter: str | None) -> None:
         layer.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
+
+
+def _is_on(layer: Linear, adapter: str | None) -> bool:
+    """Whether ``adapter`` is on in this layer and no other is; None: whether all are off."""
+    if adapter is None or layer.disable_adapters:
+        return adapter is None and layer.disable_adapters
+    return layer.active_adapters == [adapter]
 
 
 def adapter_parameters(model: PreTrainedModel, adapter: str) -> dict[str, nn.Parameter]:

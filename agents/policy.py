@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -19,10 +21,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from waltz_env.agents import lora
+from waltz_env.agents.output_head import head_logits, why_inseparable
+from waltz_env.agents.recomputation import blocks_of, recomputed
 from waltz_env.agents.sampling import cache_argument
 from waltz_env.errors import CheckpointError, UsageError
 from waltz_env.files import usual_permissions
 from waltz_env.types import AGENTS, AgentID
+
+logger = logging.getLogger(__name__)
 
 FORWARD_ARGUMENTS = ("attention_mask", "position_ids", "logits_to_keep")
 
@@ -40,12 +46,15 @@ class LanguageModelPolicy:
         reference: the frozen reference: another model, the name of a frozen adapter, or None for the model without
             adapters.
         temperature: temperature of the distribution that is sampled and trained.
+        gradient_checkpointing: whether the forward pass keeps only the inputs of each block of the model, and the
+            backward pass computes the rest again: much less memory for about a third more time.
 
     Attributes:
         version: number of updates so far; the learner increments it.
 
     Raises:
-        UsageError: the temperature is not above 0, or the model's forward lacks an argument that sampling needs.
+        UsageError: the temperature is not above 0, the model's forward lacks an argument that sampling needs, or the
+            model does not support gradient checkpointing.
     """
 
     def __init__(
@@ -56,6 +65,7 @@ class LanguageModelPolicy:
         adapter: str | None,
         reference: PreTrainedModel | str | None,
         temperature: float,
+        gradient_checkpointing: bool = False,
     ) -> None:
         if not temperature > 0:
             raise UsageError(f"A policy's temperature must be above 0; got {temperature}.")
@@ -73,6 +83,7 @@ class LanguageModelPolicy:
         self._adapter = adapter
         self._reference = reference
         self._layers = lora.lora_layers(model)
+        self._blocks = blocks_of(model) if gradient_checkpointing else []
 
     @property
     def device(self) -> torch.device:
@@ -102,9 +113,7 @@ class LanguageModelPolicy:
             keep: number of positions, counted from the right, for which logits are computed.
             reference: whether the frozen reference computes them instead, without gradient.
         """
-        model, adapter = self._reference_model() if reference else (self.model, self._adapter)
-        lora.switch(self._layers, adapter)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not reference):
+        with self._forward_pass(reference=reference) as (model, _):
             output = model(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -113,6 +122,33 @@ class LanguageModelPolicy:
                 use_cache=False,
             )
         return output.logits
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, the number of logits per position."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, keep: int, *, reference: bool = False
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
+        """Last hidden states at the last ``keep`` positions, (B, keep, D), and the output head, (b, k, D) to (b, k, V).
+
+        The head's logits are those of ``logits``. Whoever applies it to a few positions at a time never holds all of
+        them. None if this model's head cannot be applied by itself; the log says why. The arguments are those of
+        ``logits``.
+        """
+        if self._inseparable:
+            return None
+        with self._forward_pass(reference=reference) as (model, prepare):
+            trunk = model.base_model(
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+            )
+
+        def head(hidden: Tensor) -> Tensor:
+            prepare()  # in the backward pass, another adapter may be on
+            return head_logits(model, hidden, output=type(trunk)).to(self.device)
+
+        return trunk.last_hidden_state[:, -keep:].to(self.device), head
 
     @property
     def feature_size(self) -> int:
@@ -125,11 +161,10 @@ class LanguageModelPolicy:
 
         The arguments are those of ``logits``.
         """
-        model, adapter = self._reference_model()
-        lora.switch(self._layers, adapter)
-        output = model.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
-        )
+        with self._forward_pass(reference=True) as (model, _):
+            output = model.base_model(
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+            )
         return output.last_hidden_state[:, -keep:]
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -216,6 +251,29 @@ class LanguageModelPolicy:
         self.tokenizer.save_pretrained(folder)
         usual_permissions(Path(folder))
 
+    @contextmanager
+    def _forward_pass(self, *, reference: bool) -> Iterator[tuple[PreTrainedModel, Callable[[], object]]]:
+        """The model that computes, and what turns its adapter on again later, for the backward pass."""
+        model, adapter = self._reference_model() if reference else (self.model, self._adapter)
+        prepare = partial(lora.switch, self._layers, adapter)
+        prepare()
+        learned = torch.is_grad_enabled() and not reference
+        with torch.set_grad_enabled(learned), recomputed(self._blocks if learned else [], prepare):
+            yield model, prepare
+
+    @cached_property
+    def _inseparable(self) -> bool:
+        """Whether the output head cannot be applied by itself."""
+        reason = why_inseparable(self.model)
+        if reason is not None:
+            logger.warning(
+                "The output head of %s cannot be applied to a few positions at a time: %s. All logits of a micro-batch "
+                "are in memory at once; lower tokens_per_microbatch if that is too much.",
+                type(self.model).__name__,
+                reason,
+            )
+        return reason is not None
+
     def _reference_model(self) -> tuple[PreTrainedModel, str | None]:
         """The model that computes the reference, and the adapter that is on while it does."""
         if isinstance(self._reference, PreTrainedModel):
@@ -239,6 +297,7 @@ def lora_policies(
     target_modules: str | Sequence[str] = "all-linear",
     temperature: float = 1.0,
     seed: int = 0,
+    gradient_checkpointing: bool = False,
 ) -> dict[AgentID, LanguageModelPolicy]:
     """One policy per name, all on one frozen base (arXiv:2106.09685): W + (alpha / rank) B A, with B = 0 at the start.
 
@@ -253,10 +312,12 @@ def lora_policies(
         target_modules: ``"all-linear"`` (every linear layer but the output head) or names of modules, as in PEFT.
         temperature: temperature of the distribution that is sampled and trained.
         seed: seeds the random factor A.
+        gradient_checkpointing: see ``LanguageModelPolicy``.
 
     Raises:
         UsageError: ``adapters`` has a name that ``names`` lacks, a folder holds no adapter or one that is more than
-            plain LoRA, or a target's weight is shared with another module.
+            plain LoRA, a target's weight is shared with another module, or the model does not support gradient
+            checkpointing.
         CheckpointError: a folder's weights do not fit the model.
     """
     adapters = adapters or {}
@@ -288,7 +349,12 @@ def lora_policies(
             parameter.requires_grad_(True)
     return {
         name: LanguageModelPolicy(
-            model, tokenizer, adapter=name, reference=references.get(name), temperature=temperature
+            model,
+            tokenizer,
+            adapter=name,
+            reference=references.get(name),
+            temperature=temperature,
+            gradient_checkpointing=gradient_checkpointing,
         )
         for name in names
     }
@@ -300,6 +366,7 @@ def full_policy(
     *,
     reference: PreTrainedModel | None = None,
     temperature: float = 1.0,
+    gradient_checkpointing: bool = False,
 ) -> LanguageModelPolicy:
     """A policy that trains all weights of ``model``.
 
@@ -309,10 +376,18 @@ def full_policy(
         reference: the reference, which is frozen; several policies that start from equal weights may share one. None
             copies the model as it is now.
         temperature: temperature of the distribution that is sampled and trained.
+        gradient_checkpointing: see ``LanguageModelPolicy``.
     """
     reference = (copy.deepcopy(model) if reference is None else reference).eval().requires_grad_(False)
     model.requires_grad_(True)
-    return LanguageModelPolicy(model, tokenizer, adapter=None, reference=reference, temperature=temperature)
+    return LanguageModelPolicy(
+        model,
+        tokenizer,
+        adapter=None,
+        reference=reference,
+        temperature=temperature,
+        gradient_checkpointing=gradient_checkpointing,
+    )
 
 
 def _copy_into(parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:

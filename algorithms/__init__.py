@@ -20,6 +20,7 @@ from waltz_env.algorithms.protocols import (
     Metrics,
     Policy,
     Sample,
+    SeparablePolicy,
     Trainable,
     needs_groups,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "RunLog",
     "Sample",
     "SampleConfig",
+    "SeparablePolicy",
     "Stage",
     "StepReport",
     "SupervisedConfig",

@@ -144,8 +144,12 @@ def completion_logits(policy: Policy, batch: MicroBatch, *, reference: bool = Fa
     """Logits of the distribution that each token was sampled from, temperature included: (B, T, V) float32."""
     keep = batch.targets.shape[1] + 1  # the logits BEFORE a token predict it: one position earlier, the last unused
     logits = policy.logits(batch.input_ids, batch.attention_mask, batch.position_ids, keep=keep, reference=reference)
-    logits = logits[:, :-1].float()
-    return logits if policy.temperature == 1.0 else logits / policy.temperature
+    return at_temperature(logits[:, :-1], policy.temperature)
+
+
+def at_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """``logits / temperature`` in float32."""
+    return logits.float() if temperature == 1.0 else logits.float() / temperature
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:

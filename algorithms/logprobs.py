@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from waltz_env.algorithms.batches import Step, batches_of, completion_logits, pad, token_logprobs
+from waltz_env.algorithms.batches import Step, batches_of, pad, token_logprobs
 from waltz_env.algorithms.losses import KL, kl_estimate, probability_ratio
 from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import Metrics, Policy, Sample
 from waltz_env.algorithms.surrogate import SurrogateConfig
+from waltz_env.algorithms.token_scores import token_scores
 
 _REPORTED: dict[str, KL] = {"kl": "k1", "kl_k3": "k3"}
 
@@ -45,8 +46,8 @@ def known_logprobs(
         ``sampler_weight`` (mean).
     """
     sampled, mask = pad([sample.logprobs for sample in samples])
-    old = sampled if config.old_logprobs == "sampler" else _logprobs(policy, steps, mask, processes)
-    reference = _logprobs(policy, steps, mask, processes, reference=True) if config.beta > 0 else None
+    old = sampled if config.old_logprobs == "sampler" else _logprobs(policy, steps, mask, config, processes)
+    reference = _logprobs(policy, steps, mask, config, processes, reference=True) if config.beta > 0 else None
     # Sums over the tokens of this process; every process has the same names in them, also one without samples.
     sums = {}
     if reference is not None:
@@ -73,12 +74,20 @@ def known_logprobs(
 
 @torch.no_grad()
 def _logprobs(
-    policy: Policy, steps: Sequence[Step], mask: Tensor, processes: Processes, *, reference: bool = False
+    policy: Policy,
+    steps: Sequence[Step],
+    mask: Tensor,
+    config: SurrogateConfig,
+    processes: Processes,
+    *,
+    reference: bool = False,
 ) -> Tensor:
     """Log-probabilities of the sampled tokens now, or under the reference: (N, T) float32, 0 outside ``mask``."""
     result = torch.zeros(mask.shape)
     for batch in batches_of(steps):
         with processes.autocast():
-            logits = completion_logits(policy, batch, reference=reference)
-        result[batch.rows, : batch.targets.shape[1]] = token_logprobs(logits, batch.targets).cpu()
+            (logprobs,) = token_scores(
+                policy, batch, scores=[token_logprobs], logits_at_once=config.logits_at_once, reference=reference
+            )
+        result[batch.rows, : batch.targets.shape[1]] = logprobs.cpu()
     return result * mask

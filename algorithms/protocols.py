@@ -5,7 +5,7 @@ Learners know samples and policies, not the game: of the game's state they see t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -106,6 +106,26 @@ class FeaturePolicy(Policy, Protocol):
 
     def features(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, keep: int) -> Tensor:
         """Last hidden states of the frozen reference at the last ``keep`` positions, (B, keep, D), without gradient."""
+        ...
+
+
+@runtime_checkable
+class SeparablePolicy(Policy, Protocol):
+    """A policy whose output head can be applied by itself, so that not all logits need to exist at once."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, the number of logits per position."""
+        ...
+
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, keep: int, *, reference: bool = False
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]] | None:
+        """Last hidden states at the last ``keep`` positions, (B, keep, D), and the output head, (b, k, D) to (b, k, V).
+
+        The head may be called again in the backward pass, after other forward passes. None if this policy's head cannot
+        be applied by itself.
+        """
         ...
 
 

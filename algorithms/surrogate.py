@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from waltz_env.algorithms.batches import MicroBatch, Step, completion_logits, token_entropy, token_logprobs
+from waltz_env.algorithms.batches import MicroBatch, Step, token_entropy, token_logprobs
 from waltz_env.algorithms.losses import (
     KL,
     Aggregation,
@@ -36,6 +36,7 @@ from waltz_env.algorithms.optimizer import (
 )
 from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import Metrics, Policy
+from waltz_env.algorithms.token_scores import token_scores
 from waltz_env.algorithms.update_batch import UpdateBatch
 from waltz_env.checks import check_choice, check_integer, check_number, check_settings
 from waltz_env.errors import UsageError
@@ -59,6 +60,8 @@ class SurrogateConfig:
         epochs: number of passes over the samples of one update.
         minibatches: number of optimizer steps per pass; samples are dealt out to them in turn.
         tokens_per_microbatch: padded tokens per forward pass; limits memory, does not change the result.
+        logits_at_once: largest number of logits (positions times vocabulary) in memory at once; see ``token_scores``.
+            Limits memory, changes the result by rounding alone.
         betas: AdamW's moment decays.
         weight_decay: AdamW's decoupled weight decay.
         max_grad_norm: global norm that gradients are clipped to.
@@ -80,6 +83,7 @@ class SurrogateConfig:
     epochs: int = 1
     minibatches: int = 1
     tokens_per_microbatch: int = 16_384
+    logits_at_once: int = 2**25
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -95,7 +99,7 @@ class SurrogateConfig:
         for name in ("sampler_cap", "max_grad_norm"):
             if not getattr(self, name) > 0:  # infinity is fine: no cap, no clipping
                 raise UsageError(f"{name} must be above 0; got {getattr(self, name)!r}.")
-        for name in ("epochs", "minibatches", "tokens_per_microbatch"):
+        for name in ("epochs", "minibatches", "tokens_per_microbatch", "logits_at_once"):
             check_integer(name, getattr(self, name), at_least=1)
         for name in ("warmup_steps", "total_steps"):
             check_integer(name, getattr(self, name), at_least=0)
@@ -203,8 +207,9 @@ class Surrogate:
             return values[micro.rows, :width].to(self.policy.device)
 
         with self._processes.autocast():
-            logits = completion_logits(self.policy, micro)
-        logprobs = token_logprobs(logits, micro.targets)
+            logprobs, entropy = token_scores(
+                self.policy, micro, scores=(token_logprobs, _entropy), logits_at_once=self.config.logits_at_once
+            )
         ratio = probability_ratio(logprobs, here(batch.old_logprobs))
         losses = clipped_surrogate(ratio, here(advantages), clip=self.config.clip)
         if kl is not None and batch.reference_logprobs is not None:
@@ -219,11 +224,15 @@ class Surrogate:
         ratio = ratio.detach()[micro.mask]
         return _Tally(
             loss=loss.item(),
-            entropy=token_entropy(logits)[micro.mask].sum().item(),
+            entropy=entropy[micro.mask].sum().item(),
             ratio=ratio.sum().item(),
             ratio_max=ratio.max().item(),
             clipped=float(((ratio - 1).abs() > self.config.clip).sum()),
         )
+
+
+def _entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return token_entropy(logits)
 
 
 class _Tally(NamedTuple):

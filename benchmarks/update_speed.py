@@ -6,10 +6,15 @@ processors that only emulate it, several times slower). All sides do the same wo
 has no bookkeeping or metrics. TRL's trainers run their own loop, with sampling replaced by the fixed tokens; `patched`
 makes TRL score only completion tokens, as it does by itself where Triton is available.
 
+`--vocabulary N` takes a random Llama of 4 layers and 256 dimensions with N entries instead: nearly all memory and work
+is then in the output head. `learner-whole` holds all logits at once, `learner-blocks` uses gradient checkpointing.
+
 The sides take turns, so a busy machine slows all of them. Ratios are medians over rounds, in wall-clock and in
 processor time. Each side's peak memory is measured in a separate process.
 
     OMP_NUM_THREADS=2 python -m benchmarks.update_speed --rounds 3
+    OMP_NUM_THREADS=2 python -m benchmarks.update_speed --float32 --vocabulary 131072 --microbatch 32 \
+        --sides learner learner-whole learner-blocks bare
     pip install 'trl==1.16.*' && OMP_NUM_THREADS=2 python -m benchmarks.update_speed --sides learner grpo grpo-patched
 """
 
@@ -28,23 +33,31 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from tests.tiny import tiny_tokenizer
 from waltz_env.agents import LanguageModelPolicy, load_smollm2, lora_policies
-from waltz_env.algorithms import algorithm
+from waltz_env.algorithms import algorithm, with_settings
 from waltz_env.algorithms.protocols import Sample
 
 PROMPT, COMPLETION = 104, 64
 TRL = ("grpo", "grpo-patched", "rloo", "rloo-patched")
-SIDES = ("learner", "bare", *TRL)
+LEARNERS = ("learner", "learner-whole", "learner-blocks")
+SIDES = (*LEARNERS, "bare", *TRL)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every side does: rows per update, rows per forward pass, and accelerate's mixed precision."""
+    """What every side does: rows per update, rows per forward pass, accelerate's mixed precision, and on what.
+
+    Attributes:
+        vocabulary: entries of a random model; None takes SmolLM2.
+    """
 
     rows: int
     microbatch: int
     precision: Literal["no", "bf16"]
+    vocabulary: int | None = None
 
 
 def main() -> None:
@@ -54,10 +67,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--float32", action="store_true", help="no autocast")
     parser.add_argument("--microbatch", type=int, default=8, help="rows per forward pass, on all sides")
+    parser.add_argument("--vocabulary", type=int, help="entries of a small random model, which replaces SmolLM2")
     parser.add_argument("--sides", choices=SIDES, nargs="+", default=["learner", "bare"])
     parser.add_argument("--peak", action="store_true", help="run one side once and print its memory before and peak")
     arguments = parser.parse_args()
-    job = Job(arguments.rows, min(arguments.microbatch, arguments.rows), "no" if arguments.float32 else "bf16")
+    precision: Literal["no", "bf16"] = "no" if arguments.float32 else "bf16"
+    job = Job(arguments.rows, min(arguments.microbatch, arguments.rows), precision, arguments.vocabulary)
     sides = {name: side(name, job) for name in arguments.sides}
     if arguments.peak:
         before = gibibytes("VmRSS")
@@ -81,6 +96,7 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.update_speed", "--peak", "--sides", name]
         command += ["--rows", str(job.rows), "--microbatch", str(job.microbatch)]
         command += ["--float32"] * arguments.float32
+        command += ["--vocabulary", str(job.vocabulary)] * (job.vocabulary is not None)
         before_gib, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
         wall = statistics.median(each[0] for each in measured)
         by_wall, by_cpu = (
@@ -107,8 +123,25 @@ def side(name: str, job: Job) -> Callable[[], object]:
         return trl_update.updates(
             algorithm, ids, PROMPT, microbatch=job.microbatch, autocast=job.precision == "bf16", patched=bool(patched)
         )
-    policy = lora_policies(*load_smollm2())["conversation_0"]
-    return {"learner": learner, "bare": bare}[name](policy, rows(policy, job.rows), job)
+    base = load_smollm2() if job.vocabulary is None else random_model(job.vocabulary)
+    policy = lora_policies(*base, gradient_checkpointing=name == "learner-blocks")["conversation_0"]
+    samples = rows(policy, job.rows)
+    if name == "bare":
+        return bare(policy, samples, job)
+    return learner(policy, samples, job, whole=name == "learner-whole")
+
+
+def random_model(vocabulary: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A small model with a large vocabulary, and a tokenizer that no side uses."""
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        tie_word_embeddings=True,
+    )
+    return LlamaForCausalLM(config), tiny_tokenizer()
 
 
 def token_ids(count: int) -> list[list[int]]:
@@ -125,9 +158,13 @@ def rows(policy: LanguageModelPolicy, count: int) -> list[Sample]:
     ]
 
 
-def learner(policy: LanguageModelPolicy, samples: Sequence[Sample], job: Job) -> Callable[[], object]:
-    """This package's update."""
+def learner(
+    policy: LanguageModelPolicy, samples: Sequence[Sample], job: Job, *, whole: bool = False
+) -> Callable[[], object]:
+    """This package's update; ``whole``: with all logits of a forward pass at once."""
     config = algorithm("reinforce++", tokens_per_microbatch=job.microbatch * (PROMPT + COMPLETION))
+    if whole:
+        config = with_settings(config, logits_at_once=2**62)
     built = config.build(policy, Accelerator(cpu=True, mixed_precision=job.precision))
     return lambda: built.update(samples)
 

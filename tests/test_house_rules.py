@@ -27,7 +27,7 @@ LINES = {name: (ROOT / name).read_text("utf-8") for name in ("CONTRIBUTING.md", 
 SETTINGS = tomllib.loads(LINES["pyproject.toml"])["tool"]
 
 # Inputs of a model belong together, as in torch and transformers; what a user writes and the package calls is theirs.
-BY_POSITION = {"logits", "features", "metrics", "build_workbench"}
+BY_POSITION = {"logits", "features", "hidden_states", "metrics", "build_workbench"}
 MEANT_AS_BASES = {"WaltzError", "Rules", "FixedSpaces", "View", "Sparse"}
 DERIVED = {
     "_ListeningPolicy",  # a probe: a toy policy that also notes what it was asked

@@ -22,6 +22,7 @@ def lora_pair(
     seed: int = 0,
     rank: int = 16,
     shared: bool = False,
+    gradient_checkpointing: bool = False,
     **settings: Unpack[AgentSettings],
 ) -> dict[AgentID, TransformersAgent]:
     """Agents of both roles that act with LoRA adapters on ``model``. At the start both act as the model itself.
@@ -32,19 +33,30 @@ def lora_pair(
         seed: seed of the adapters' initial weights and of sampling.
         rank: rank of the adapters, which are on all linear layers.
         shared: whether both roles have one policy with one adapter.
+        gradient_checkpointing: see ``LanguageModelPolicy``.
         **settings: settings of the agents, see ``AgentSettings``.
     """
-    return agents_of(pair_policies(model, tokenizer, seed=seed, rank=rank, shared=shared), seed=seed, **settings)
+    policies = pair_policies(
+        model, tokenizer, seed=seed, rank=rank, shared=shared, gradient_checkpointing=gradient_checkpointing
+    )
+    return agents_of(policies, seed=seed, **settings)
 
 
 def pair_policies(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, rank: int = 16, shared: bool = False
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int = 0,
+    rank: int = 16,
+    shared: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> dict[AgentID, LanguageModelPolicy]:
     """The policy of each role: one adapter per role, or one for both. The arguments are those of ``lora_pair``."""
-    if not shared:
-        return lora_policies(model, tokenizer, rank=rank, seed=seed)
-    (policy,) = lora_policies(model, tokenizer, names=["shared"], rank=rank, seed=seed).values()
-    return dict.fromkeys(AGENTS, policy)
+    names = ["shared"] if shared else AGENTS
+    policies = lora_policies(
+        model, tokenizer, names=names, rank=rank, seed=seed, gradient_checkpointing=gradient_checkpointing
+    )
+    return dict.fromkeys(AGENTS, policies["shared"]) if shared else policies
 
 
 class AgentSettings(TypedDict, total=False):
