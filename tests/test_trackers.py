@@ -83,6 +83,21 @@ def test_an_interrupted_run_sends_each_step_once_and_to_the_same_run(
     ]
 
 
+def test_after_a_killed_process_the_steps_that_may_be_lost_are_sent_again(
+    tmp_path: Path, pages: list[tuple[Any, ...]]
+) -> None:
+    RunFolder(tmp_path).write_config({"preset": "tiny"})
+    for checkpoint, steps, closed in ((0, (1, 2), True), (2, (3, 4, 5), False), (3, (4, 5), True)):
+        log = TrackerLog(tmp_path, [Diary()])
+        log.begin(checkpoint)
+        for step in steps:
+            log.metrics(step, "stage-1", {})
+        if closed:
+            log.close()
+    assert len({page[1] for page in pages if page[0] == "open"}) == 1
+    assert [page[0] for page in pages if isinstance(page[0], int)] == [1, 2, 3, 4, 5, 4, 5]
+
+
 def test_two_runs_in_folders_of_one_name_are_two_runs_of_a_tracker(tmp_path: Path) -> None:
     for parent in ("one", "two"):
         TrackerLog(tmp_path / parent / "run", []).begin(0)
@@ -97,6 +112,7 @@ def test_games_are_sent_although_their_update_failed(tmp_path: Path, pages: list
     log.games(1, [trajectory([SAFE])], weights=SETUP_A)
     log.close()
     assert pages[1:] == [(1, False, 1), ("close",)]
+    assert RunFolder(tmp_path).read_tracking()["step"] == 0  # a later attempt that works shows its metrics
 
 
 def test_trackers_are_named_by_one_flag_and_a_resumed_run_keeps_them(tmp_path: Path) -> None:

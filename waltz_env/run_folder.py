@@ -33,7 +33,7 @@ class RunFolder:
     ``weights/AGENT/``                    trained adapter or model of each agent
     ``base/``                             base model, where the preset builds one on the spot
     ``curves.png``, ``report.html``       figures and the report
-    ``tracking.json``                     run and newest step in the trackers, if there are any
+    ``tracking.json``                     name of the run in trackers, and the newest step that they surely have
     ====================================  ============================================================================
 
     An evaluation leaves nothing but ``results.json`` and ``games/``.

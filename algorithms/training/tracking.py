@@ -71,11 +71,11 @@ class Tracker(Protocol):
         ...
 
     def log(self, step: int, *, metrics: Mapping[str, float], games: Sequence[GameTrace]) -> None:
-        """Show one step: finite metrics and all games. Each step comes once; metrics are empty if its update failed."""
+        """Show one step: its finite metrics and all of its games; without metrics if its update failed."""
         ...
 
     def close(self) -> None:
-        """Called once at the end, also if ``open`` was not called or failed."""
+        """Wait until everything has arrived. Called once, at the end, also if ``open`` was not called or failed."""
         ...
 
 
@@ -83,10 +83,11 @@ class TrackerLog:
     """A ``Logger`` that shows a run in trackers.
 
     A continued run continues in the same runs of the trackers. It computes the steps after its checkpoint again, with
-    the same result; those that the trackers have already are not sent a second time.
+    the same result; those that the trackers have already are not sent a second time. After the process was killed,
+    nobody knows what arrived: then these steps are sent again, so that none of them is missing.
 
     Args:
-        folder: the run folder, which keeps the run's name in the trackers and the newest step that they have.
+        folder: the run folder, which keeps the run's name in the trackers and the newest step that they surely have.
         trackers: the trackers.
     """
 
@@ -96,6 +97,7 @@ class TrackerLog:
         self._run = ""
         self._sent = 0
         self._step = 0
+        self._opened = False
         self._games: list[GameTrace] = []
 
     def begin(self, step: int) -> None:
@@ -107,6 +109,7 @@ class TrackerLog:
         for tracker in self._trackers:
             tracker.open(self._run, settings=settings)
         folder.write_tracking(known)
+        self._opened = True
 
     def games(self, step: int, games: Sequence[Trajectory], *, weights: RewardWeights) -> None:
         """Keep the games until the metrics of their step come."""
@@ -115,21 +118,22 @@ class TrackerLog:
     def metrics(self, step: int, stage: str, values: Mapping[str, float]) -> None:
         """Send the step to all trackers, unless they have it."""
         self._send(step, finite(values))
-        self._folder.write_tracking({"run": self._run, "step": self._sent})
+        self._sent = max(self._sent, step)
 
     def close(self) -> None:
-        """Send games whose update failed, and close the trackers."""
+        """Send games whose update failed, close the trackers, and note what they have."""
         if self._games:
             self._send(self._step, {})
         for tracker in self._trackers:
             tracker.close()
+        if self._opened:
+            self._folder.write_tracking({"run": self._run, "step": self._sent})
 
     def _send(self, step: int, metrics: Mapping[str, float]) -> None:
         games, self._games = self._games, []
         if step > self._sent:
             for tracker in self._trackers:
                 tracker.log(step, metrics=metrics, games=games)
-            self._sent = step
 
 
 def trace(game: Trajectory, weights: RewardWeights) -> GameTrace:
