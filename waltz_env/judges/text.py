@@ -34,7 +34,7 @@ _DELIMITERS = re.compile(
     r"|^[ \t]*+(?:human user|(?:ai )?assistant|user|agent|answers)\s?:|^[ \t]*+-{3,}+$",
     re.MULTILINE,
 )
-_DELIMITER_WORDS = ("|>", "s>", "think>", "[", "<", "user", "assistant", "agent", "answers", "---")
+_DELIMITER_WORDS = ("|>", "s>", "[", "<", "user", "assistant", "agent", "answers", "---")
 
 
 def plain(text: str) -> str:
