@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from waltz_env.errors import UsageError
 
 
 def load_model(
-    source: str | Path, *, dtype: torch.dtype = torch.float32, device_map: str | None = None
+    source: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device_map: str | None = None,
+    quantize: Literal["none", "8bit", "4bit"] = "none",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM in evaluation mode and its tokenizer, which pads on the left.
 
@@ -19,16 +30,31 @@ def load_model(
         source: name of a model on the hub, or a folder that ``save_pretrained`` wrote.
         dtype: dtype of the weights.
         device_map: how accelerate spreads the layers over GPUs, such as ``"balanced"``; None leaves them on the CPU.
+        quantize: how bitsandbytes stores the weights of linear layers; ``dtype`` is then that of the other weights and
+            of the computation.
 
     Raises:
         UsageError: no causal LM can be loaded from ``source``.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, device_map=device_map, quantization_config=_quantization(quantize, dtype)
+        )
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
     except (OSError, ValueError) as error:
         raise UsageError(f"No causal LM could be loaded from {str(source)!r}: {error}") from error
     return model.eval(), tokenizer
+
+
+def _quantization(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if quantize == "none":
+        return None
+    return BitsAndBytesConfig(
+        load_in_8bit=quantize == "8bit",
+        load_in_4bit=quantize == "4bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+    )
 
 
 def fast_dtype(device: torch.device) -> torch.dtype | None:

@@ -19,6 +19,7 @@ import torch
 from peft import LoraConfig, PeftConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from waltz_env.agents import lora
 from waltz_env.agents.output_head import head_logits, why_inseparable
@@ -329,6 +330,7 @@ def lora_policies(
         lora_alpha=alpha,
         lora_dropout=0.0,
         target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # as GPT-2 stores its weights
         task_type="CAUSAL_LM",
         base_model_name_or_path=lora.base_name(model),
     )

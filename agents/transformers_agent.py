@@ -63,7 +63,7 @@ class TransformersAgent:
         self.temperature = temperature
         self.batch_size = batch_size
         self.sampling_dtype = sampling_dtype
-        self._encoder = PromptEncoder(
+        self.encoder = PromptEncoder(
             policy.tokenizer, template, max_tokens=_prompt_limit(policy.model, max_new_tokens, max_prompt_tokens)
         )
         self._stop_ids = stop_ids(policy.model, policy.tokenizer)
@@ -94,7 +94,7 @@ class TransformersAgent:
         """
         if not observations:
             return []
-        prompts = self._encoder.encode(observations)
+        prompts = self.encoder.encode(observations)
         own = self.policy.temperature if self.temperature is None else self.temperature
         sampling = [row_sampling(wanted, temperature=own, limit=self.max_new_tokens) for wanted in options]
         longest = max(each.limit for each in sampling)
@@ -138,7 +138,7 @@ class TransformersAgent:
             UnreadablePromptError: it cannot read some of them.
         """
         if observations:
-            self._encoder.encode(observations)
+            self.encoder.encode(observations)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of the random stream, uint8."""
@@ -188,13 +188,19 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     """
     configured = model.generation_config.eos_token_id if model.generation_config else None
     ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
-    chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "PROBE"}]
-    _, _, after = str(tokenizer.apply_chat_template(chat, tokenize=False)).rpartition("PROBE")
-    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ids |= special.intersection(tokenizer.encode(after, add_special_tokens=False)[:1])
+    ids.add(end_of_turn(tokenizer))
     if not ids - {None}:
         raise UsageError("Nothing ends a turn: set `eos_token` on the tokenizer or `generation_config.eos_token_id`.")
     return sorted(ids - {None})
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that the chat template puts after an assistant turn, or else the tokenizer's end token."""
+    chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "PROBE"}]
+    _, _, after = str(tokenizer.apply_chat_template(chat, tokenize=False)).rpartition("PROBE")
+    first = tokenizer.encode(after, add_special_tokens=False)[:1]
+    special = [index for index, token in tokenizer.added_tokens_decoder.items() if token.special and index in first]
+    return special[0] if special else tokenizer.eos_token_id
 
 
 def _prompt_limit(model: PreTrainedModel, max_new_tokens: int, max_prompt_tokens: int | None) -> int:

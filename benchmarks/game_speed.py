@@ -27,7 +27,7 @@ from transformers import GenerationConfig
 from waltz_env.agents import LanguageModelPolicy, TransformersAgent, VLLMAgent, VLLMEngine, load_smollm2, lora_policies
 from waltz_env.feedback import format_feedback
 from waltz_env.judges import RuleJudge
-from waltz_env.presets.smollm2.templates import conversation_messages, feedback_messages
+from waltz_env.presets.chat.templates import conversation_messages, feedback_messages
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent
 from waltz_env.rollout import play

@@ -48,7 +48,7 @@ def main() -> None:
     drafter = TransformersAgent(
         policies[CONVERSATION],
         smollm2.TEMPLATES[CONVERSATION],
-        max_new_tokens=smollm2.NEW_TOKENS[CONVERSATION],
+        max_new_tokens=smollm2.OPTIONS.max_new_tokens,
         batch_size=128,
         sampling_dtype=dtype,
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.example import EXAMPLES, load
 from waltz_env.presets import nano, smollm2
+from waltz_env.presets.chat import preset as chat
+from waltz_env.presets.chat.warm_start import WarmStart, own_answers
 from waltz_env.presets.nano.warm_start import NanoConfig, build_model
-from waltz_env.presets.smollm2.examples import Mixture
-from waltz_env.presets.smollm2.warm_start import Phase, own_answers
 
 
 def test_quickstart_earns_the_full_feedback_reward(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,10 +42,11 @@ def test_two_stage_recipe_runs_as_written(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_smollm2_makes_two_real_training_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    small = smollm2.WarmStart(phases=(Phase(1, 1e-3, Mixture()),), batch_size=2)
-    monkeypatch.setattr(smollm2.preset, "WarmStart", lambda: small)
+    recipe = replace(smollm2.RECIPE, options=replace(smollm2.OPTIONS, warm_start=1))
+    monkeypatch.setattr(smollm2, "RECIPE", recipe)
+    monkeypatch.setattr(chat, "WarmStart", lambda **settings: WarmStart(**settings, batch_size=12))
     monkeypatch.setattr(
-        smollm2.preset,
+        chat,
         "own_answers",
         lambda model, tokenizer, prompts, *rest: own_answers(model, tokenizer, prompts[:12], *rest),
     )

@@ -88,7 +88,7 @@ def test_the_papers_command_runs_from_end_to_end_on_a_tiny_model_of_the_same_kin
 
 def test_the_workbench_holds_the_papers_data(published: Path, tmp_path: Path) -> None:
     recipe = preset("llama-3.1-8b-lora").recipe
-    bench = llama.build_lora_workbench(recipe, RunFolder(tmp_path), Accelerator())
+    bench = llama.build_workbench(recipe, RunFolder(tmp_path), Accelerator())
     assert isinstance(bench.prompts, dict)
     assert {name: Counter(p.kind for p in prompts) for name, prompts in bench.prompts.items()} == {
         "stage-1": {Kind.HARMFUL: 5000, Kind.BENIGN: 5000},

@@ -33,10 +33,11 @@ from waltz_env.choice import Dynamics
 from waltz_env.errors import UsageError, UsageTypeError
 from waltz_env.experiments.evaluation import EvaluationConfig
 from waltz_env.presets import Recipe
+from waltz_env.presets.chat import ChatOptions
+from waltz_env.presets.chat.examples import Mixture as SmolMixture
+from waltz_env.presets.chat.warm_start import Phase, WarmStart
 from waltz_env.presets.nano.examples import Mixture as NanoMixture
 from waltz_env.presets.nano.warm_start import NanoConfig
-from waltz_env.presets.smollm2.examples import Mixture as SmolMixture
-from waltz_env.presets.smollm2.warm_start import Phase, WarmStart
 from waltz_env.prompts.columns import Columns
 from waltz_env.rewards import RewardWeights
 from waltz_env.rules import Rules
@@ -49,6 +50,7 @@ from waltz_env.types import CONVERSATION
 STAGE = Stage("one", 1, {CONVERSATION: GRPOConfig()})
 SETTINGS: list[Any] = [
     AlwaysFlag(),
+    ChatOptions(model="hub/name", feedback_model="hub/other", feedback_tokens=64, context=1024),
     Columns(text=("question",), kind="label"),
     CriticConfig(),
     Dynamics(),

@@ -19,9 +19,9 @@ from waltz_env.feedback import parse_feedback
 from waltz_env.game import Game
 from waltz_env.judges import RuleJudge
 from waltz_env.presets import Workbench, smollm2
-from waltz_env.presets.smollm2 import NEW_TOKENS, WarmStart, preset
-from waltz_env.presets.smollm2.examples import REFUSAL, Answered, Example, Mixture, examples
-from waltz_env.presets.smollm2.warm_start import Phase, encoded, first_sentence, own_answers, teach
+from waltz_env.presets.chat import models, preset
+from waltz_env.presets.chat.examples import REFUSAL, Answered, Example, Mixture, examples
+from waltz_env.presets.chat.warm_start import WarmStart, encoded, first_sentence, own_answers, phases_of, teach
 from waltz_env.prompts import PromptSet
 from waltz_env.run_folder import RunFolder
 from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Kind, Message, Observation, Prompt
@@ -199,8 +199,8 @@ def test_all_that_is_taught_fits_the_token_limits(
 ) -> None:
     _, tokenizer = loaded
     some = [each for _, each in taught[:200]]
-    for each, (prompt_ids, target_ids) in zip(some, encoded(tokenizer, some), strict=True):
-        assert len(target_ids) <= NEW_TOKENS[each.observation["agent"]]
+    for each, (prompt_ids, target_ids) in zip(some, encoded(tokenizer, some, smollm2.TEMPLATES), strict=True):
+        assert len(target_ids) <= smollm2.OPTIONS.new_tokens[each.observation["agent"]]
         assert (target_ids[-1] == tokenizer.eos_token_id) is each.ended
         assert str(tokenizer.decode(list(prompt_ids))).endswith("<|im_start|>assistant\n")
 
@@ -225,14 +225,13 @@ def model_of(bench: Workbench) -> PreTrainedModel:
     return agent.policy.model
 
 
-TWO_STEPS = WarmStart(
-    phases=(Phase(1, 1e-3, Mixture()), Phase(1, 1e-3, Mixture())), batch_size=2, warmup_steps=0, rank=4
-)
+TWO_STEPS = replace(smollm2.RECIPE, seed=3, options=replace(smollm2.OPTIONS, warm_start=3, adapter_rank=4))
 
 
 @pytest.fixture
 def other_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers for the warm start that are not the model's, which takes its time."""
+    """Answers for the warm start that are not the model's, which takes its time, and few of them at a time."""
+    monkeypatch.setattr(preset, "WarmStart", lambda **settings: WarmStart(**settings, batch_size=2))
     monkeypatch.setattr(preset, "own_answers", lambda _, __, prompts, *___: answered(prompts))
 
 
@@ -240,11 +239,11 @@ def other_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_warm_start_is_made_once_and_kept_in_the_run(
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    recipe = replace(smollm2.RECIPE, seed=3)
-    first = smollm2.build_workbench(recipe, RunFolder(tmp_path), Accelerator(), warm_start=TWO_STEPS)
-    assert [each.name for each in tmp_path.iterdir()] == ["base"]
-    monkeypatch.setattr(preset, "load_smollm2", pytest.fail)
-    again = smollm2.build_workbench(recipe, RunFolder(tmp_path), Accelerator(), warm_start=TWO_STEPS)
+    first = smollm2.build_workbench(TWO_STEPS, RunFolder(tmp_path), Accelerator())
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["base", "prompts"]
+    monkeypatch.setattr(models, "load_smollm2", pytest.fail)
+    again = smollm2.build_workbench(TWO_STEPS, RunFolder(tmp_path), Accelerator())
+    assert (again.prompts, again.validation, again.tests) == (first.prompts, first.validation, first.tests)
     before, after = (model_of(bench).state_dict() for bench in (first, again))
     assert all(torch.equal(before[name], after[name]) for name in before)
     original = loaded[0].get_submodule("model.layers.0.mlp.up_proj").get_parameter("weight")
@@ -265,7 +264,13 @@ def test_a_warm_start_goes_on_after_the_last_phase_that_it_finished(
 
     monkeypatch.setattr(preset, "teach", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        smollm2.build_workbench(smollm2.RECIPE, RunFolder(tmp_path), Accelerator(), warm_start=TWO_STEPS)
-    smollm2.build_workbench(smollm2.RECIPE, RunFolder(tmp_path), Accelerator(), warm_start=TWO_STEPS)
+        smollm2.build_workbench(TWO_STEPS, RunFolder(tmp_path), Accelerator())
+    smollm2.build_workbench(TWO_STEPS, RunFolder(tmp_path), Accelerator())
     assert taught == [0, 1, 1]
-    assert [each.name for each in tmp_path.iterdir()] == ["base"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["base", "prompts"]
+
+
+def test_the_published_warm_start_is_what_its_number_of_steps_gives() -> None:
+    assert phases_of(smollm2.OPTIONS.warm_start) == WarmStart().phases
+    assert [phase.steps for phase in phases_of(8)] == [6, 2]
+    assert [phase.steps for phase in phases_of(1)] == [1]

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 END = "<|end|>"
 PAD = "<|pad|>"
@@ -53,3 +67,34 @@ def tiny_model(seed: int = 0, *, layers: int = 2) -> LlamaForCausalLM:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).eval()
+
+
+ARCHITECTURES: Mapping[str, Callable[..., PreTrainedConfig]] = {
+    "qwen": Qwen2Config,
+    "gemma": Gemma2Config,
+    "mistral": MistralConfig,
+    "gpt2": GPT2Config,
+}
+
+
+def save_tiny_model(name: str, folder: Path, *, context: int = CONTEXT) -> Path:
+    """A model of one of ``ARCHITECTURES`` with random weights, saved as on the hub; many tokens end a turn."""
+    tokenizer = tiny_tokenizer()
+    sizes: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "hidden_size": 32,
+        "max_position_embeddings": context,
+        "bos_token_id": None,
+        "eos_token_id": [tokenizer.eos_token_id, *range(0, 256, 6)],  # otherwise no turn would be short
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if name != "gpt2":
+        sizes |= {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(ARCHITECTURES[name](**sizes))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

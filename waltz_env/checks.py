@@ -171,3 +171,14 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """
     if value not in choices:
         raise unknown_name(name, str(value), choices)
+
+
+def check_distinct(names: Sequence[str], what: str) -> None:
+    """Check that names, which become names of files, are different.
+
+    Raises:
+        UsageError: two are equal.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"Two {what} would both be called {', '.join(twice)}; rename a folder or a file.")

@@ -86,21 +86,26 @@ _FIRST_QUESTIONS = (
 )
 
 
-def check_judge(judge: Judge, name: str) -> None:
+def check_judge(judge: Judge, name: str) -> list[tuple[Prompt, str, Judgement | NoVerdict]]:
     """Asks a judge two easy questions, before any work that its answers are needed for.
 
     Args:
         judge: the judge.
         name: what the message calls it.
 
+    Returns:
+        Prompt, response and answer of each question.
+
     Raises:
         JudgeError: it has no verdict on either, for example because its server does not answer.
     """
     prompts = [prompt for prompt, _ in _FIRST_QUESTIONS]
     responses = [response for _, response in _FIRST_QUESTIONS]
-    reasons = [answer.reason for answer in consult(judge, prompts, responses) if isinstance(answer, NoVerdict)]
+    answers = consult(judge, prompts, responses)
+    reasons = [answer.reason for answer in answers if isinstance(answer, NoVerdict)]
     if len(reasons) == len(responses):
         raise JudgeError(f"The judge {name} gave no verdict on a first question, so nothing was begun: {reasons[0]}")
+    return list(zip(prompts, responses, answers, strict=True))
 
 
 def judge_games(trajectories: Sequence[Trajectory], judge: Judge) -> list[Trajectory]:

@@ -32,6 +32,7 @@ class RunFolder:
     ``checkpoints/``                      what ``--resume`` continues from
     ``weights/AGENT/``                    trained adapter or model of each agent
     ``base/``                             base model, where the preset builds one on the spot
+    ``prompts/``                          prompts, where the preset gathers them on the spot
     ``curves.png``, ``report.html``       figures and the report
     ``tracking.json``                     name of the run in trackers, and the newest step that they surely have
     ====================================  ============================================================================
@@ -90,6 +91,10 @@ class RunFolder:
     @property
     def base(self) -> Path:
         return self.path / "base"
+
+    @property
+    def prompts(self) -> Path:
+        return self.path / "prompts"
 
     @property
     def curves(self) -> Path:

@@ -10,14 +10,16 @@ from typing import Annotated
 import tyro
 from accelerate import Accelerator
 
+from waltz_env.checks import check_distinct
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.processes import processes
 from waltz_env.cli.progress import WatchBar, hide_loading_bars
 from waltz_env.cli.tables import close, show, show_comparisons, show_extras
-from waltz_env.experiments.evaluation import EvaluationConfig, check_distinct, evaluate, set_name
+from waltz_env.experiments.evaluation import EvaluationConfig, evaluate
 from waltz_env.experiments.pairs import laboratory_note
 from waltz_env.experiments.servers import Servers
 from waltz_env.prompts import PromptSet
+from waltz_env.prompts.sources import set_name
 from waltz_env.run_folder import RunFolder
 
 

@@ -59,6 +59,9 @@ def flags_of(recipe: Recipe, *, short: bool = False) -> tuple[type[Any], Any]:
         kind, value = _stage_flags(stage, short)
         names.append((_identifier(stage.name), Annotated[kind, tyro.conf.arg(name=stage.name)], field()))
         values[_identifier(stage.name)] = value
+    if recipe.options is not None:
+        names.append(("options", Annotated[type(recipe.options), tyro.conf.arg(name="")], field()))
+        values["options"] = recipe.options
     if short:
         stage = recipe.stages[-1]
         learner = next(iter(stage.learners.values()))
@@ -91,7 +94,7 @@ def recipe_of(flags: Any, recipe: Recipe) -> Recipe:
         learners = {agent: learners[agent] for agent in stage.learners}  # in their order
         stages.append(Stage(stage.name, chosen.steps, learners, chosen.weights, chosen.rules))
     general = {each.name: getattr(flags, each.name) for each in fields(GeneralFlags)}
-    return Recipe(stages=tuple(stages), preset=recipe.preset, **general)
+    return Recipe(stages=tuple(stages), preset=recipe.preset, options=getattr(flags, "options", None), **general)
 
 
 def _stage_flags(stage: Stage, short: bool) -> tuple[type[Any], Any]:

@@ -24,6 +24,7 @@ from waltz_env.cli.progress import ProgressBar, WatchBar, hide_loading_bars
 from waltz_env.cli.recipe_flags import flags_in, flags_of, recipe_of, spell_out
 from waltz_env.cli.tables import close, show
 from waltz_env.errors import DataError, UsageError
+from waltz_env.experiments.dry_run import dry_run
 from waltz_env.experiments.main_process import by_main_process
 from waltz_env.experiments.run import execute
 from waltz_env.experiments.saved_run import read_recipe
@@ -33,7 +34,7 @@ from waltz_env.run_folder import RunFolder
 from waltz_env.settings import decode
 from waltz_env.stop_signal import stop_signal
 
-DEFAULT_PRESET = "nano"
+DEFAULT_PRESET, OWN_MODEL_PRESET = "nano", "chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,16 @@ class Train:
     --feedback.learning-rate for one agent, --stage-2.feedback.learning-rate for one agent in one stage.
 
     For example: waltz train --preset nano --algorithm grpo --learner.learning-rate 1e-4
+    A pair of your own: waltz train --model FOLDER --prompts mine.jsonl --test builtin:test --dry-run
 
     Attributes:
-        preset: models, prompts and default settings, by name or dotted path.
+        preset: models, prompts and default settings, by name or dotted path; chat if --model is given.
         method: what is trained: the pair (waltz), the conversation agent alone, or the feedback agent alone.
         algorithm: algorithm in place of the preset's, by name or dotted path; its settings become flags.
         config: settings from a file: config.json of an earlier run, or TOML with the flags as keys. Flags win.
         out: run folder; the default is a new one under runs/.
         resume: folder of an interrupted run, to be continued exactly with its own settings.
+        dry_run: build everything, play a few games, train nothing, and tell what the run would do and what it needs.
     """
 
     recipe_default: ClassVar[Recipe]
@@ -62,6 +65,7 @@ class Train:
     config: Path | None = None
     out: Path | None = None
     resume: Path | None = None
+    dry_run: bool = False
 
     def run(self) -> int:
         """Train; see ``main`` for the exit code."""
@@ -71,6 +75,8 @@ class Train:
             return self._train(recipe, accelerator)
 
     def _train(self, recipe: Recipe, accelerator: Accelerator) -> int:
+        if self.dry_run:
+            return _tell(recipe, accelerator)
         start = time.perf_counter()
         path = self.resume or self.out or by_main_process(partial(_new_folder, recipe), accelerator)
         _set_threads(recipe)
@@ -122,7 +128,8 @@ def train_command(arguments: Sequence[str]) -> tuple[Any, list[str]]:
     arguments = [*from_file, *arguments]
     name = _value(arguments, "--preset")
     if recipe is None or name is not None:
-        recipe = preset(name or DEFAULT_PRESET).recipe
+        own_model = _value(arguments, "--model") is not None
+        recipe = preset(name or (OWN_MODEL_PRESET if own_model else DEFAULT_PRESET)).recipe
     recipe = with_method(recipe, _value(arguments, "--method") or "waltz")
     algorithm = _value(arguments, "--algorithm")
     if algorithm is not None:
@@ -195,6 +202,17 @@ def _new_folder(recipe: Recipe) -> Path:
             raise UsageError(f"{path} cannot be made: {error.strerror}. Choose a folder with --out.") from error
         else:
             return path
+
+
+def _tell(recipe: Recipe, accelerator: Accelerator) -> int:
+    """Print a dry run part by part."""
+    _set_threads(recipe)
+    for part in dry_run(recipe, accelerator=accelerator):
+        if accelerator.is_main_process:
+            print("\n".join([part.title, *(f"  {line}" for text in part.lines for line in text.splitlines()), ""]))
+    if accelerator.is_main_process:
+        print("Nothing was trained. The same command without --dry-run trains.")
+    return 0
 
 
 def _set_threads(recipe: Recipe) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from accelerate import Accelerator
 
 from waltz_env.agents import LanguageModelPolicy
 from waltz_env.algorithms.training.learners import policies_of
-from waltz_env.checks import check_integer, check_settings
+from waltz_env.checks import check_distinct, check_integer, check_settings
 from waltz_env.errors import UsageError
 from waltz_env.experiments.capabilities import capabilities
 from waltz_env.experiments.latency import latency
@@ -358,22 +357,6 @@ def system_names(runs: Sequence[RunFolder], recipes: Sequence[Recipe]) -> list[s
     return names
 
 
-def check_distinct(names: Sequence[str], what: str) -> None:
-    """Check that names, which become names of files, are different.
-
-    Raises:
-        UsageError: two are equal.
-    """
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UsageError(f"Two {what} would both be called {', '.join(twice)}; rename a folder or a file.")
-
-
 def _pair_rules(recipes: Sequence[Recipe]) -> Rules:
     """The rules of the first run that is played with feedback; the default rules if there is none."""
     return next((recipe.rules for recipe in recipes if recipe.rules.max_rounds > 0), Rules())
-
-
-def set_name(spec: str) -> str:
-    """The name of a set of prompts, fit for a file: ``builtin-test``, or ``mine`` for ``data/mine.jsonl``."""
-    return re.sub(r"\W+", "-", Path(spec).stem)

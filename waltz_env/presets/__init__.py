@@ -5,7 +5,7 @@ from dataclasses import replace
 from accelerate import Accelerator
 
 from waltz_env.errors import UsageError
-from waltz_env.presets import llama, nano, smollm2
+from waltz_env.presets import chat, llama, nano, smollm2
 from waltz_env.presets.pair import lora_pair
 from waltz_env.presets.recipe import (
     Preset,
@@ -25,6 +25,7 @@ ENTRY_POINTS = "waltz_env.presets"
 
 PRESETS: dict[str, Preset] = {
     "nano": nano.PRESET,
+    "chat": chat.PRESET,
     "smollm2": smollm2.PRESET,
     "llama-3.1-8b": llama.PRESET,
     "llama-3.1-8b-lora": llama.LORA_PRESET,

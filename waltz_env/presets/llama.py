@@ -13,26 +13,23 @@ A folder with the model's name in the current folder stands in for the hub. Hard
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
 from accelerate import Accelerator
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from waltz_env.agents import LanguageModelPolicy, fast_dtype, full_policy, load_model
 from waltz_env.algorithms import LoopConfig, ReinforcePPConfig, SurrogateConfig, waltz_stages, with_settings
-from waltz_env.presets.pair import agents_of, pair_policies
+from waltz_env.errors import UsageError
+from waltz_env.presets import chat
+from waltz_env.presets.chat import ChatOptions, options_of
 from waltz_env.presets.recipe import Preset, Recipe, Workbench
 from waltz_env.prompts import PromptSet, paper_mix
 from waltz_env.prompts.paper_mix import ATTACKS, TESTS
 from waltz_env.run_folder import RunFolder
-from waltz_env.types import AGENTS, AgentID
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"
 LICENSE = "llama3.1"
 JUDGE = "wildguard"
-PROMPT_TOKENS = 4096
+CONTEXT = 4096 + 512
 LEARNER = ReinforcePPConfig(
     surrogate=SurrogateConfig(
         learning_rate=5e-7,
@@ -47,50 +44,31 @@ RECIPE = Recipe(
     stages=waltz_stages(LEARNER, LEARNER, steps=(312, 312)),
     judge=JUDGE,
     loop=LoopConfig(games=32, save_every=156, keep_checkpoints=1),  # one checkpoint is 192 GB
+    options=ChatOptions(model=MODEL, all_weights=True, context=CONTEXT, prompts=(), test=()),
 )
 LORA_LEARNER = with_settings(LEARNER, learning_rate=5e-6, tokens_per_microbatch=2048)
 LORA_RECIPE = replace(
     RECIPE,
     stages=waltz_stages(LORA_LEARNER, LORA_LEARNER, steps=(312, 312)),
     loop=LoopConfig(games=32, save_every=26),
+    options=ChatOptions(model=MODEL, dtype="bfloat16", context=CONTEXT, prompts=(), test=()),
 )
 
 
 def build_workbench(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> Workbench:
-    """Two models whose weights are all trained, in float32, and their reference, spread over this process's GPUs."""
-    reference, tokenizer = _load(accelerator)
-    policies = {name: full_policy(_load(accelerator)[0], tokenizer, reference=reference) for name in AGENTS}
-    return _workbench(recipe, policies, accelerator)
-
-
-def build_lora_workbench(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> Workbench:
-    """One frozen model in bfloat16 with two LoRA adapters, on each process's GPU."""
-    model, tokenizer = load_model(MODEL, dtype=torch.bfloat16)
-    policies = pair_policies(model.to(accelerator.device), tokenizer, seed=recipe.seed, shared=recipe.shared_policy)
-    return _workbench(recipe, policies, accelerator)
-
-
-def _load(accelerator: Accelerator) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    if torch.cuda.device_count() > 1 and accelerator.num_processes == 1:
-        return load_model(MODEL, device_map="balanced")
-    model, tokenizer = load_model(MODEL)
-    return model.to(accelerator.device), tokenizer
-
-
-def _workbench(recipe: Recipe, policies: Mapping[AgentID, LanguageModelPolicy], accelerator: Accelerator) -> Workbench:
+    """The models of the recipe's options, with the paper's prompts unless the options name others."""
+    options = options_of(recipe)
+    if options.prompts and options.test:
+        return chat.build_workbench(recipe, folder, accelerator)
+    if options.prompts or options.test:
+        raise UsageError("Name both --prompts and --test, or neither: the paper's prompts and test sets go together.")
     # Stage 1 trains on the first half of the mix and stage 2 on the second; single-model RL, the paper's baseline, has
     # the second half, too.
     first, second = paper_mix(seed=recipe.seed)
     tests = {name: PromptSet.load(name) for name in TESTS}
     tests["wildjailbreak-eval"] = tests["wildjailbreak-eval"].category(ATTACKS)  # its 2,000 attacks, as in the paper
     return Workbench(
-        agents=agents_of(
-            policies,
-            seed=recipe.seed,
-            process=accelerator.process_index,
-            max_prompt_tokens=PROMPT_TOKENS,
-            sampling_dtype=fast_dtype(accelerator.device),
-        ),
+        agents=chat.build_agents(recipe, folder, accelerator=accelerator, prompts=first),
         prompts={stage.name: first if stage.name == "stage-1" else second for stage in recipe.stages},
         validation=PromptSet.load("builtin:test"),
         tests=tests,
@@ -107,7 +85,7 @@ PRESET = Preset(
 LORA_PRESET = Preset(
     "Llama-3.1-8B-Instruct, two LoRA adapters; about half a day on a GPU of 80 GB",
     LORA_RECIPE,
-    build_lora_workbench,
+    build_workbench,
     base=MODEL,
     license=LICENSE,
 )

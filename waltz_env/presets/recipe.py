@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from accelerate import Accelerator
 
@@ -13,7 +13,7 @@ from waltz_env.algorithms.protocols import needs_groups
 from waltz_env.algorithms.registry import ALGORITHMS, ENTRY_POINTS, algorithm, with_settings
 from waltz_env.algorithms.surrogate import SurrogateConfig
 from waltz_env.checks import check_choice, check_integer, check_settings
-from waltz_env.errors import UsageError
+from waltz_env.errors import UsageError, UsageTypeError
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent
 from waltz_env.resolve import locate
@@ -22,6 +22,19 @@ from waltz_env.run_folder import RunFolder
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID
 
 Method = Literal["waltz", "single-model", "feedback-only"]
+
+
+@runtime_checkable
+class PresetOptions(Protocol):
+    """Settings of a preset's own: a frozen dataclass, whose fields are flags of ``waltz train``."""
+
+    def check(self) -> None:
+        """Check what can be told before anything is loaded.
+
+        Raises:
+            UsageError: the settings cannot work.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +51,7 @@ class Recipe:
         track: trackers that show metrics and games, by name (see ``tracker``).
         shared_policy: whether both roles have the same weights. They then learn together, in every stage and with the
             same settings, so baselines must suit both (such as ``role-baseline``).
+        options: settings of the preset's own, where it has any.
     """
 
     stages: tuple[Stage, ...]
@@ -48,9 +62,12 @@ class Recipe:
     test_samples: int = 1
     track: tuple[str, ...] = ()
     shared_policy: bool = False
+    options: PresetOptions | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.options is not None and not isinstance(self.options, PresetOptions):
+            raise UsageTypeError(f"options must be settings with a method `check`; got {self.options!r}.")
         check_integer("seed", self.seed, at_least=0)
         check_integer("test_samples", self.test_samples, at_least=1)
         names = [stage.name for stage in self.stages]
@@ -61,9 +78,11 @@ class Recipe:
         """Check what only the whole recipe shows.
 
         Raises:
-            UsageError: an algorithm compares games on one prompt and each prompt is played once, or the roles share a
-                policy and a stage trains one of them alone.
+            UsageError: an algorithm compares games on one prompt and each prompt is played once, the roles share a
+                policy and a stage trains one of them alone, or the preset's own settings cannot work.
         """
+        if self.options is not None:
+            self.options.check()
         for stage in self.stages:
             for agent, learner in stage.learners.items():
                 if needs_groups(learner) and self.loop.games_per_prompt == 1 and self.loop.samples.group == "prompt":
@@ -179,6 +198,23 @@ def with_steps(recipe: Recipe, *steps: int) -> Recipe:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptSource:
+    """A set that prompts to train on were taken from.
+
+    Attributes:
+        name: the set, as it was named.
+        taken: the prompts that were taken.
+        repeated: number of prompts left out because their text had occurred before.
+        held_out: number of prompts left out because their text is in a test set.
+    """
+
+    name: str
+    taken: PromptSet
+    repeated: int
+    held_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class Workbench:
     """What a preset builds: everything that a training run and an evaluation need, except the judge.
 
@@ -187,12 +223,14 @@ class Workbench:
         prompts: prompts to train on: one set for all stages, or one for each stage by its name.
         validation: held-out prompts that settings may be chosen on.
         tests: held-out prompts for the results, by the name of the set.
+        sources: sets that the prompts to train on were gathered from, where the preset has just gathered them.
     """
 
     agents: Mapping[AgentID, Agent]
     prompts: PromptSet | Mapping[str, PromptSet]
     validation: PromptSet
     tests: Mapping[str, PromptSet]
+    sources: Sequence[PromptSource] = ()
 
     @property
     def training_prompts(self) -> PromptSet:

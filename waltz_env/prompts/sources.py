@@ -11,6 +11,7 @@ The last two take a column mapping: ``my/questions.csv?text=question&kind=benign
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -44,6 +45,11 @@ def load_prompts(source: str) -> list[Prompt]:
     path, _, query = source.partition("?")
     columns = Columns.parse(query) if query else None
     return _from_file(Path(path), lambda file: parse_rows(read_table(file), _parser(columns, file.stem)))
+
+
+def set_name(source: str) -> str:
+    """The name of a set of prompts, fit for a file: ``builtin-test``, or ``mine`` for ``data/mine.jsonl``."""
+    return re.sub(r"\W+", "-", Path(source).stem)
 
 
 def load_prompt_file(path: Path) -> list[Prompt]:

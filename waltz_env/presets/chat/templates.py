@@ -1,7 +1,7 @@
-"""Chat messages for a small model on a CPU: the usual layout with system prompts of one line.
+"""Chat messages under full instructions, or under system prompts of one line for small models.
 
-A model of this size learns its task in the warm start. It understands little of a long system prompt, which would cost
-ten times as many tokens as the game itself.
+A small model learns its task in the warm start. It understands little of a long system prompt, which would cost ten
+times as many tokens as the game itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from waltz_env.agents import templates
 from waltz_env.agents.templates import Template
+from waltz_env.presets.chat.options import SystemPrompts
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Message, Observation
 
 ANSWER_BRIEFLY = "You are a helpful assistant. Answer in one short sentence."
@@ -17,9 +18,6 @@ ANSWER_BRIEFLY = "You are a helpful assistant. Answer in one short sentence."
 
 _CONVERSATION_SYSTEM = "Be helpful and safe."
 _FEEDBACK_SYSTEM = "Review the response, in JSON."
-
-NEW_TOKENS: Mapping[AgentID, int] = {CONVERSATION: 32, FEEDBACK: 44}
-"""Token limit of one action; everything that the warm start teaches is shorter."""
 
 
 def conversation_messages(observation: Observation) -> list[Message]:
@@ -43,4 +41,7 @@ def _under(system: str, observation: Observation) -> list[Message]:
     return [{"role": "system", "content": head["content"].replace(templates.CONVERSATION_SYSTEM, system)}, *turns]
 
 
-TEMPLATES: Mapping[AgentID, Template] = {CONVERSATION: conversation_messages, FEEDBACK: feedback_messages}
+SHORT: Mapping[AgentID, Template] = {CONVERSATION: conversation_messages, FEEDBACK: feedback_messages}
+TEMPLATES: Mapping[SystemPrompts, Mapping[AgentID, Template]] = {"full": templates.TEMPLATES, "short": SHORT}
+ANSWER_TEMPLATES: Mapping[SystemPrompts, Template] = {"full": templates.conversation_messages, "short": brief_messages}
+"""The chats in which the original model answers prompts for the warm start."""

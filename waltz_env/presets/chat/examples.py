@@ -1,6 +1,6 @@
 """Examples for the warm start, which show what drafts, feedback and revisions look like, on training prompts.
 
-All answers are the model's own. The refusal, the advice and the reasoning are the sentences below.
+Answers are the model's own. The refusal, the advice and the reasoning are the sentences below.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ REFUSAL = "Sorry, I can't help with that."
 UNSAFE_ADVICE = "Refuse this request."
 OVERREFUSE_ADVICE = "Answer this request."
 NO_ADVICE = "Keep it as it is."
+STAND_IN = "Sure, here is how to do that, step by step."
+"""The beginning of an answer to a harmful prompt that the model itself refuses to give."""
 
 
 class Answered(NamedTuple):
@@ -80,7 +82,7 @@ def examples(
     if not harmful or not benign:
         raise UsageError(
             f"The warm start needs answered prompts of both kinds; got {len(harmful)} harmful and {len(benign)} "
-            "benign ones. Give it more prompts."
+            "benign ones. Give it more prompts, or a model that answers them."
         )
     harmful_walk, benign_walk = _endless(harmful, rng), _endless(benign, rng)
     for _ in range(count):

@@ -1,0 +1,247 @@
+"""``waltz train --model``: any chat model on any prompts, from the dry run to serving the pair."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from tests.tiny import ARCHITECTURES, save_tiny_model
+from waltz_env.agents import LanguageModelPolicy, TransformersAgent, load_model
+from waltz_env.algorithms.supervised import SupervisedConfig, fit
+from waltz_env.cli import main, parse
+from waltz_env.cli.serve import Serve
+from waltz_env.errors import UsageError
+from waltz_env.game import Game
+from waltz_env.presets import Workbench, preset, workbench
+from waltz_env.presets.chat import ChatOptions
+from waltz_env.presets.chat.examples import Example
+from waltz_env.presets.chat.prompt_sets import gather
+from waltz_env.presets.chat.templates import TEMPLATES
+from waltz_env.presets.chat.warm_start import encoded
+from waltz_env.prompts import PromptSet
+from waltz_env.run_folder import RunFolder
+from waltz_env.types import AGENTS, CONVERSATION, Kind, Message, NoVerdict, Prompt
+
+SMALL = ("--system-prompts", "short", "--max-new-tokens", "8", "--adapter-rank", "4")
+STEPS = ("--stage-1.steps", "1", "--stage-2.steps", "1", "--loop.games", "4", "--learner.min-reward-std", "0")
+MANY = 40
+SENTENCE = "Mix it and wait until it is done."
+
+
+def prompts_file(path: Path, *, count: int = MANY, start: int = 0, kinds: tuple[Kind, ...] = tuple(Kind)) -> str:
+    """A file with prompts of the kinds in turn."""
+    numbers = range(start, start + count)
+    PromptSet([Prompt(f"request {n}", kinds[n % len(kinds)], id=str(n)) for n in numbers]).save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_model("qwen", tmp_path_factory.mktemp("models") / "qwen"))
+
+
+@pytest.fixture(scope="module")
+def talking(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny model that answers everything with the same sentence."""
+    folder = save_tiny_model("qwen", tmp_path_factory.mktemp("models") / "talking")
+    model, tokenizer = load_model(folder)
+    observations = [Game(Prompt(f"request {n}", Kind.BENIGN)).observe(CONVERSATION) for n in range(800)]
+    examples = encoded(tokenizer, [Example(each, SENTENCE) for each in observations], TEMPLATES["short"])
+    fit(model, examples, config=SupervisedConfig(steps=100, batch_size=8, learning_rate=1e-2))
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> tuple[str, ...]:
+    """Flags for prompts to train on and a test set that shares five of their texts."""
+    train, test = prompts_file(tmp_path / "mine.jsonl"), prompts_file(tmp_path / "held.jsonl", count=6, start=35)
+    return "--prompts", train, "--test", test
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_model_of_each_family_is_tried_trained_evaluated_and_served(
+    name: str, sets: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, run = save_tiny_model(name, tmp_path / "model"), tmp_path / "run"
+    given = ("--model", str(folder), *sets, *SMALL, *STEPS)
+    assert main(["train", *given, "--dry-run"]) == 0
+    assert not run.exists()
+    assert main(["train", *given, "--out", str(run)]) == 0
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["stage-1", "stage-2"]
+    assert lines[0]["feedback_0/kl"] == pytest.approx(0, abs=1e-6)
+    for path in (tmp_path / "mine.jsonl", tmp_path / "held.jsonl"):
+        path.unlink()  # the run keeps its prompts
+    assert main(["evaluate", str(run), "--no-untrained", "--out", str(tmp_path / "again")]) == 0
+    assert list(json.loads((tmp_path / "again" / "results.json").read_text())["sets"]) == ["held"]
+    with closing(Serve(str(run), on_failure="fail_open").duet()) as duet:
+        assert duet.respond([Message(role="user", content="Hello")]).text is not None
+
+
+def dry_run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(["train", *arguments, "--dry-run"])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_a_dry_run_tells_what_there_is(
+    model: str, sets: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    code, told, _ = dry_run(capsys, "--model", model, *sets, *SMALL)
+    assert code == 0
+    assert f"conversation_0: {model}, 35,424 parameters in float32; trained: an adapter of rank 4, 4,096" in told
+    assert "Both roles share one base." in told
+    rows = {line.split("  ")[1].strip(): line.split()[-4:] for line in told.splitlines() if "mine.jsonl" in line}
+    # 40 prompts, of which five are in the test set: 35 to 39, three of them benign and two harmful or the reverse.
+    (row,) = rows.values()
+    assert sorted(row[:2]) == ["17", "18"]
+    assert row[2:] == ["0", "5"]
+    assert told.count("Sample game") == 3
+    assert "How do I bake bread?" in told
+    assert "system prompt 20; in the sample games, prompts" in told
+    assert "0 of 8 critiques are well-formed: too few to learn from. Teach the format first: --warm-start" in told
+    assert sorted(tmp_path.iterdir()) == before
+
+
+class Silent:
+    """A judge that has no verdict on anything, as one whose server does not answer."""
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[NoVerdict]:
+        return [NoVerdict("asleep")] * len(responses)
+
+
+def base_model(folder: Path) -> Path:
+    """A model without a chat template."""
+    save_tiny_model("mistral", folder)
+    (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--model", "{tmp}/base"), "The tokenizer has no chat template. Use an instruction-tuned model"),
+        (
+            ("--judge", "tests.test_own_model:Silent"),
+            "gave no verdict on a first question",
+        ),
+        (("--prompts", "{tmp}/benign.jsonl"), "All 40 prompts to train on are benign"),
+        (("--context", "60"), "prompts are too long: the longest has"),
+        (("--prompts", "{tmp}/mine.jsonl:41"), "asks for 41 prompts; the set has 40"),
+        (("--prompts", "{tmp}/mine.json"), "mine.json"),
+        (("--test", "builtin:test", "builtin:test:5"), "Two test sets would both be called builtin-test"),
+        (("--model", "{tmp}/nothing"), "No causal LM could be loaded from"),
+        (("--model", ""), "Name the model to train: --model"),
+        (("--quantize", "4bit", "--all-weights"), "Quantized weights cannot be trained"),
+        (("--dtype", "bfloat16", "--all-weights"), "Weights that are trained must be float32"),
+        (("--quantize", "8bit"), "--quantize needs bitsandbytes, which is not installed"),
+    ],
+)
+def test_a_dry_run_finds_mistakes(
+    arguments: tuple[str, ...], expected: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base_model(tmp_path / "base")
+    prompts_file(tmp_path / "benign.jsonl", kinds=(Kind.BENIGN,))
+    given = ("--prompts", prompts_file(tmp_path / "mine.jsonl"), "--test", "builtin:test:5")
+    changed = (each.format(tmp=tmp_path) for each in arguments)
+    code, _, error = dry_run(capsys, "--model", model, *SMALL, *given, *changed)
+    assert code == 2
+    assert expected in error
+
+
+def built(tmp_path: Path, **options: Any) -> Workbench:
+    """What the preset builds with these options, on prompts of both kinds."""
+    prompts = (prompts_file(tmp_path / "train.jsonl"),)
+    options = {"max_new_tokens": 6, "system_prompts": "short"} | options
+    chosen = ChatOptions(prompts=prompts, test=("builtin:test:5",), **options)
+    recipe = replace(preset("chat").recipe, options=chosen)
+    return workbench(recipe, RunFolder(tmp_path / "run"), accelerator=Accelerator())
+
+
+def policies(bench: Workbench) -> list[LanguageModelPolicy]:
+    agents = [bench.agents[name] for name in AGENTS]
+    assert all(isinstance(agent, TransformersAgent) for agent in agents)
+    return [agent.policy for agent in agents]  # type: ignore[attr-defined]
+
+
+def test_two_models_have_an_adapter_each(model: str, tmp_path: Path) -> None:
+    other = save_tiny_model("gpt2", tmp_path / "other")
+    speaker, reviewer = policies(built(tmp_path, model=model, feedback_model=str(other), adapter_rank=2))
+    assert [type(policy.model).__name__ for policy in (speaker, reviewer)] == ["Qwen2ForCausalLM", "GPT2LMHeadModel"]
+    assert (speaker.rank, reviewer.rank) == (2, 2)
+
+
+def test_all_weights_are_trained_from_one_reference(model: str, tmp_path: Path) -> None:
+    speaker, reviewer = policies(built(tmp_path, model=model, all_weights=True, temperature=0.5))
+    assert (speaker.rank, speaker.temperature, len(speaker.parameters())) == (None, 0.5, len(reviewer.parameters()))
+    assert speaker.model is not reviewer.model
+    assert speaker._reference is reviewer._reference
+
+
+def test_options_reach_the_agents(model: str, tmp_path: Path) -> None:
+    bench = built(tmp_path, model=model, feedback_tokens=3, context=500, batch_size=2)
+    speaker, reviewer = (bench.agents[name] for name in AGENTS)
+    assert isinstance(speaker, TransformersAgent)
+    assert isinstance(reviewer, TransformersAgent)
+    assert [agent.max_new_tokens for agent in (speaker, reviewer)] == [6, 3]
+    assert [agent.encoder.max_tokens for agent in (speaker, reviewer)] == [494, 494]
+    assert speaker.batch_size == 2
+
+
+def test_prompts_are_taken_by_count_and_share_and_no_text_twice(tmp_path: Path) -> None:
+    first, second = prompts_file(tmp_path / "a.jsonl"), prompts_file(tmp_path / "b.jsonl", count=30, start=30)
+    test = prompts_file(tmp_path / "t.jsonl", count=4, start=50)
+    sets = gather([f"{first}:50%", f"{second}:12"], [test], seed=0)
+    a, b = sets.sources
+    texts = {prompt.text for prompt in a.taken}
+    repeated = len(texts & {f"request {n}" for n in range(30, 40)})
+    assert (len(a.taken), a.repeated, a.held_out) == (20, 0, 0)
+    assert (len(b.taken), b.repeated, b.held_out) == (12, repeated, 4)
+    assert not texts & {prompt.text for prompt in b.taken}
+    assert len(sets.train) + len(sets.validation) == 32
+    assert len({prompt.id for prompt in [*sets.train, *sets.validation]}) == 32  # both files have an id "35"
+    assert sets != gather([f"{first}:50%", f"{second}:12"], [test], seed=1)
+
+
+def test_a_run_keeps_the_prompts_that_it_drew(model: str, tmp_path: Path) -> None:
+    before = built(tmp_path, model=model)
+    (tmp_path / "train.jsonl").write_text("")
+    again = built(tmp_path, model=model)
+    assert (again.prompts, again.validation, again.tests) == (before.prompts, before.validation, before.tests)
+
+
+def test_a_folder_is_remembered_from_anywhere(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(model).parent)
+    recipe = parse(["train", "--model", "qwen", "--feedback-model", "owner/name"]).recipe  # type: ignore[attr-defined]
+    assert (recipe.preset, recipe.options.model, recipe.options.feedback_model) == ("chat", model, "owner/name")
+
+
+def test_other_presets_take_the_options_too(model: str) -> None:
+    recipe = parse(["train", "--preset", "smollm2", "--model", model, "--warm-start", "0"]).recipe  # type: ignore[attr-defined]
+    assert recipe.options == replace(preset("smollm2").recipe.options, model=model, warm_start=0)  # type: ignore[type-var]
+    llama = replace(preset("llama-3.1-8b-lora").recipe, options=ChatOptions(model=model, test=()))
+    with pytest.raises(UsageError, match="Name both --prompts and --test, or neither"):
+        workbench(llama, RunFolder(Path("unused")), accelerator=Accelerator())
+
+
+def test_a_warm_start_teaches_each_model_its_own_role(talking: str, tmp_path: Path) -> None:
+    other = save_tiny_model("mistral", tmp_path / "other")
+    bench = built(tmp_path, model=talking, feedback_model=str(other), warm_start=2, max_new_tokens=48)
+    folders = [tmp_path / "run" / "base" / name for name in AGENTS]
+    assert [policy.model.name_or_path for policy in policies(bench)] == [str(folder) for folder in folders]
+    for source, folder in zip((Path(talking), other), folders, strict=True):
+        weights = load_file(folder / "model.safetensors")
+        before = load_file(source / "model.safetensors")
+        assert weights.keys() == before.keys()
+        assert any(not torch.equal(weights[name].float(), before[name]) for name in before)
