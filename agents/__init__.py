@@ -10,7 +10,7 @@ from waltz_env.lazy import lazy_attributes
 from waltz_env.scripted import AlwaysFlag, FollowAdvice, NeverFlag, OracleFeedback
 
 if TYPE_CHECKING:
-    from waltz_env.agents.models import fast_dtype, load_model
+    from waltz_env.agents.models import fast_dtype, load_model, load_outline
     from waltz_env.agents.openai_agent import OpenAIAgent
     from waltz_env.agents.policy import LanguageModelPolicy, full_policy, lora_policies
     from waltz_env.agents.smollm2 import load_smollm2
@@ -29,6 +29,7 @@ else:
             "fast_dtype": "models",
             "full_policy": "policy",
             "load_model": "models",
+            "load_outline": "models",
             "load_smollm2": "smollm2",
             "lora_policies": "policy",
         },
@@ -52,6 +53,7 @@ __all__ = [
     "feedback_messages",
     "full_policy",
     "load_model",
+    "load_outline",
     "load_smollm2",
     "lora_policies",
 ]

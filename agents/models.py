@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -40,6 +41,23 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, device_map=device_map, quantization_config=_quantization(quantize, dtype)
         )
+        tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"No causal LM could be loaded from {str(source)!r}: {error}") from error
+    return model.eval(), tokenizer
+
+
+def load_outline(
+    source: str | Path, *, dtype: torch.dtype = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The same as ``load_model``, but the model is on the meta device: it has shapes and no weights.
+
+    Raises:
+        UsageError: no causal LM can be loaded from ``source``.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source), dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
     except (OSError, ValueError) as error:
         raise UsageError(f"No causal LM could be loaded from {str(source)!r}: {error}") from error

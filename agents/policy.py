@@ -98,6 +98,11 @@ class LanguageModelPolicy:
         config = self.model.peft_config[self._adapter]
         return max([config.r, *config.rank_pattern.values()])
 
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        """The models in memory: the one that acts and, if it is another one, the reference."""
+        return [self.model, *([self._reference] if isinstance(self._reference, PreTrainedModel) else [])]
+
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, in a fixed order."""
         return list(self._trainable().values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -20,12 +21,13 @@ from waltz_env.algorithms.supervised import SupervisedConfig, fit
 from waltz_env.cli import main, parse
 from waltz_env.cli.serve import Serve
 from waltz_env.errors import UsageError
+from waltz_env.experiments.memory import at_once, needs
 from waltz_env.game import Game
 from waltz_env.presets import Workbench, preset, workbench
-from waltz_env.presets.chat import ChatOptions
+from waltz_env.presets.chat import ChatOptions, outlined_agents
 from waltz_env.presets.chat.examples import Example
 from waltz_env.presets.chat.prompt_sets import gather
-from waltz_env.presets.chat.templates import TEMPLATES
+from waltz_env.presets.chat.templates import ANSWER_TEMPLATES
 from waltz_env.presets.chat.warm_start import encoded
 from waltz_env.prompts import PromptSet
 from waltz_env.run_folder import RunFolder
@@ -55,7 +57,9 @@ def talking(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = save_tiny_model("qwen", tmp_path_factory.mktemp("models") / "talking")
     model, tokenizer = load_model(folder)
     observations = [Game(Prompt(f"request {n}", Kind.BENIGN)).observe(CONVERSATION) for n in range(800)]
-    examples = encoded(tokenizer, [Example(each, SENTENCE) for each in observations], TEMPLATES["short"])
+    examples = encoded(
+        tokenizer, [Example(each, SENTENCE) for each in observations], {CONVERSATION: ANSWER_TEMPLATES["short"]}
+    )
     fit(model, examples, config=SupervisedConfig(steps=100, batch_size=8, learning_rate=1e-2))
     model.save_pretrained(folder)
     return str(folder)
@@ -163,8 +167,8 @@ def test_a_dry_run_finds_mistakes(
 def built(tmp_path: Path, **options: Any) -> Workbench:
     """What the preset builds with these options, on prompts of both kinds."""
     prompts = (prompts_file(tmp_path / "train.jsonl"),)
-    options = {"max_new_tokens": 6, "system_prompts": "short"} | options
-    chosen = ChatOptions(prompts=prompts, test=("builtin:test:5",), **options)
+    given: dict[str, Any] = {"max_new_tokens": 6, "system_prompts": "short"} | options
+    chosen = ChatOptions(prompts=prompts, test=("builtin:test:5",), **given)
     recipe = replace(preset("chat").recipe, options=chosen)
     return workbench(recipe, RunFolder(tmp_path / "run"), accelerator=Accelerator())
 
@@ -245,3 +249,55 @@ def test_a_warm_start_teaches_each_model_its_own_role(talking: str, tmp_path: Pa
         before = load_file(source / "model.safetensors")
         assert weights.keys() == before.keys()
         assert any(not torch.equal(weights[name].float(), before[name]) for name in before)
+
+
+def test_memory_is_worked_out_from_the_shapes(model: str) -> None:
+    options = ChatOptions(model=model, adapter_rank=4, dtype="float32", max_new_tokens=100, context=400, batch_size=8)
+    recipe = replace(preset("chat").recipe, options=options)
+    parts = {part.what: part.size for part in needs(outlined_agents(recipe, accelerator=Accelerator()), recipe)}
+    assert parts["base weights"] == 35_424 * 4
+    assert parts["adapters"] == 2 * 4_096 * 4
+    assert parts["gradients and optimizer"] == 2 * 4_096 * 12  # stage 2 trains both
+    # Per layer: q 32 x 32, k and v 32 x 16, o 32 x 32, and three matrices of 32 x 64.
+    assert parts["merged weights"] == 2 * (1_024 + 512 + 512 + 1_024 + 3 * 2_048) * 4
+    # Keys and values of 2 layers with 2 heads of width 8, for 8 rows of 400 tokens.
+    assert parts["KV cache"] == 2 * 2 * 2 * 8 * 4 * 8 * 400
+    # 2,048 tokens hold five rows. A layer reads 32 numbers six times and 64 once, and keeps as many again.
+    assert parts["activations"] == 5 * 400 * 2 * (6 * 32 + 64) * 2 * 4
+    assert parts["logits"] == 3 * 5 * 100 * 261 * 4
+    quantized = needs(outlined_agents(recipe, accelerator=Accelerator()), recipe, quantize="8bit")
+    assert quantized[0].size == (35_424 - 18_432) * 4 + 18_432
+    held = ("base weights", "adapters", "gradients and optimizer", "activations", "logits")
+    together = sum(parts[name] for name in held)
+    assert at_once(needs(outlined_agents(recipe, accelerator=Accelerator()), recipe)) == together
+
+
+def test_a_run_that_cannot_fit_is_refused_before_its_weights_are_loaded(
+    sets: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_tiny_model("qwen", tmp_path / "huge")
+    shape = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(shape | {"hidden_size": 65_536, "intermediate_size": 262_144}))
+    code, told, error = dry_run(capsys, "--model", str(folder), *sets, *SMALL)
+    assert code == 2
+    assert "base weights: 53" in told
+    assert "Judge" not in told
+    assert "Most of it are the base weights. Choose a smaller model, --dtype bfloat16 or --quantize 4bit." in error
+
+
+def test_a_dry_run_tells_how_long_the_run_will_take(
+    model: str, sets: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, told, _ = dry_run(capsys, "--model", model, *sets, *SMALL, "--loop.games", "16", "--stage-1.steps", "3")
+    seconds = {
+        name: [float(each) for each in re.findall(r"([\d.]+) s\b", line)]
+        for line in told.splitlines()
+        for name in ("8 games:", "stage-1:", "stage-2:")
+        if line.strip().startswith(name)
+    }
+    playing, feedback, conversation = seconds["8 games:"]
+    assert seconds["stage-1:"] == [pytest.approx(2 * (playing + feedback), abs=0.3)]
+    assert seconds["stage-2:"] == [pytest.approx(2 * (playing + feedback + conversation), abs=0.4)]
+    assert min(feedback, conversation) > 0
+    assert "stage-1: 3 steps of 16 games" in told
+    assert "6 held-out games, before and after training" in told

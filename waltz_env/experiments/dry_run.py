@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -9,15 +10,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import torch
 from accelerate import Accelerator
 
 from waltz_env.agents import LanguageModelPolicy, TransformersAgent
+from waltz_env.algorithms.training.learners import build_learners, update_learners
+from waltz_env.algorithms.training.samples import samples
+from waltz_env.errors import UsageError
 from waltz_env.evaluation import rates
+from waltz_env.experiments.memory import at_once, device_memory, needs, row_length
 from waltz_env.game import Game
 from waltz_env.judges import load_judge
 from waltz_env.judging import check_judge
 from waltz_env.presets import Recipe, Workbench, workbench
-from waltz_env.presets.chat import ChatOptions
+from waltz_env.presets.chat import ChatOptions, outlined_agents
+from waltz_env.presets.chat.warm_start import WarmStart
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent, Judge
 from waltz_env.rollout import check_readable, play
@@ -29,6 +37,18 @@ GAMES = 8
 SHOWN_GAMES = 3
 LEARNABLE = 0.1
 """Share of well-formed critiques below which reinforcement learning has too few to reinforce."""
+
+
+PHASES = {"sampling": "games are played", "update": "weights are updated"}
+REMEDIES = {
+    "base weights": "Choose a smaller model, --dtype bfloat16 or --quantize 4bit.",
+    "gradients and optimizer": "Train adapters instead of all weights, or a smaller --adapter-rank.",
+    "merged weights": "Choose a smaller model or --dtype bfloat16.",
+    "KV cache": "Choose a smaller --batch-size or --context.",
+    "activations": "Choose a smaller --learner.tokens-per-microbatch or --context.",
+    "logits": "Choose a smaller --learner.tokens-per-microbatch.",
+}
+"""What to do about the part that needs most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +81,31 @@ def dry_run(recipe: Recipe, *, accelerator: Accelerator) -> Iterator[Part]:
     """
     recipe.check()
     options = recipe.options
+    quantize = options.quantize if isinstance(options, ChatOptions) else "none"
+    if isinstance(options, ChatOptions):  # told before the weights are loaded, which may be what does not fit
+        outlined = outlined_agents(recipe, accelerator=accelerator)
+        yield from _memory(outlined, recipe, quantize=quantize, device=accelerator.device)
     judge = load_judge(recipe.judge)
     yield Part(f"Judge: {recipe.judge}", _judge_lines(judge, recipe.judge))
     untaught = replace(options, warm_start=0) if isinstance(options, ChatOptions) else options
     with TemporaryDirectory(prefix="waltz-dry-run-") as folder:
         bench = workbench(replace(recipe, options=untaught), RunFolder(Path(folder)), accelerator=accelerator)
         yield Part("Models", _model_lines(bench.agents))
+        if not isinstance(options, ChatOptions):
+            yield from _memory(bench.agents, recipe, quantize=quantize, device=accelerator.device)
         yield Part("Prompts", _prompt_lines(bench))
         everything = list(chain(bench.training_prompts, bench.validation, *bench.tests.values()))
         if not recipe.loop.exclude_unreadable:
             check_readable(everything, bench.agents)
+        start = time.perf_counter()
         games = play(_sample(bench.training_prompts, recipe.seed), bench.agents, judge=judge, rules=recipe.rules)
+        played = time.perf_counter() - start
         yield Part("Lengths in tokens", _length_lines(bench.agents, games))
         for number, game in enumerate(games[:SHOWN_GAMES], 1):
             yield Part(f"Sample game {number}, {game.prompt.kind}", transcript(game))
         yield Part("Format", _format_lines(games, options))
+        updates = _updates(recipe, bench.agents, games, accelerator=accelerator)
+        yield Part("Time", _time_lines(recipe, bench, playing=played, updates=updates, games=len(games)))
 
 
 def too_malformed(rate: float | None, critiques: int, options: object) -> str | None:
@@ -94,6 +124,97 @@ def too_malformed(rate: float | None, critiques: int, options: object) -> str | 
     if options.warm_start:
         return f"{told} A longer warm start teaches more of the format: --warm-start {2 * options.warm_start}."
     return f"{told} Teach the format first: --warm-start 300."
+
+
+def _memory(agents: Mapping[AgentID, Agent], recipe: Recipe, *, quantize: str, device: torch.device) -> Iterator[Part]:
+    """What the run needs against what the device has.
+
+    Raises:
+        UsageError: it cannot fit.
+    """
+    parts = needs(agents, recipe, quantize=quantize)
+    has, needed = device_memory(device), at_once(parts)
+    whens = [f", while {PHASES[part.phase]}" if part.phase else "" for part in parts]
+    lines = [f"{part.what}{when}: {_gigabytes(part.size)}" for part, when in zip(parts, whens, strict=True)]
+    lengths = sorted({row_length(each) for each in agents.values() if isinstance(each, TransformersAgent)})
+    lines.append(f"about {_gigabytes(needed)} at once, with rows of {lengths[-1] if lengths else 0:,} tokens")
+    lines.append(f"{device} has {_gigabytes(has)}")
+    yield Part("Memory, estimated", lines)
+    if needed > has:
+        largest = max(parts, key=lambda part: part.size)
+        raise UsageError(
+            f"The run needs about {_gigabytes(needed)} and {device} has {_gigabytes(has)}. Most of it are the "
+            f"{largest.what}. {REMEDIES.get(largest.what, '')}"
+        )
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+
+
+def _updates(
+    recipe: Recipe, agents: Mapping[AgentID, Agent], games: Sequence[Trajectory], *, accelerator: Accelerator
+) -> dict[AgentID, float]:
+    """Each agent's seconds of one update on its samples of ``games``. What it learns is thrown away with the models."""
+    stage = max(recipe.stages, key=lambda each: len(each.learners))
+    learners = build_learners(stage, agents, accelerator)
+    rng = np.random.default_rng(recipe.seed)
+    drawn = {
+        name: [
+            replace(sample, reward=float(number // 2 % 2))  # an update on equal rewards would be skipped
+            for number, sample in enumerate(
+                samples(games, name, weights=stage.weights, rng=rng, config=recipe.loop.samples)
+            )
+        ]
+        for name in learners
+    }
+    metrics = update_learners(learners, drawn)
+    sharing = {name: sum(other is learner for other in learners.values()) for name, learner in learners.items()}
+    return {name: metrics[name]["update_seconds"] / sharing[name] for name in learners}
+
+
+def _time_lines(
+    recipe: Recipe, bench: Workbench, *, playing: float, updates: Mapping[AgentID, float], games: int
+) -> list[str]:
+    """Seconds measured on a few games, and what follows for the run.
+
+    Args:
+        recipe: settings of the run.
+        bench: prompts of the run.
+        playing: seconds that ``games`` games took.
+        updates: seconds that each agent's update on them took.
+        games: number of games.
+    """
+    scale = recipe.loop.games / games
+    step = {
+        stage.name: scale * (playing + sum(updates.get(name, 0.0) for name in stage.learners))
+        for stage in recipe.stages
+    }
+    training = sum(stage.steps * step[stage.name] for stage in recipe.stages)
+    held_out = recipe.test_samples * sum(map(len, bench.tests.values()))
+    testing = 2 * held_out * playing / games  # before and after training
+    told = ", ".join(f"{name}'s update {_duration(seconds)}" for name, seconds in updates.items())
+    lines = [f"{games} games: playing {_duration(playing)}, {told}"]
+    lines += [
+        f"{stage.name}: {stage.steps:,} steps of {recipe.loop.games:,} games, about {_duration(step[stage.name])} each"
+        for stage in recipe.stages
+    ]
+    lines.append(f"{held_out:,} held-out games, before and after training: about {_duration(testing)}")
+    options = recipe.options
+    warm = 0.0
+    if isinstance(options, ChatOptions) and options.warm_start:
+        rows = options.warm_start * WarmStart().batch_size
+        warm = rows / games * (max(updates.values(), default=0.0) + playing / 2)
+        lines.append(f"warm start: at most {_duration(warm)}")
+    lines.append(f"in all: about {_duration(training + testing + warm)}; larger batches take less time per game")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _judge_lines(judge: Judge, name: str) -> list[str]:

@@ -15,6 +15,7 @@ from waltz_env.agents import (
     fast_dtype,
     full_policy,
     load_model,
+    load_outline,
     load_smollm2,
     lora_policies,
 )
@@ -46,6 +47,17 @@ def load(source: str | Path, options: ChatOptions, accelerator: Accelerator) -> 
     return model.to(device), tokenizer
 
 
+def outline(source: str | Path, options: ChatOptions, accelerator: Accelerator) -> Loaded:
+    """The model without its weights, on the meta device, and its tokenizer.
+
+    Raises:
+        UsageError: no causal LM can be loaded from ``source``.
+    """
+    if source == SMOLLM2:  # it comes from a package, and is small
+        return load_smollm2()
+    return load_outline(source, dtype=base_dtype(options, accelerator.device))
+
+
 def base_dtype(options: ChatOptions, device: torch.device) -> torch.dtype:
     """The dtype of the weights."""
     if options.dtype != "auto":
@@ -60,7 +72,7 @@ def sampling_dtype(options: ChatOptions, device: torch.device) -> torch.dtype | 
     return fast_dtype(device) if options.dtype == "auto" and options.quantize == "none" else None
 
 
-def policies_of(
+def load_policies(
     options: ChatOptions,
     sources: Mapping[AgentID, str | Path],
     *,

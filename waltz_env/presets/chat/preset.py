@@ -84,7 +84,18 @@ def build_agents(
     if options.warm_start:
         sources = _warm_started(options, folder.base, prompts, seed=recipe.seed, accelerator=accelerator)
     load = partial(models.load, options=options, accelerator=accelerator)
-    policies = models.policies_of(options, sources, load=load, seed=recipe.seed, shared=recipe.shared_policy)
+    policies = models.load_policies(options, sources, load=load, seed=recipe.seed, shared=recipe.shared_policy)
+    return models.agents(options, policies, seed=recipe.seed, accelerator=accelerator)
+
+
+def outlined_agents(recipe: Recipe, *, accelerator: Accelerator) -> dict[AgentID, TransformersAgent]:
+    """The agents with models on the meta device, which have shapes and no weights. They cannot act.
+
+    The arguments are those of ``build_agents``.
+    """
+    options = options_of(recipe)
+    load = partial(models.outline, options=options, accelerator=accelerator)
+    policies = models.load_policies(options, options.models, load=load, seed=recipe.seed, shared=recipe.shared_policy)
     return models.agents(options, policies, seed=recipe.seed, accelerator=accelerator)
 
 
