@@ -84,6 +84,10 @@ def test_a_model_of_each_family_is_tried_trained_evaluated_and_served(
     assert main(["train", *given, "--out", str(run)]) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["stage-1", "stage-2"]
+    assert json.loads((run / "results.json").read_text())["base"] == {
+        "name": "",
+        "license": "",
+    }  # it is not from the hub
     assert lines[0]["feedback_0/kl"] == pytest.approx(0, abs=1e-6)
     for path in (tmp_path / "mine.jsonl", tmp_path / "held.jsonl"):
         path.unlink()  # the run keeps its prompts

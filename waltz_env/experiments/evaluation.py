@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, product
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator

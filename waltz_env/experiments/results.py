@@ -200,19 +200,27 @@ def players(bench: Workbench) -> dict[str, dict[str, Any]]:
 
 def about_run(recipe: Recipe, bench: Workbench) -> Results:
     """What the results of a run say about how its games were made."""
-    from waltz_env.presets import preset  # needs torch, which results of finished experiments do not
-
-    made_from = preset(recipe.preset)
     return {
         "preset": recipe.preset,
         "seed": recipe.seed,
         "games_per_step": recipe.loop.games,
         "judge": recipe.judge,
-        "base": {"name": made_from.base, "license": made_from.license},
+        "base": _base(recipe),
         "training_prompts": dict(Counter(prompt.source for prompt in bench.training_prompts)),
         "players": players(bench),
         "samples_per_prompt": recipe.test_samples,
     }
+
+
+def _base(recipe: Recipe) -> dict[str, str]:
+    """Name and license of the model that training begins with, as far as they are known."""
+    from waltz_env.presets import preset  # needs torch, which results of finished experiments do not
+
+    made_from = preset(recipe.preset)
+    named, usual = (getattr(options, "model", "") for options in (recipe.options, made_from.recipe.options))
+    if named == usual:
+        return {"name": made_from.base, "license": made_from.license}
+    return {"name": "" if Path(named).is_dir() else named, "license": ""}
 
 
 def _versions() -> dict[str, str]:
