@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "rejudge": "judge stored games again with another judge",
     "rescore": "score stored games again with other reward weights",
     "export": "write what a run has trained for transformers, PEFT and vLLM",
+    "push": "upload what a run has trained to the Hugging Face hub",
     "benchmark": "compare algorithms over seeds",
     "play": "type a prompt; watch draft, feedback and revision",
     "serve": "offer the pair as an OpenAI-compatible chat server",

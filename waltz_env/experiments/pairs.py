@@ -18,7 +18,7 @@ LABORATORY_NOTE = (
     "The laboratory model speaks its own small language: ordinary English and system messages get nonsense."
 )
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def load_pair(name: str, *, seed: int, max_new_tokens: int) -> tuple[Mapping[AgentID, Agent], Rules]:
@@ -73,7 +73,7 @@ def _is_model(name: str) -> bool:
     if folder.path.exists():
         raise UsageError(f"{name} is a file; expected the folder of a run or of a model.")
     above = Path(name).parent
-    if _HUB_NAME.fullmatch(name) and not above.is_dir() and str(above) != "runs":
+    if HUB_NAME.fullmatch(name) and not above.is_dir() and str(above) != "runs":
         return True
     places = {Path("runs"), *([above] if above.is_dir() and above != Path() else [])}
     runs = sorted(str(path.parent) for place in places for path in place.glob(f"*/{folder.config.name}"))
