@@ -5,27 +5,30 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
 import waltz_env
 from tests.games import BOMB, FINE, UNSAFE, Speaker
 from waltz_env.algorithms import ReinforcePPConfig, SurrogateConfig, waltz_stages
-from waltz_env.errors import DataError, UsageError, UsageTypeError
+from waltz_env.errors import AgentError, DataError, UsageError, UsageTypeError
 from waltz_env.experiments.saved_run import claim, read_recipe
 from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
 from waltz_env.presets import Recipe
+from waltz_env.protocols import Agent
 from waltz_env.rollout import play
 from waltz_env.rules import Rules
 from waltz_env.run_folder import RunFolder
 from waltz_env.serving import Duet
 from waltz_env.settings import decode, encode
-from waltz_env.types import CONVERSATION, FEEDBACK, Trajectory
+from waltz_env.types import CONVERSATION, FEEDBACK, Completion, Kind, Prompt, Trajectory
 
 AGENTS = {CONVERSATION: Speaker(FINE, FINE), FEEDBACK: Speaker(format_feedback(UNSAFE, "No."))}
 DOORS: dict[str, Callable[[Any], object]] = {
@@ -133,3 +136,84 @@ def test_metrics_end_where_a_line_is_not_one(rest: bytes, tmp_path: Path) -> Non
 
 def test_a_folder_may_be_given_as_a_string(tmp_path: Path) -> None:
     assert RunFolder(str(tmp_path)) == RunFolder(tmp_path)  # type: ignore[arg-type]
+
+
+class Acts:
+    """An agent that answers with whatever it is told."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def act(self, observations: Any) -> Any:
+        return self.answer
+
+
+COMPLETION = Completion("x", prompt_ids=(1,), token_ids=(1, 2), logprobs=(-0.1, -0.2))
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (None, "must return one completion for each observation; got None"),
+        ("x", "must return one completion for each observation; got 'x'"),
+        ({0: COMPLETION}, "must return one completion for each observation"),
+        ([], "was given 1 observations and answered with 0 completions"),
+        ([replace(COMPLETION, usage="5")], "usage must be a Usage"),  # type: ignore[arg-type]
+        ([replace(COMPLETION, logprobs=(-0.1,))], "one number for each of token_ids; got 1 numbers for 2 ids"),
+        ([replace(COMPLETION, token_ids=None)], "got 2 numbers for 0 ids"),
+    ],
+)
+@pytest.mark.parametrize("door", ["play", "Duet"])
+def test_an_answer_that_is_not_a_completion_for_each_observation_is_an_error(door: str, answer: Any, told: str) -> None:
+    agents: dict[str, Agent] = {**AGENTS, CONVERSATION: Acts(answer)}
+    if door == "play":
+        with pytest.raises((UsageError, UsageTypeError), match=told):
+            play([BOMB], agents)
+    else:
+        with closing(Duet(agents)) as duet, pytest.raises((AgentError, UsageTypeError)):
+            duet.respond([{"role": "user", "content": "x"}])
+
+
+def test_any_iterable_of_completions_is_an_answer() -> None:
+    (game,) = play([BOMB], {**AGENTS, CONVERSATION: Acts(iter([COMPLETION]))}, rules=Rules(max_rounds=0))
+    assert game.final.completion == COMPLETION
+
+
+ENVIRONMENTS: dict[str, Callable[[], Any]] = {
+    "text": lambda: waltz_env.make(prompts=[BOMB]),
+    "choice": lambda: waltz_env.make("WaltzSafetyChoice-v0"),
+    "single agent": lambda: gymnasium.make("waltz_env/WaltzConversation-v0", partner=AGENTS[FEEDBACK]).unwrapped,
+}
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("seed", ["3", 1.0, True, -1, np.int64(-1), np.float64(1), [1]], ids=repr)
+def test_a_seed_that_is_none_is_refused(environment: str, seed: Any) -> None:
+    with pytest.raises((UsageError, UsageTypeError), match="seed must be"):
+        ENVIRONMENTS[environment]().reset(seed=seed)
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("seed", [np.int64(3), np.uint8(3), np.array(3)], ids=repr)
+def test_an_integer_of_numpy_seeds_like_an_integer(environment: str, seed: Any) -> None:
+    env, twin = ENVIRONMENTS[environment](), ENVIRONMENTS[environment]()
+    for _ in range(3):
+        np.testing.assert_equal(env.reset(seed=seed), twin.reset(seed=3))
+
+
+@pytest.mark.parametrize("environment", ["text", "choice"])
+@pytest.mark.parametrize("value", [[("prompt", 0)], "prompt", 0, ["x"], {0}], ids=repr)
+def test_options_and_actions_that_are_no_mappings_are_refused(environment: str, value: Any) -> None:
+    env = ENVIRONMENTS[environment]()
+    with pytest.raises(UsageTypeError, match="options must be a mapping such as"):
+        env.reset(options=value)
+    env.reset(seed=0)
+    for actions in (value, None):
+        with pytest.raises(UsageTypeError, match="actions must be a mapping such as"):
+            env.step(actions)
+
+
+@pytest.mark.parametrize("history", [None, 3, "hello", b"x", {"role": "user", "content": "x"}, {1}], ids=repr)
+def test_a_history_that_is_no_sequence_is_refused(history: Any) -> None:
+    with pytest.raises(UsageTypeError, match="history must be a tuple of messages"):
+        Prompt("x", Kind.BENIGN, history=history)

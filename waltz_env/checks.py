@@ -135,6 +135,27 @@ def check_index(name: str, value: object, size: int) -> int:
     return index
 
 
+def check_seed(seed: object) -> int:
+    """Check that ``seed`` is an integer, of Python or NumPy, from 0 up, and return it as Python's.
+
+    Raises:
+        UsageTypeError: it is not an integer.
+        UsageError: it is below 0.
+    """
+    check_integer("seed", seed, at_least=0)
+    return plain_int("seed", seed)
+
+
+def check_mapping(name: str, value: object, *, such_as: str) -> None:
+    """Check that ``value`` is a mapping.
+
+    Raises:
+        UsageTypeError: it is not; the message shows ``such_as``.
+    """
+    if not isinstance(value, Mapping):
+        raise UsageTypeError(f"{name} must be a mapping such as {such_as}; got {value!r:.60} ({type(value).__name__}).")
+
+
 def check_number(
     name: str,
     value: float,

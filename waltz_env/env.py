@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.utils import seeding
 from pettingzoo import ParallelEnv
 
-from waltz_env.checks import check_index
+from waltz_env.checks import check_index, check_mapping, check_seed
 from waltz_env.errors import JudgeError, UsageError, UsageTypeError, unknown_name
 from waltz_env.game import Game
 from waltz_env.judges import RuleJudge
@@ -178,11 +178,15 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
                 Other keys are left to wrappers.
 
         Raises:
-            UsageError: ``options["prompt"]`` is out of range, or the prompt is too long for its space.
-            UsageTypeError: ``options["prompt"]`` is neither a ``Prompt`` nor an integer.
+            UsageError: ``options["prompt"]`` is out of range, the prompt is too long for its space, or the seed is
+                below 0.
+            UsageTypeError: ``options["prompt"]`` is neither a ``Prompt`` nor an integer, ``options`` is no mapping, or
+                the seed is no integer.
         """
+        if options is not None:
+            check_mapping("options", options, such_as='{"prompt": 0}')
         if seed is not None or self._np_random is None:
-            self._np_random, _ = seeding.np_random(seed)
+            self._np_random, _ = seeding.np_random(None if seed is None else check_seed(seed))
         if options is not None and options.get("prompt") is not None:
             prompt = self._chosen(options["prompt"])
         else:
@@ -352,6 +356,7 @@ def _labels(response: Response) -> Labels:
 
 
 def _action(actions: Mapping[AgentID, str | None], acting: AgentID) -> str:
+    check_mapping("actions", actions, such_as=f'{{"{acting}": "..."}}')
     for agent in actions:
         if agent not in AGENTS:
             raise unknown_name("agent", str(agent), AGENTS)

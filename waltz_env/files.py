@@ -105,3 +105,29 @@ def writable_file(path: str | Path) -> Path:
         raise UsageError(f"{path} is not a file; name one with --out.")
     writable_folder(path.parent)
     return path
+
+
+@contextmanager
+def alone(folder: str | Path) -> Iterator[None]:
+    """Keeps other processes, and other users of ``alone`` in this one, out of an existing folder meanwhile.
+
+    The lock ends with the process, however it ends. Systems without ``flock`` have none.
+
+    Raises:
+        UsageError: another process is at work there.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UsageError(f"Another process is at work in {folder}. Wait for it, or choose another --out.") from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
-from waltz_env.errors import UsageTypeError
-from waltz_env.types import Completion, Finish, Judgement, Labels, NoVerdict
+from waltz_env.errors import UsageError, UsageTypeError
+from waltz_env.types import Completion, Finish, Judgement, Labels, NoVerdict, Usage
 
 _FINISHES = get_args(Finish)
 
@@ -60,6 +60,8 @@ def plain_completion(completion: Any) -> Completion:
     if completion.finish not in _FINISHES:
         expected = ", ".join(map(repr, _FINISHES))
         raise UsageTypeError(f"Completion.finish must be one of {expected}; got {_short(completion.finish)}.")
+    if completion.usage is not None and not isinstance(completion.usage, Usage):
+        raise UsageTypeError(f"Completion.usage must be a Usage, or None; got {_short(completion.usage)}.")
     changed: dict[str, Any] = {}
     numbers = (("prompt_ids", int, plain_int), ("token_ids", int, plain_int), ("logprobs", float, plain_float))
     for name, kind, convert in numbers:
@@ -69,7 +71,38 @@ def plain_completion(completion: Any) -> Completion:
             changed[name] = tuple(convert(f"Completion.{name}", item) for item in items)
     if type(completion.version) is not int:
         changed["version"] = plain_int("Completion.version", completion.version)
-    return replace(completion, **changed) if changed else completion
+    plain = replace(completion, **changed) if changed else completion
+    if plain.logprobs is not None and len(plain.logprobs) != len(plain.token_ids or ()):
+        raise UsageTypeError(
+            f"Completion.logprobs must hold one number for each of token_ids; got {len(plain.logprobs)} numbers for "
+            f"{len(plain.token_ids or ())} ids."
+        )
+    return plain
+
+
+def one_each(agent: str, completions: Any, count: int) -> list[Any]:
+    """What an agent returned for a batch, as a list with one item for each observation.
+
+    Args:
+        agent: what the message calls the agent.
+        completions: what it returned.
+        count: number of observations.
+
+    Raises:
+        UsageTypeError: it is not a sequence.
+        UsageError: it has another length.
+    """
+    if isinstance(completions, str | bytes | Mapping) or not isinstance(completions, Iterable):
+        raise UsageTypeError(
+            f"The agent {agent!r} must return one completion for each observation; got {_short(completions)}."
+        )
+    listed = list(completions)
+    if len(listed) != count:
+        raise UsageError(
+            f"The agent {agent!r} was given {count} observations and answered with {len(listed)} completions; it must "
+            "give one for each, in order."
+        )
+    return listed
 
 
 def _labels(labels: Any) -> Labels:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from waltz_env.errors import UnreadablePromptError, UsageError
 from waltz_env.game import Game
 from waltz_env.judging import ask, judge_games, with_judgements
+from waltz_env.plain import one_each
 from waltz_env.protocols import Agent, Judge, Reader
 from waltz_env.rules import Rules, check_agents
 from waltz_env.types import CONVERSATION, AgentID, Judgement, NoVerdict, Prompt, Trajectory
@@ -128,12 +129,7 @@ def _phases(
             waiting = [game for game in waiting if game not in unreadable]
             if not completions:  # the agent has not acted on the others: it is asked again, about them alone
                 continue
-        if len(completions) != len(waiting):
-            raise UsageError(
-                f"The agent {turn!r} was given {len(waiting)} observations and answered with {len(completions)} "
-                "completions; it must give one for each, in order."
-            )
-        for game, completion in zip(waiting, completions, strict=True):
+        for game, completion in zip(waiting, one_each(turn, completions, len(waiting)), strict=True):
             game.act(completion)
         yield turn, waiting
 

@@ -201,7 +201,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold a JSON object; got {type(content).__name__}.")
     if content.get("schema") != SCHEMA:
-        wrote = "waltz_env 0.1" if "schema" not in content else f"a version with schema {content['schema']}"
+        wrote = "waltz_env 0.1" if "schema" not in content else f"a version with schema {content['schema']!r}"
         raise DataError(
             f"{path} was written by {wrote}, whose layout this version (schema {SCHEMA}) cannot read. Use the version "
             "that wrote it, or train and evaluate again."

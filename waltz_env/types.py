@@ -6,7 +6,7 @@ critiques f_0, f_1, ... of the feedback agent: c_0, f_0, c_1, f_1, ...
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
@@ -68,7 +68,12 @@ class Prompt:
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise UsageTypeError(f"A prompt's {name} must be a string; got {value!r} ({type(value).__name__}).")
-        if self.history != ():
+        history: Any = self.history
+        if history != ():
+            if isinstance(history, str | bytes) or not isinstance(history, Sequence):
+                raise UsageTypeError(
+                    f"A prompt's history must be a tuple of messages; got {history!r:.60} ({type(history).__name__})."
+                )
             object.__setattr__(self, "history", tuple(_message(message) for message in self.history))
 
     @property

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 
 from waltz_env.aec import WaltzSafetyAECEnv
-from waltz_env.checks import check_index
+from waltz_env.checks import check_index, check_mapping, check_seed
 from waltz_env.choice.dynamics import (
     ANSWER,
     CRITIQUES,
@@ -154,11 +154,13 @@ class WaltzSafetyChoiceEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  
                 ignored.
 
         Raises:
-            UsageError: ``options["prompt"]`` is out of range.
-            UsageTypeError: ``options["prompt"]`` is not an integer.
+            UsageError: ``options["prompt"]`` is out of range, or the seed is below 0.
+            UsageTypeError: ``options["prompt"]`` or the seed is not an integer, or ``options`` is no mapping.
         """
+        if options is not None:
+            check_mapping("options", options, such_as='{"prompt": 0}')
         if seed is not None or self._np_random is None:
-            self._np_random, _ = seeding.np_random(seed)
+            self._np_random, _ = seeding.np_random(None if seed is None else check_seed(seed))
         kind, look, reading = self._np_random.random(3)
         choice = None if options is None else options.get("prompt")
         if choice is None:
@@ -192,6 +194,7 @@ class WaltzSafetyChoiceEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  
             UsageTypeError: the active agent's action is not an integer.
         """
         turn = self.turn
+        check_mapping("actions", actions, such_as='{"conversation_0": 0}')
         said = {agent: self._text(agent, action) if agent == turn else None for agent, action in actions.items()}
         observations, rewards, terminations, truncations, infos = self._env.step(said)
         return self._encoded(observations), rewards, terminations, truncations, infos

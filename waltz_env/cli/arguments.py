@@ -20,6 +20,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from waltz_env.errors import UsageError
 from waltz_env.judges.spec import MODEL_JUDGES, PLAIN_JUDGES
 from waltz_env.rewards import SETUPS, RewardWeights, setup
 
@@ -128,6 +129,26 @@ def _default_in_words(default: object) -> str | None:
     if default is None or default == "" or (isinstance(default, tuple | list) and not default):
         return ""
     return None
+
+
+@REGISTRY.primitive_rule
+def path(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    """A path that is not empty: ``--out "$FOLDER"`` without that variable would mean the current folder."""
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=_path,
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _path(words: Sequence[str]) -> Path:
+    if not words[0]:
+        raise UsageError("a path must not be empty")
+    return Path(words[0])
 
 
 @REGISTRY.primitive_rule

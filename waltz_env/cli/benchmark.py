@@ -19,8 +19,9 @@ from waltz_env.errors import UsageError
 from waltz_env.experiments.benchmark import jobs_of, run_jobs
 from waltz_env.experiments.benchmark_table import read_rows, rows_of, write_benchmark
 from waltz_env.experiments.results import read_sets
-from waltz_env.files import writable_folder
-from waltz_env.presets import preset, with_steps
+from waltz_env.files import alone, writable_folder
+from waltz_env.presets import Preset, Recipe, preset, with_steps
+from waltz_env.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,12 @@ class Benchmark:
             raise UsageError(f"seeds and jobs must be 1 or more; got {self.seeds} and {self.jobs}.")
         chosen = preset(self.preset)
         recipe = chosen.recipe if self.steps is None else with_steps(chosen.recipe, *self.steps)
-        writable_folder(self.out)
+        if RunFolder(self.out).has_config():
+            raise UsageError(f"{self.out} is the folder of a run. Choose another --out.")
+        with alone(writable_folder(self.out)):
+            return self._run(recipe, chosen)
+
+    def _run(self, recipe: Recipe, chosen: Preset) -> int:
         others = [row for path in self.rows for row in read_rows(path)]  # damaged files are told before anything runs
         for name in self.algorithms:
             rows_of(self.out, name)

@@ -19,6 +19,7 @@ from waltz_env.checks import check_distinct, check_integer, check_settings
 from waltz_env.errors import UsageError
 from waltz_env.experiments.capabilities import capabilities
 from waltz_env.experiments.latency import latency
+from waltz_env.experiments.main_process import by_main_process
 from waltz_env.experiments.results import Results, add_systems, players, read_results, read_sets
 from waltz_env.experiments.saved_run import load_weights, newest_checkpoint, read_recipe
 from waltz_env.experiments.servers import Servers
@@ -32,7 +33,7 @@ from waltz_env.experiments.systems import (
     untrained_systems,
 )
 from waltz_env.experiments.watch import Progress, Watch, quiet
-from waltz_env.files import writable_folder
+from waltz_env.files import alone, writable_folder
 from waltz_env.judges import RequestClassifier, load_judge
 from waltz_env.judging import check_judge
 from waltz_env.presets import Recipe, workbench
@@ -137,10 +138,10 @@ def evaluate(
     accelerator = accelerator or Accelerator()
     judge_name = config.judge or (read_recipe(runs[0]).judge if runs else "")
     _check_players(runs, servers, complete=bool(prompts and judge_name), config=config)
-    with ExitStack() as connections:
+    with ExitStack() as until_done:
         served = servers.agents(timeout=ANSWER_TIMEOUT, deadline=DAY)
         for agent in served.values():
-            connections.callback(agent.close)
+            until_done.callback(agent.close)
         return _evaluate(
             runs,
             out,
@@ -151,6 +152,7 @@ def evaluate(
             served=served,
             accelerator=accelerator,
             progress=progress,
+            until_done=until_done,
         )
 
 
@@ -165,8 +167,9 @@ def _evaluate(
     served: Mapping[AgentID, Agent],
     accelerator: Accelerator,
     progress: Progress,
+    until_done: ExitStack,
 ) -> Results:
-    """Play what ``out`` lacks; arguments as in ``evaluate``, with the agents that ``servers`` play."""
+    """Play what ``out`` lacks, which no other process can open until that is done; the rest as in ``evaluate``."""
     recipes = [read_recipe(folder) for folder in runs]
     names = system_names(runs, recipes)
     rules = _pair_rules(recipes)
@@ -188,6 +191,7 @@ def _evaluate(
         about["training_judge"] = recipes[0].judge
     if servers.models:
         about["servers"] = servers.about()
+    by_main_process(lambda: until_done.enter_context(alone(writable_folder(out.path))), accelerator)
     check_same(out, about)
     judge = _asked(judge_name)
     guard: Judge | None = None if config.safeguard == CLASSIFIER else _asked(config.safeguard)
@@ -282,13 +286,12 @@ def _check_players(runs: Sequence[RunFolder], servers: Servers, *, complete: boo
 
 
 def check_same(out: RunFolder, about: Results) -> None:
-    """Check that ``out`` can be written, and that what it holds belongs to the same experiment.
+    """Check that what ``out`` holds belongs to the same experiment.
 
     Raises:
-        UsageError: it cannot, or holds a run or results that were made in another way.
+        UsageError: it holds a run or results that were made in another way.
         DataError: the results there are damaged.
     """
-    writable_folder(out.path)
     if out.has_config():
         raise UsageError(f"{out.path} is the folder of a run. Choose another --out.")
     earlier: Mapping[str, Any] = read_results(out)

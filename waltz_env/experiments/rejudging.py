@@ -11,7 +11,7 @@ from waltz_env.evaluation import compare_judges, same_labels
 from waltz_env.evaluation.agreement import judge_names, texts
 from waltz_env.experiments.results import Results, add_systems, made_by, read_results, stored_systems
 from waltz_env.experiments.watch import Progress, Watch, quiet
-from waltz_env.files import writable_folder
+from waltz_env.files import alone, writable_folder
 from waltz_env.judges import load_judge
 from waltz_env.judging import check_judge, judge_games
 from waltz_env.protocols import Judge
@@ -33,17 +33,34 @@ def rejudge(paths: Sequence[Path], out: RunFolder, *, judge_name: str, progress:
         progress: told what has been done.
 
     Raises:
-        UsageError: two files are of the same system, or ``out`` cannot be written or holds something else.
+        UsageError: a file has no games, two files are of the same system, or ``out`` cannot be written, holds something
+            else, or is another process's at the moment.
         DataError: a file of games is damaged.
         JudgeError: the judge has no verdict on a first question. Nothing has been judged in any of these cases.
     """
     before = stored_systems(paths)
+    empty = [f"{system} of {name}" for name, systems in before.items() for system in systems if not systems[system]]
+    if empty or not before:
+        raise UsageError(f"There are no games to judge{' in ' * bool(empty)}{', '.join(empty)}.")
     if out.has_config() or any(path.resolve().is_relative_to(out.path.resolve()) for path in paths):
         raise UsageError(f"{out.path} is where the games come from. Choose another --out.")
+    with alone(writable_folder(out.path)):
+        writable_folder(out.held_out_games)
+        return _rejudge(before, paths, out, judge_name=judge_name, progress=progress)
+
+
+def _rejudge(
+    before: Mapping[str, Mapping[str, Sequence[Trajectory]]],
+    paths: Sequence[Path],
+    out: RunFolder,
+    *,
+    judge_name: str,
+    progress: Progress,
+) -> Results:
+    """Judge the games of each set and system that have no verdict in ``out`` yet."""
     earlier = read_results(out)
     if earlier and earlier.get("judge") != judge_name:
         raise UsageError(f"{out.path} holds verdicts of the judge {earlier.get('judge')!r}. Choose another --out.")
-    writable_folder(out.held_out_games)
     known = {
         (name, system): _judged_before(out, name, system, games)
         for name, systems in before.items()

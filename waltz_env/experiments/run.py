@@ -21,10 +21,10 @@ from waltz_env.algorithms.training.tracking import TrackerLog
 from waltz_env.errors import UsageError
 from waltz_env.experiments.main_process import by_main_process
 from waltz_env.experiments.results import Results, SetResults, about_run, add_systems, read_results, read_sets
-from waltz_env.experiments.saved_run import alone, claim, load_weights, read_recipe
+from waltz_env.experiments.saved_run import claim, load_weights, read_recipe
 from waltz_env.experiments.systems import TRAINED, Systems, trained_systems, untrained_systems
 from waltz_env.experiments.watch import Progress, Watch, quiet
-from waltz_env.files import atomic_path
+from waltz_env.files import alone, atomic_path
 from waltz_env.judges import RequestClassifier, load_judge
 from waltz_env.judging import check_judge
 from waltz_env.presets import Recipe, Workbench, workbench
@@ -232,7 +232,7 @@ def _open(folder: RunFolder, recipe: Recipe, resume: bool, accelerator: Accelera
             claim(folder, recipe)
         elif read_recipe(folder) != recipe:
             raise UsageError(f"{folder.path} is a run with other settings. Choose another folder, or remove it.")
-        lock.enter_context(alone(folder))
+        lock.enter_context(alone(folder.path))
         return read_results(folder)
 
     return by_main_process(open_it, accelerator)

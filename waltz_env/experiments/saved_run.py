@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -58,30 +56,6 @@ def claim(folder: RunFolder, recipe: Recipe) -> None:
     except OSError as error:
         raise UsageError(f"{folder.path} cannot be written: {error.strerror}. Choose another --out.") from error
     folder.write_config(settings)
-
-
-@contextmanager
-def alone(folder: RunFolder) -> Iterator[None]:
-    """Keep other processes from continuing the run in ``folder`` meanwhile.
-
-    The lock ends with the process, however it ends. Systems without ``flock`` have none.
-
-    Raises:
-        UsageError: another process is at work on this run.
-    """
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows
-        yield
-        return
-    with folder.config.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"Another process is at work on the run in {folder.path}. Wait for it, or choose another --out."
-            ) from error
-        yield
 
 
 def load_run(folder: RunFolder | Path, accelerator: Accelerator) -> tuple[Recipe, Workbench]:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from waltz_env.checks import check_integer
-from waltz_env.errors import AgentError, UnreadablePromptError, UsageError
+from waltz_env.errors import AgentError, UnreadablePromptError
 from waltz_env.per_process import PerProcess
+from waltz_env.plain import one_each
 from waltz_env.protocols import Agent, SamplingAgent
 from waltz_env.sampling_options import SamplingOptions
 from waltz_env.serving.turn import Turn
@@ -149,12 +150,7 @@ class Batcher:
             )
         else:
             completions = agent.act(observations)
-        if len(completions) != len(batch):
-            raise UsageError(
-                f"The agent {name!r} was given {len(batch)} observations and answered with {len(completions)} "
-                "completions; it must give one for each, in order."
-            )
-        return completions
+        return one_each(name, completions, len(batch))
 
     def _take(self, queue: _Queue) -> list[_Request]:
         """Take the oldest request that was not cancelled, and others to the same agent. The caller holds the lock."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import gymnasium
 from gymnasium import spaces
 
+from waltz_env.checks import check_seed
 from waltz_env.env import RenderMode, WaltzSafetyEnv
 from waltz_env.errors import UsageError, unknown_name
 from waltz_env.protocols import Agent
@@ -104,6 +105,7 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
             UsageError: no game out of 1,000 gave the role a turn.
             JudgeError: the judge gave no verdict on the partner's draft.
         """
+        seed = None if seed is None else check_seed(seed)
         super().reset(seed=seed)
         for attempt in range(_ATTEMPTS):
             partner = self._partner
