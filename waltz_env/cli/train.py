@@ -45,6 +45,7 @@ class Train:
     --feedback.learning-rate for one agent, --stage-2.feedback.learning-rate for one agent in one stage.
 
     For example: waltz train --preset nano --algorithm grpo --learner.learning-rate 1e-4
+
     A pair of your own: waltz train --model FOLDER --prompts mine.jsonl --test builtin:test --dry-run
 
     Attributes:
