@@ -60,6 +60,7 @@ DEV = [
     *SB3,
     "build>=1.2",
     "coverage>=7.6",
+    "duckdb>=1.1",
     "httpx>=0.27",
     "hypothesis>=6.130",
     "ipykernel>=7.0",

@@ -11,6 +11,8 @@ import tyro
 
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.progress import hide_loading_bars
+from waltz_env.errors import UsageError
+from waltz_env.export.preferences import preference_rows, supervised_rows, training_games, write_rows
 from waltz_env.run_folder import RunFolder
 
 
@@ -18,30 +20,56 @@ from waltz_env.run_folder import RunFolder
 class Export:
     """Write what a run has trained to a folder that transformers, PEFT and vLLM load, with a model card.
 
+    Or write what its training games show, as data for other trainers: preferences between a draft and its revision, or
+    satisfactory answers to imitate. Games hold harmful prompts.
+
     For example: waltz export runs/mine --to pair
 
     Attributes:
         run_folder: folder of a finished run.
         to: folder to write; it must not exist yet, or be empty.
+        preferences: JSONL file to write with rows of prompt, chosen and rejected, for DPO in TRL.
+        sft: JSONL file to write with rows of prompt and completion, for supervised fine-tuning in TRL.
         merged: write whole models, with the adapters merged into their base.
         role: the role to export; by default each role that the run has trained.
         base: name on the hub of the base model, for runs that have it from a folder. By default such a base is copied.
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    to: Path
+    to: Path | None = None
+    preferences: Path | None = None
+    sft: Path | None = None
     merged: bool = False
     role: Literal["conversation", "feedback"] | None = None
     base: str | None = None
 
     def run(self) -> int:
         """Export; see ``main`` for the exit code."""
-        from waltz_env.export.folder import CARD, export_run
+        if self.to is None and (self.merged or self.role or self.base):
+            raise UsageError("--merged, --role and --base are of the weights, which --to FOLDER exports.")
+        if self.to is None and self.preferences is None and self.sft is None:
+            raise UsageError("Name what to export: --to FOLDER, --preferences FILE or --sft FILE.")
+        run = RunFolder(self.run_folder)
+        if self.preferences is not None or self.sft is not None:
+            self._games(run)
+        if self.to is not None:
+            from waltz_env.export.folder import CARD, export_run
 
-        hide_loading_bars()
-        export_run(RunFolder(self.run_folder), self.to, role=self.role, merged=self.merged, base_name=self.base)
-        print(f"{self.to}: how it is loaded and served stands in {self.to / CARD}.")
+            hide_loading_bars()
+            export_run(run, self.to, role=self.role, merged=self.merged, base_name=self.base)
+            print(f"{self.to}: how it is loaded and served stands in {self.to / CARD}.")
         return 0
+
+    def _games(self, run: RunFolder) -> None:
+        from waltz_env.experiments.saved_run import read_recipe
+
+        read_recipe(run)  # an unknown run is told by its nearest name
+        games = [game for step in training_games(run) for game in step]
+        for path, rows in ((self.preferences, preference_rows), (self.sft, supervised_rows)):
+            if path is not None:
+                found = rows(games)
+                write_rows(path, found)
+                print(f"{path}: {len(found)} rows from {len(games)} training games.")
 
 
 def parse(arguments: Sequence[str]) -> Export:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from waltz_env.experiments.results import stored_systems
+from waltz_env.export.preferences import training_games
 from waltz_env.files import atomic_path
-from waltz_env.records import encode_game, read_games
+from waltz_env.records import encode_game
 from waltz_env.run_folder import RunFolder
 from waltz_env.types import Trajectory
 from waltz_env.untrusted_text import encodable
@@ -48,8 +48,7 @@ def write_parquet(run: RunFolder, folder: Path) -> list[Path]:
     Returns:
         The Parquet files; without games nothing is written.
     """
-    steps = takewhile(lambda step: run.games_of_step(step).exists(), count(1))
-    training = (({"step": step}, read_games(run.games_of_step(step))) for step in steps)
+    training = (({"step": step}, games) for step, games in enumerate(training_games(run), 1))
     held_out = (
         ({"set": name, "system": system}, games)
         for name, systems in stored_systems(sorted(run.held_out_games.glob("*.jsonl"))).items()
