@@ -99,6 +99,11 @@ class LanguageModelPolicy:
         return max([config.r, *config.rank_pattern.values()])
 
     @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether the forward pass keeps only the inputs of each block."""
+        return bool(self._blocks)
+
+    @property
     def models(self) -> list[PreTrainedModel]:
         """The models in memory: the one that acts and, if it is another one, the reference."""
         return [self.model, *([self._reference] if isinstance(self._reference, PreTrainedModel) else [])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -21,9 +22,10 @@ from waltz_env.algorithms.supervised import SupervisedConfig, fit
 from waltz_env.cli import main, parse
 from waltz_env.cli.serve import Serve
 from waltz_env.errors import UsageError
+from waltz_env.experiments import execute, read_recipe
 from waltz_env.experiments.memory import at_once, needs
 from waltz_env.game import Game
-from waltz_env.presets import Workbench, preset, workbench
+from waltz_env.presets import Workbench, preset, with_steps, workbench
 from waltz_env.presets.chat import ChatOptions, outlined_agents
 from waltz_env.presets.chat.examples import Example
 from waltz_env.presets.chat.prompt_sets import gather
@@ -80,10 +82,16 @@ def test_a_model_of_each_family_is_tried_trained_evaluated_and_served(
     folder, run = save_tiny_model(name, tmp_path / "model"), tmp_path / "run"
     given = ("--model", str(folder), *sets, *SMALL, *STEPS)
     assert main(["train", *given, "--dry-run"]) == 0
+    capsys.readouterr()
     assert not run.exists()
     assert main(["train", *given, "--out", str(run)]) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["stage-1", "stage-2"]
+    systems = json.loads((run / "results.json").read_text())["sets"]["held"]["systems"]
+    assert list(systems) == ["baseline", "untrained_pair", "after_stage-1", "trained_pair"]
+    printed = capsys.readouterr()
+    assert printed.out.count("held-out prompts, final responses") == 3  # before training, after stage 1, at the end
+    assert "0 of 6 critiques are well-formed: too few to learn from. Teach the format first" in printed.err
     assert json.loads((run / "results.json").read_text())["base"] == {
         "name": "",
         "license": "",
@@ -306,3 +314,50 @@ def test_a_dry_run_tells_how_long_the_run_will_take(
     assert min(feedback, conversation) > 0
     assert "stage-1: 3 steps of 16 games" in told
     assert "6 held-out games, before and after training" in told
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "own-model.md"
+
+
+def test_the_page_can_be_followed(talking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of the page in its order, with small settings. The last two start processes of their own."""
+    monkeypatch.chdir(tmp_path)
+    Path("my-model").symlink_to(talking)
+    prompts_file(Path("mine.jsonl"))
+    prompts_file(Path("held-out.jsonl"), count=4, start=38)
+    blocks = re.findall(r"^```\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    commands = [shlex.split(line)[1:] for line in "".join(blocks).splitlines()]
+    assert [words[0] for words in commands[-2:]] == ["benchmark", "serve"]
+    small = ["--warm-start", "1", *SMALL, "--max-new-tokens", "40", *STEPS]
+    for words in commands[:-2]:
+        more = small if words[0] == "train" and "--resume" not in words else []
+        assert main([*words, *(["--prompts", "held-out.jsonl"] if words[0] == "evaluate" else []), *more]) == 0
+    benchmark, server = map(parse, commands[-2:])
+    assert benchmark.recipe == read_recipe(RunFolder(Path("runs/mine")))  # type: ignore[attr-defined]
+    with closing(server.duet()) as duet:  # type: ignore[attr-defined]
+        assert duet.respond([Message(role="user", content="Hello")]).text
+    assert Path("runs/mine/report.html").is_file()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_stage_is_told_once_however_often_training_is_stopped(model: str, tmp_path: Path, stopped: bool) -> None:
+    """A run that is stopped when stage 1 has all its steps tests them when it goes on."""
+    tell: list[list[str]] = []
+    options = ChatOptions(
+        model=model,
+        prompts=(prompts_file(tmp_path / "mine.jsonl"),),
+        test=("builtin:test:4",),
+        system_prompts="short",
+        max_new_tokens=4,
+    )
+    chat = preset("chat").recipe
+    recipe = with_steps(replace(chat, options=options, loop=replace(chat.loop, games=2)), 1, 1)
+    more: dict[str, Any] = {"tell": lambda sets: tell.append(list(sets["builtin-test"]["systems"]))}
+    stops = iter([stopped, False, False])
+    results = execute(recipe, tmp_path / "run", should_stop=lambda: next(stops), **more)
+    assert (results is None) is stopped
+    if stopped:
+        results = execute(recipe, tmp_path / "run", resume=True, **more)
+    assert tell == [["baseline", "untrained_pair"], ["baseline", "untrained_pair", "after_stage-1"]]
+    assert results is not None
+    assert list(results["sets"]["builtin-test"]["systems"])[-1] == "trained_pair"

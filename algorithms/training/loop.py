@@ -116,6 +116,7 @@ def train(
     loggers: Sequence[Logger] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[StepReport], object] = lambda report: None,
+    after_stage: Callable[[Stage], object] = lambda stage: None,
 ) -> bool:
     """Train the agents that ``stages`` name.
 
@@ -135,6 +136,8 @@ def train(
         loggers: where metrics and games go; the default is one ``RunLog`` in ``folder``. Only the main process logs.
         should_stop: asked after every step; once it returns True in any process, training stops with a checkpoint.
         progress: called in the main process when a stage begins and after each of its steps.
+        after_stage: called in every process once a stage has all its steps and its checkpoint. If training stopped
+            there, it is called when training goes on.
 
     Returns:
         True when all stages are done; False when ``should_stop`` ended the training early.
@@ -247,6 +250,7 @@ def train(
                     )
                 if stop and not (stage_done and number + 1 == len(stages)):
                     return False
+            after_stage(stage)
     return True
 
 

@@ -15,12 +15,13 @@ from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.console import console
 from waltz_env.cli.progress import StepBar
 from waltz_env.cli.tables import print_next
+from waltz_env.cli.train import parse as parse_train
 from waltz_env.errors import UsageError
 from waltz_env.experiments.benchmark import jobs_of, run_jobs
 from waltz_env.experiments.benchmark_table import read_rows, rows_of, write_benchmark
 from waltz_env.experiments.results import read_sets
 from waltz_env.files import alone, writable_folder
-from waltz_env.presets import Preset, Recipe, preset, with_steps
+from waltz_env.presets import Recipe, preset, with_steps
 from waltz_env.run_folder import RunFolder
 
 
@@ -37,6 +38,7 @@ class Benchmark:
         algorithms: algorithms by name or dotted path; the others are tested against the first one.
         seeds: number of seeds, counted from 0.
         preset: models, prompts, judge and common settings.
+        config: in place of the preset, settings of an earlier run (config.json), or a TOML file with flags of train.
         steps: number of steps of each stage; the default is the preset's.
         jobs: number of runs at a time.
         rows: benchmark.json files of other people, whose rows join the table and the pictures.
@@ -47,28 +49,35 @@ class Benchmark:
     algorithms: tuple[str, ...] = tuple(ALGORITHMS)
     seeds: int = 5
     preset: str = "nano"
+    config: Path | None = None
     steps: tuple[int, ...] | None = None
     jobs: int = 1
     rows: tuple[Path, ...] = ()
     threshold: float = 0.9
 
+    @property
+    def recipe(self) -> Recipe:
+        """The settings that the runs have in common."""
+        config = self.config
+        recipe = preset(self.preset).recipe if config is None else parse_train(["--config", str(config)]).recipe
+        return recipe if self.steps is None else with_steps(recipe, *self.steps)
+
     def run(self) -> int:
         """Run what is not there yet and report; 1 if a run failed."""
         if self.seeds < 1 or self.jobs < 1:
             raise UsageError(f"seeds and jobs must be 1 or more; got {self.seeds} and {self.jobs}.")
-        chosen = preset(self.preset)
-        recipe = chosen.recipe if self.steps is None else with_steps(chosen.recipe, *self.steps)
+        recipe = self.recipe
         if RunFolder(self.out).has_config():
             raise UsageError(f"{self.out} is the folder of a run. Choose another --out.")
         with alone(writable_folder(self.out)):
-            return self._run(recipe, chosen)
+            return self._run(recipe)
 
-    def _run(self, recipe: Recipe, chosen: Preset) -> int:
+    def _run(self, recipe: Recipe) -> int:
         others = [row for path in self.rows for row in read_rows(path)]  # damaged files are told before anything runs
         for name in self.algorithms:
             rows_of(self.out, name)
         shared, runs = jobs_of(recipe, self.algorithms, seeds=self.seeds, out=self.out)
-        threads = chosen.threads or max(1, torch.get_num_threads() // self.jobs)
+        threads = preset(recipe.preset).threads or max(1, torch.get_num_threads() // self.jobs)
         with StepBar(shared, runs) as progress:
             failed = run_jobs(shared, runs, workers=self.jobs, threads=threads, progress=progress)
         table = write_benchmark(self.out, self.algorithms, others=others, threshold=self.threshold)

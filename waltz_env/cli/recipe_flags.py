@@ -33,6 +33,7 @@ class GeneralFlags:
         judge: judge of the responses in training and evaluation, by name; see docs/judges.md.
         loop: settings of the training loop.
         test_samples: games on each held-out prompt.
+        test_each_stage: play the held-out prompts after each stage, and not only after the last one.
         track: trackers that show metrics and games; TensorBoard files are always written.
         shared_policy: give both roles the same weights; they then learn together from the first step.
     """
@@ -41,6 +42,7 @@ class GeneralFlags:
     judge: str
     loop: LoopConfig
     test_samples: int
+    test_each_stage: bool
     track: tuple[str, ...]
     shared_policy: bool
 

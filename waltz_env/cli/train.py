@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import shlex
+import sys
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from datetime import datetime
 from functools import partial
@@ -24,12 +25,13 @@ from waltz_env.cli.progress import ProgressBar, WatchBar, hide_loading_bars
 from waltz_env.cli.recipe_flags import flags_in, flags_of, recipe_of, spell_out
 from waltz_env.cli.tables import close, show
 from waltz_env.errors import DataError, UsageError
-from waltz_env.experiments.dry_run import dry_run
+from waltz_env.experiments.dry_run import dry_run, too_malformed
 from waltz_env.experiments.main_process import by_main_process
 from waltz_env.experiments.run import execute
 from waltz_env.experiments.saved_run import read_recipe
 from waltz_env.presets import PRESETS, Recipe, preset, with_algorithm, with_method
 from waltz_env.presets.recipe import Method
+from waltz_env.results_file import SetResults
 from waltz_env.run_folder import RunFolder
 from waltz_env.settings import decode
 from waltz_env.stop_signal import stop_signal
@@ -90,6 +92,7 @@ class Train:
                 should_stop=should_stop,
                 progress=progress,
                 evaluating=evaluating,
+                tell=partial(_show, recipe),
             )
         if results is None:
             if accelerator.is_main_process:
@@ -99,7 +102,7 @@ class Train:
             show(results["sets"])
             print(f"{time.perf_counter() - start:.0f} s. Run folder: {path}")
             shown = shlex.quote(str(path))
-            then = [f"play {shown}", f"serve {shown}", f"evaluate {shown} --out FOLDER"]
+            then = [f"serve {shown}", f"evaluate {shown} --prompts SET --out FOLDER"]
             return close(results, RunFolder(path), then=then)
         return 0
 
@@ -203,6 +206,17 @@ def _new_folder(recipe: Recipe) -> Path:
             raise UsageError(f"{path} cannot be made: {error.strerror}. Choose a folder with --out.") from error
         else:
             return path
+
+
+def _show(recipe: Recipe, sets: Mapping[str, SetResults]) -> None:
+    """Print the results so far and, if feedback is too malformed to learn from, what to do about it."""
+    show(sets)
+    content = next(iter(sets.values()), None)
+    if content is not None and list(content["systems"])[-1] == "untrained_pair":
+        rate = content["systems"]["untrained_pair"]["format_rate"]
+        told = too_malformed(rate["value"], rate["n"], recipe.options)
+        if told is not None:
+            print(told, file=sys.stderr)
 
 
 def _tell(recipe: Recipe, accelerator: Accelerator) -> int:

@@ -45,8 +45,8 @@ REMEDIES = {
     "gradients and optimizer": "Train adapters instead of all weights, or a smaller --adapter-rank.",
     "merged weights": "Choose a smaller model or --dtype bfloat16.",
     "KV cache": "Choose a smaller --batch-size or --context.",
-    "activations": "Choose a smaller --learner.tokens-per-microbatch or --context.",
-    "logits": "Choose a smaller --learner.tokens-per-microbatch.",
+    "activations": "Choose --gradient-checkpointing, or a smaller --learner.tokens-per-microbatch or --context.",
+    "logits": "Choose a smaller --learner.logits-at-once.",
 }
 """What to do about the part that needs most."""
 

@@ -116,7 +116,7 @@ def _merged(agent: TransformersAgent) -> int:
     model = agent.policy.model
     adapted = _linear(model) if agent.policy.rank is not None else {}
     return sum(
-        p.numel() * _size(agent.sampling_dtype or p.dtype)
+        p.numel() * (agent.sampling_dtype or p.dtype).itemsize
         for p in _base(model)
         if id(p) in adapted or agent.sampling_dtype not in (None, p.dtype)
     )
@@ -127,7 +127,7 @@ def _cache(agent: TransformersAgent) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     numbers = 2 * config.num_hidden_layers * heads * width * agent.batch_size * row_length(agent)
-    return numbers * _size(agent.sampling_dtype or agent.policy.model.dtype)
+    return numbers * (agent.sampling_dtype or agent.policy.model.dtype).itemsize
 
 
 def _update(agent: TransformersAgent, learner: LearnerConfig) -> tuple[int, int]:
@@ -139,10 +139,10 @@ def _update(agent: TransformersAgent, learner: LearnerConfig) -> tuple[int, int]
     # activation function; an adapter on a base in another dtype keeps a float32 copy of its input.
     read = sum(layer.nx if isinstance(layer, Conv1D) else layer.in_features for layer in _linear(model).values())
     copies = FLOAT32 if agent.policy.rank is not None and model.dtype != torch.float32 else 0
+    if agent.policy.gradient_checkpointing:  # the inputs of each block, and one block
+        layers = model.config.get_text_config().num_hidden_layers
+        read = read // layers + layers * model.config.get_text_config().hidden_size // 2
     logits = rows * agent.max_new_tokens * model.config.get_text_config().vocab_size
     # The logits, the logarithm of their softmax, and the gradient.
-    return rows * length * read * (2 * _size(model.dtype) + copies), 3 * logits * FLOAT32
-
-
-def _size(dtype: torch.dtype) -> int:
-    return dtype.itemsize
+    at_once = 3 * min(logits, surrogate.logits_at_once) * FLOAT32
+    return rows * length * read * (2 * model.dtype.itemsize + copies), at_once

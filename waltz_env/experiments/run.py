@@ -11,7 +11,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from waltz_env.agents import LanguageModelPolicy
-from waltz_env.algorithms import train
+from waltz_env.algorithms import Stage, train
 from waltz_env.algorithms.training import checkpoint
 from waltz_env.algorithms.training.learners import policies_of
 from waltz_env.algorithms.training.loop import StepReport
@@ -49,6 +49,7 @@ def execute(
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[StepReport], object] = lambda report: None,
     evaluating: Progress = quiet,
+    tell: Callable[[Mapping[str, SetResults]], object] = lambda sets: None,
 ) -> Results | None:
     """Train a pair and evaluate it on prompts that it never saw. Everything is left in ``folder``.
 
@@ -66,6 +67,7 @@ def execute(
         loggers: where metrics and games go; the default is ``folder`` and the recipe's trackers.
         should_stop, progress: hooks of ``train``.
         evaluating: told in the main process what has been done of the evaluations before and after training.
+        tell: called in the main process with the results so far, before training and after a stage.
 
     Returns:
         The results; None if ``should_stop`` ended the training early.
@@ -104,6 +106,7 @@ def execute(
             should_stop=should_stop,
             progress=progress,
             evaluating=evaluating,
+            tell=tell,
         )
 
 
@@ -122,6 +125,7 @@ def _execute(
     should_stop: Callable[[], bool],
     progress: Callable[[StepReport], object],
     evaluating: Progress,
+    tell: Callable[[Mapping[str, SetResults]], object],
 ) -> Results | None:
     """Play the untrained systems, train, and play the trained ones, as far as ``results`` lacks them."""
     sets = results.get("sets", {})
@@ -134,19 +138,30 @@ def _execute(
     for name in tests:
         folder.games_of_system(name, TRAINED[recipe.method])  # a name that no file can have is told before training
     evaluating = evaluating if accelerator.is_main_process else quiet
-    if untrained and not sets:
-        before = _played(
+
+    def add(play: Callable[..., Systems], *, now: str) -> None:
+        """Play systems on the held-out sets, and tell the results."""
+        played = _played(
             tests,
             bench,
-            partial(untrained_systems, rules=recipe.rules),
+            play,
             watch=Watch(len(tests), evaluating),
-            now="before training",
+            now=now,
             judge=judge,
             accelerator=accelerator,
             exclude_unreadable=recipe.loop.exclude_unreadable,
         )
         if accelerator.is_main_process:
-            add_systems(folder, before, about, expected=expected)
+            tell(add_systems(folder, played, about, expected=expected)["sets"])
+
+    if untrained and not sets:
+        add(partial(untrained_systems, rules=recipe.rules), now="before training")
+
+    def after_stage(stage: Stage) -> None:
+        name = f"after_{stage.name}"
+        known = all(name in content["systems"] for content in sets.values())
+        if recipe.test_each_stage and stage is not stages[-1] and not (sets and known):
+            add(partial(trained_systems, recipe=recipe, name=name), now=f"after {stage.name}")
 
     stages = recipe.stages
     if begin_with is not None:
@@ -166,6 +181,7 @@ def _execute(
         loggers=loggers,
         should_stop=should_stop,
         progress=progress,
+        after_stage=after_stage,
     )
     if not finished:
         return None

@@ -48,6 +48,7 @@ class Recipe:
         judge: judge of the responses, by name (see ``load_judge``).
         loop: settings of the training loop.
         test_samples: games on each held-out prompt.
+        test_each_stage: whether to play the held-out prompts after each stage, and not only after the last one.
         track: trackers that show metrics and games, by name (see ``tracker``).
         shared_policy: whether both roles have the same weights. They then learn together, in every stage and with the
             same settings, so baselines must suit both (such as ``role-baseline``).
@@ -60,6 +61,7 @@ class Recipe:
     judge: str = "rules"
     loop: LoopConfig = field(default_factory=LoopConfig)
     test_samples: int = 1
+    test_each_stage: bool = False
     track: tuple[str, ...] = ()
     shared_policy: bool = False
     options: PresetOptions | None = None

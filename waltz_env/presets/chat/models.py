@@ -98,7 +98,13 @@ def load_policies(
         names = ["shared"] if shared and len(agents) > 1 else agents
         if options.all_weights:
             made = {
-                name: full_policy(load(source)[0], tokenizer, reference=model, temperature=options.temperature)
+                name: full_policy(
+                    load(source)[0],
+                    tokenizer,
+                    reference=model,
+                    temperature=options.temperature,
+                    gradient_checkpointing=options.gradient_checkpointing,
+                )
                 for name in names
             }
         else:
@@ -109,6 +115,7 @@ def load_policies(
                 rank=options.adapter_rank,
                 temperature=options.temperature,
                 seed=seed,
+                gradient_checkpointing=options.gradient_checkpointing,
             )
         policies |= {agent: made.get(agent) or made["shared"] for agent in agents}
     return {agent: policies[agent] for agent in AGENTS}

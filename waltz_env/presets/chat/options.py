@@ -28,6 +28,7 @@ class ChatOptions:
         adapter_rank: rank of the adapters, which are on all linear layers.
         dtype: dtype of frozen base weights; auto is bfloat16 where the device computes in it natively.
         quantize: load frozen base weights in 8 or 4 bits, which needs bitsandbytes.
+        gradient_checkpointing: keep less for the backward pass and compute it again: less memory, a third more time.
         max_new_tokens: token limit of a response.
         feedback_tokens: token limit of a critique; by default that of a response.
         context: token limit of a prompt and its completion; by default that of the model.
@@ -48,6 +49,7 @@ class ChatOptions:
     adapter_rank: int = 16
     dtype: Dtype = "auto"
     quantize: Quantize = "none"
+    gradient_checkpointing: bool = False
     max_new_tokens: int = 512
     feedback_tokens: int | None = None
     context: int | None = None

@@ -51,6 +51,7 @@ RECIPE = Recipe(
         weights=(SETUP_A, RewardWeights(label=0.1)),
     ),
     loop=LoopConfig(games=64, samples=SampleConfig(turns="all", group="labels")),
+    test_each_stage=True,
     options=ChatOptions(),
 )
 
