@@ -127,12 +127,20 @@ def inject(model: PreTrainedModel, configs: dict[str, PeftConfig], *, seed: int)
             parameter.data = parameter.data.float()  # also on a bfloat16 base, where small updates would round away
 
 
-def lora_layers(model: PreTrainedModel) -> list[Linear]:
+def lora_layers(model: PreTrainedModel) -> list[LoraLayer]:
     """The layers of the model that hold adapters; none in a plain model."""
-    return [module for module in model.modules() if isinstance(module, Linear)]
+    return [module for module in model.modules() if isinstance(module, Linear) or is_quantized(module)]
 
 
-def switch(layers: Sequence[Linear], adapter: str | None) -> None:
+def is_quantized(module: nn.Module) -> bool:
+    """Whether this is PEFT's LoRA layer on a linear layer that bitsandbytes has quantized.
+
+    It is told by its name, because PEFT has these classes only where bitsandbytes is installed.
+    """
+    return isinstance(module, LoraLayer) and type(module).__name__ in ("Linear4bit", "Linear8bitLt")
+
+
+def switch(layers: Sequence[LoraLayer], adapter: str | None) -> None:
     """Turns ``adapter`` on and the others off; None turns all off.
 
     PEFT also sets ``requires_grad`` of every adapter by what is on. Here each parameter keeps its own: the forward pass
@@ -151,7 +159,7 @@ def switch(layers: Sequence[Linear], adapter: str | None) -> None:
         parameter.requires_grad_(True)
 
 
-def _is_on(layer: Linear, adapter: str | None) -> bool:
+def _is_on(layer: LoraLayer, adapter: str | None) -> bool:
     """Whether ``adapter`` is on in this layer and no other is; None: whether all are off."""
     if adapter is None or layer.disable_adapters:
         return adapter is None and layer.disable_adapters
@@ -171,7 +179,7 @@ def _check_targets(model: PreTrainedModel) -> None:
     """Merging changes a weight for every module that holds it, an adapter only for one: they must not differ."""
     holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     for name, module in model.named_modules():
-        if isinstance(module, LoraLayer) and not isinstance(module, Linear):
+        if isinstance(module, LoraLayer) and not (isinstance(module, Linear) or is_quantized(module)):
             raise UsageError(
                 f"{name} is not a plain linear layer ({type(module).__name__}). Leave it out of `target_modules`."
             )

@@ -104,6 +104,11 @@ class LanguageModelPolicy:
         return bool(self._blocks)
 
     @property
+    def quantized(self) -> bool:
+        """Whether the adapter is on a base that bitsandbytes has quantized."""
+        return any(map(lora.is_quantized, self._layers))
+
+    @property
     def models(self) -> list[PreTrainedModel]:
         """The models in memory: the one that acts and, if it is another one, the reference."""
         return [self.model, *([self._reference] if isinstance(self._reference, PreTrainedModel) else [])]
@@ -199,11 +204,17 @@ class LanguageModelPolicy:
         this runs. The weights are merged anew each time. That costs about as much as generating a few tokens, can never
         be stale, and keeps no second copy in memory during training.
 
+        Nothing can be merged into a quantized base: there the adapter is on, and ``dtype`` has no effect.
+
         Args:
             dtype: dtype of the merged weights; None keeps the model's own. Rounding to it also changes the
                 log-probabilities that are sampled with. ``waltz_env.agents.fast_dtype`` knows where bfloat16 is faster.
             adapter: False gives the base without the adapter.
         """
+        if self.quantized:
+            lora.switch(self._layers, self._adapter if adapter else None)
+            yield self.model
+            return
         base = [parameter for name, parameter in self.model.named_parameters() if ".lora_" not in name]
         originals = [parameter.data for parameter in base]
         layers = [layer for layer in self._layers if adapter and self._adapter in layer.scaling]
@@ -241,7 +252,16 @@ class LanguageModelPolicy:
 
     @contextmanager
     def merged_weights(self, dtype: torch.dtype | None = None, *, adapter: bool = True) -> Iterator[dict[str, Tensor]]:
-        """The weights of ``sampling_model`` under a plain model's names; they too are valid only inside the block."""
+        """The weights of ``sampling_model`` under a plain model's names; they too are valid only inside the block.
+
+        Raises:
+            UsageError: the base is quantized.
+        """
+        if self.quantized:
+            raise UsageError(
+                "An adapter cannot be merged into a quantized base. Save the adapter, and merge it into the base as it "
+                "was before it was quantized."
+            )
         with self.sampling_model(dtype, adapter=adapter) as model:
             yield {
                 name.replace(".base_layer.", "."): tensor

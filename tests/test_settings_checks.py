@@ -33,6 +33,7 @@ from waltz_env.choice import Dynamics
 from waltz_env.errors import UsageError, UsageTypeError
 from waltz_env.experiments.evaluation import EvaluationConfig
 from waltz_env.presets import Recipe
+from waltz_env.experiments.servers import Servers
 from waltz_env.presets.chat import ChatOptions
 from waltz_env.presets.chat.examples import Mixture as SmolMixture
 from waltz_env.presets.chat.warm_start import Phase, WarmStart
@@ -72,6 +73,7 @@ SETTINGS: list[Any] = [
     Rules(),
     SampleConfig(),
     SamplingOptions(temperature=0.5, top_p=0.5, max_tokens=3, seed=3, stop=("x",)),
+    Servers(conversation_url="http://127.0.0.1:9/v1", feedback_url="http://127.0.0.1:9/v1"),
     SmolMixture(),
     STAGE,
     SupervisedConfig(),

@@ -19,6 +19,7 @@ from waltz_env.agents import (
     load_smollm2,
     lora_policies,
 )
+from waltz_env.errors import UsageError
 from waltz_env.presets.chat.options import ChatOptions
 from waltz_env.presets.chat.templates import TEMPLATES
 from waltz_env.presets.pair import agents_of
@@ -35,10 +36,12 @@ def load(source: str | Path, options: ChatOptions, accelerator: Accelerator) -> 
     Models whose weights are all trained are spread over the GPUs of a single process.
 
     Raises:
-        UsageError: no causal LM can be loaded from ``source``.
+        UsageError: no causal LM can be loaded from ``source``, or the device cannot train on weights of 4 bits.
     """
     device = accelerator.device
     dtype = base_dtype(options, device)
+    if options.quantize == "4bit" and device.type == "cpu":
+        raise UsageError("On a CPU, bitsandbytes cannot train on 4 bits. Take --quantize 8bit, or no quantized base.")
     if options.quantize != "none":
         return load_model(source, dtype=dtype, device_map=str(device), quantize=options.quantize)
     if options.all_weights and torch.cuda.device_count() > 1 and accelerator.num_processes == 1:
