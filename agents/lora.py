@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from peft import LoraConfig, LoraModel, PeftConfig
@@ -127,20 +127,21 @@ def inject(model: PreTrainedModel, configs: dict[str, PeftConfig], *, seed: int)
             parameter.data = parameter.data.float()  # also on a bfloat16 base, where small updates would round away
 
 
-def lora_layers(model: PreTrainedModel) -> list[LoraLayer]:
+def lora_layers(model: PreTrainedModel) -> list[Linear]:
     """The layers of the model that hold adapters; none in a plain model."""
     return [module for module in model.modules() if isinstance(module, Linear) or is_quantized(module)]
 
 
-def is_quantized(module: nn.Module) -> bool:
+def is_quantized(module: object) -> TypeGuard[Linear]:
     """Whether this is PEFT's LoRA layer on a linear layer that bitsandbytes has quantized.
 
-    It is told by its name, because PEFT has these classes only where bitsandbytes is installed.
+    It is told by its name, because PEFT has these classes only where bitsandbytes is installed. Here they are used as
+    its plain ``Linear`` is, except that nothing can be merged.
     """
     return isinstance(module, LoraLayer) and type(module).__name__ in ("Linear4bit", "Linear8bitLt")
 
 
-def switch(layers: Sequence[LoraLayer], adapter: str | None) -> None:
+def switch(layers: Sequence[Linear], adapter: str | None) -> None:
     """Turns ``adapter`` on and the others off; None turns all off.
 
     PEFT also sets ``requires_grad`` of every adapter by what is on. Here each parameter keeps its own: the forward pass
@@ -159,7 +160,7 @@ def switch(layers: Sequence[LoraLayer], adapter: str | None) -> None:
         parameter.requires_grad_(True)
 
 
-def _is_on(layer: LoraLayer, adapter: str | None) -> bool:
+def _is_on(layer: Linear, adapter: str | None) -> bool:
     """Whether ``adapter`` is on in this layer and no other is; None: whether all are off."""
     if adapter is None or layer.disable_adapters:
         return adapter is None and layer.disable_adapters
