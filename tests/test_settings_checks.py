@@ -32,8 +32,8 @@ from waltz_env.checks import check_settings
 from waltz_env.choice import Dynamics
 from waltz_env.errors import UsageError, UsageTypeError
 from waltz_env.experiments.evaluation import EvaluationConfig
-from waltz_env.presets import Recipe
 from waltz_env.experiments.servers import Servers
+from waltz_env.presets import Recipe
 from waltz_env.presets.chat import ChatOptions
 from waltz_env.presets.chat.examples import Mixture as SmolMixture
 from waltz_env.presets.chat.warm_start import Phase, WarmStart
