@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from waltz_env.errors import AgentError, DivergedError
+from waltz_env.checks import check_integer, check_number
+from waltz_env.errors import AgentError, DivergedError, UsageError
+from waltz_env.plain import plain_int
 from waltz_env.sampling_options import SamplingOptions
 
 CACHE_ARGUMENTS = ("past_key_values", "cache")  # the second for models of transformers 5.24 and later
 COMPACT_BELOW = 0.75  # drop ended rows once fewer than this share still run: dropping them copies the attention cache
+GREEDY_BELOW = 1e-6  # temperatures at which logits overflow, and nothing but the likeliest token has any mass
 SHARE_FROM = 16  # shortest common beginning of all prompts that is worth a forward pass of its own
 
 
@@ -53,12 +56,40 @@ class RowSampling(NamedTuple):
 
 def row_sampling(options: SamplingOptions, *, temperature: float, limit: int) -> RowSampling:
     """The sampling of one row, for an agent that acts at ``temperature`` and writes at most ``limit`` tokens."""
+    wanted = temperature if options.temperature is None else options.temperature
     return RowSampling(
-        temperature if options.temperature is None else options.temperature,
+        wanted if wanted >= GREEDY_BELOW else 0.0,
         options.top_p or 1.0,
         min(options.max_tokens or limit, limit),
         options.seed,
     )
+
+
+def check_acting(*, max_new_tokens: int, temperature: float | None, max_prompt_tokens: int | None) -> None:
+    """Check the settings of an agent on a model in this process.
+
+    Raises:
+        UsageTypeError: a value is of the wrong type.
+        UsageError: a value is out of range.
+    """
+    check_integer("max_new_tokens", max_new_tokens, at_least=1)
+    if temperature is not None:
+        check_number("temperature", temperature, low=0)
+    if max_prompt_tokens is not None:
+        check_integer("max_prompt_tokens", max_prompt_tokens, at_least=1)
+
+
+def random_stream(seed: int) -> torch.Generator:
+    """A random stream on the CPU.
+
+    Raises:
+        UsageTypeError: the seed is not an integer.
+        UsageError: it has more than 64 bits.
+    """
+    number = plain_int("seed", seed)
+    if not -(2**63) <= number < 2**64:
+        raise UsageError(f"seed must have at most 64 bits; got {number}.")
+    return torch.Generator().manual_seed(number)
 
 
 def cache_argument(model: PreTrainedModel) -> str:

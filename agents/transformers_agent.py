@@ -11,8 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.prompt_encoder import PromptEncoder
-from waltz_env.agents.sampling import Sampled, row_sampling, sample
+from waltz_env.agents.sampling import Sampled, check_acting, random_stream, row_sampling, sample
 from waltz_env.agents.templates import Template
+from waltz_env.checks import check_integer
 from waltz_env.errors import UsageError
 from waltz_env.sampling_options import SamplingOptions
 from waltz_env.types import Completion, Observation, Usage
@@ -55,8 +56,8 @@ class TransformersAgent:
         max_prompt_tokens: int | None = None,
         sampling_dtype: torch.dtype | None = None,
     ) -> None:
-        if max_new_tokens < 1 or batch_size < 1:
-            raise UsageError(f"max_new_tokens and batch_size must be 1 or more; got {max_new_tokens} and {batch_size}.")
+        check_acting(max_new_tokens=max_new_tokens, temperature=temperature, max_prompt_tokens=max_prompt_tokens)
+        check_integer("batch_size", batch_size, at_least=1)
         self.policy = policy
         self.template = template
         self.max_new_tokens = max_new_tokens
@@ -67,7 +68,7 @@ class TransformersAgent:
             policy.tokenizer, template, max_tokens=_prompt_limit(policy.model, max_new_tokens, max_prompt_tokens)
         )
         self._stop_ids = stop_ids(policy.model, policy.tokenizer)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = random_stream(seed)
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
         """One completion per observation, in order.
@@ -101,7 +102,7 @@ class TransformersAgent:
         uniforms = torch.rand(len(prompts), longest, dtype=torch.float64, generator=self._generator)
         for row, each in enumerate(sampling):
             if each.seed is not None:
-                stream = torch.Generator().manual_seed(each.seed)
+                stream = random_stream(each.seed)
                 uniforms[row] = torch.rand(self.max_new_tokens, dtype=torch.float64, generator=stream)[:longest]
         # One temperature for all is the learner's case, and needs no sorting.
         alike = all((each.temperature, each.top_p) == (own, 1.0) for each in sampling)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.prompt_encoder import PromptEncoder
-from waltz_env.agents.sampling import row_sampling
+from waltz_env.agents.sampling import check_acting, random_stream, row_sampling
 from waltz_env.agents.templates import Template
 from waltz_env.agents.transformers_agent import as_completion, stop_ids
 from waltz_env.agents.vllm_engine import Pinned, VLLMEngine
@@ -56,11 +56,12 @@ class VLLMAgent:
         max_prompt_tokens: int | None = None,
         json_schema: Mapping[str, Any] | None = None,
     ) -> None:
+        check_acting(max_new_tokens=max_new_tokens, temperature=temperature, max_prompt_tokens=max_prompt_tokens)
         room = engine.max_model_len - max_new_tokens
-        if max_new_tokens < 1 or room < 1:
+        if room < 1:
             raise UsageError(
-                f"max_new_tokens must be 1 or more and leave room for a prompt in the engine's max_model_len="
-                f"{engine.max_model_len}; got {max_new_tokens}."
+                f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the engine's max_model_len="
+                f"{engine.max_model_len}."
             )
         self.engine = engine
         self.policy = policy
@@ -70,7 +71,7 @@ class VLLMAgent:
         self.json_schema = json_schema
         self._encoder = PromptEncoder(policy.tokenizer, template, max_tokens=min(room, max_prompt_tokens or room))
         self._stop_ids = stop_ids(policy.model, policy.tokenizer)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = random_stream(seed)
         self._pinned: Pinned | None = None
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:

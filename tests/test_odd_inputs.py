@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,9 @@ import pytest
 
 import waltz_env
 from tests.games import BOMB, FINE, UNSAFE, Speaker
+from tests.tiny import tiny_model, tiny_tokenizer
+from waltz_env.agents import TransformersAgent, full_policy
+from waltz_env.agents.templates import conversation_messages
 from waltz_env.algorithms import ReinforcePPConfig, SurrogateConfig, waltz_stages
 from waltz_env.errors import AgentError, DataError, UsageError, UsageTypeError
 from waltz_env.experiments.saved_run import claim, read_recipe
@@ -26,6 +29,8 @@ from waltz_env.protocols import Agent
 from waltz_env.rollout import play
 from waltz_env.rules import Rules
 from waltz_env.run_folder import RunFolder
+from waltz_env.sampling_options import SamplingOptions
+from waltz_env.server_client import ServerClient
 from waltz_env.serving import Duet
 from waltz_env.settings import decode, encode
 from waltz_env.types import CONVERSATION, FEEDBACK, Completion, Kind, Prompt, Trajectory
@@ -217,3 +222,56 @@ def test_options_and_actions_that_are_no_mappings_are_refused(environment: str, 
 def test_a_history_that_is_no_sequence_is_refused(history: Any) -> None:
     with pytest.raises(UsageTypeError, match="history must be a tuple of messages"):
         Prompt("x", Kind.BENIGN, history=history)
+
+
+POLICY = full_policy(tiny_model(), tiny_tokenizer())
+MAKERS: dict[str, Callable[..., Any]] = {
+    "ServerClient": lambda **settings: ServerClient("http://127.0.0.1:9/v1", api_key="none", **settings),
+    "Duet": lambda **settings: Duet(AGENTS, **settings),
+    "TransformersAgent": lambda **settings: TransformersAgent(
+        POLICY, conversation_messages, **{"max_new_tokens": 4, **settings}
+    ),
+    "SamplingOptions": SamplingOptions,
+}
+COUNT, TIME, NUMBER = (0, -1, 1.5, True, "5", math.nan), (0, -1, math.nan, True, "5", None), (-1, math.nan, True, "1")
+ODD: dict[tuple[str, str], Sequence[Any]] = {
+    ("ServerClient", "max_concurrent"): COUNT,
+    ("ServerClient", "retries"): COUNT[1:],
+    ("ServerClient", "timeout"): TIME,
+    ("ServerClient", "deadline"): TIME,
+    ("Duet", "timeout"): TIME,
+    ("Duet", "feedback_timeout"): TIME,
+    ("Duet", "queue_timeout"): TIME,
+    ("Duet", "max_batch"): COUNT,
+    ("Duet", "refusal"): (None, 3, b"No."),
+    ("TransformersAgent", "max_new_tokens"): COUNT,
+    ("TransformersAgent", "batch_size"): COUNT,
+    ("TransformersAgent", "max_prompt_tokens"): COUNT,
+    ("TransformersAgent", "temperature"): NUMBER,
+    ("TransformersAgent", "seed"): (1.5, "x", None, True, 2**64, -(2**63) - 1),
+    ("SamplingOptions", "seed"): (1.5, "x", True, 2**64, -(2**63) - 1),
+    ("SamplingOptions", "temperature"): NUMBER,
+}
+
+
+@pytest.mark.parametrize(
+    ("maker", "name", "value"), [(maker, name, value) for (maker, name), values in ODD.items() for value in values]
+)
+def test_a_setting_of_no_use_is_refused_when_it_is_given(maker: str, name: str, value: Any) -> None:
+    with pytest.raises((UsageError, UsageTypeError), match=rf"\b{name}\b.* must "):
+        MAKERS[maker](**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("maker", "settings"),
+    [
+        ("ServerClient", {"timeout": math.inf, "deadline": math.inf, "retries": np.int64(0)}),
+        ("Duet", {"timeout": math.inf, "queue_timeout": np.float32(2), "max_batch": np.int64(2)}),
+        ("TransformersAgent", {"seed": np.int64(3), "temperature": np.float32(0.5), "batch_size": np.int64(2)}),
+        ("SamplingOptions", {"seed": np.uint64(2**64 - 1)}),
+    ],
+)
+def test_numbers_of_numpy_and_infinite_times_are_settings(maker: str, settings: dict[str, Any]) -> None:
+    made = MAKERS[maker](**settings)
+    if maker in ("ServerClient", "Duet"):
+        made.close()

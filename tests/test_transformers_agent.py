@@ -210,6 +210,16 @@ def test_options_hold_for_each_completion_alone() -> None:
     assert [completion.text for completion in again] == [seeded.text, greedy.text]
 
 
+@pytest.mark.parametrize("temperature", [1e-9, 1e-40, 1e-45, 5e-324])
+def test_a_temperature_near_zero_is_greedy(temperature: float) -> None:
+    observations = observe(PROMPTS[:1]) * 2
+    greedy, tiny = agent().act_with(
+        observations, [SamplingOptions(temperature=0.0), SamplingOptions(temperature=temperature)]
+    )
+    assert tiny == greedy
+    assert agent(temperature=temperature).act(observations[:1]) == [greedy]
+
+
 def test_without_options_it_acts_as_it_does_in_training() -> None:
     observations = observe(PROMPTS[:2])
     assert agent().act_with(observations, [SamplingOptions()] * 2) == agent().act(observations)

@@ -146,6 +146,17 @@ def check_seed(seed: object) -> int:
     return plain_int("seed", seed)
 
 
+def check_duration(name: str, seconds: object) -> None:
+    """Check that ``seconds`` is a number above 0; infinity is no limit.
+
+    Raises:
+        UsageTypeError: it is not a number.
+        UsageError: it is NaN, or not above 0.
+    """
+    if not _number(name, seconds) > 0:
+        raise UsageError(f"{name} must be above 0; got {seconds}.")
+
+
 def check_mapping(name: str, value: object, *, such_as: str) -> None:
     """Check that ``value`` is a mapping.
 

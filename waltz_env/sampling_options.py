@@ -40,5 +40,7 @@ class SamplingOptions:
             check_integer("max_tokens", self.max_tokens, at_least=1)
         if self.seed is not None:
             check_integer("seed", self.seed, at_least=-(2**63))
+            if self.seed >= 2**64:
+                raise UsageError(f"seed must have at most 64 bits; got {self.seed}.")
         if not all(self.stop):
             raise UsageError("A stop string must not be empty.")

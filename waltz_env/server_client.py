@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+from waltz_env.checks import check_duration, check_integer
 from waltz_env.errors import AgentFailure, UsageError, WaltzError
 from waltz_env.extras import install_command
 from waltz_env.loop_thread import LoopThread
@@ -73,11 +74,10 @@ class ServerClient:
         retries: int = RETRIES,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:
-        if min(max_concurrent, timeout, deadline) <= 0 or retries < 0:
-            raise UsageError(
-                "max_concurrent, timeout and deadline must be above 0 and retries 0 or more; got "
-                f"{max_concurrent}, {timeout}, {deadline} and {retries}."
-            )
+        check_integer("max_concurrent", max_concurrent, at_least=1)
+        check_integer("retries", retries, at_least=0)
+        check_duration("timeout", timeout)
+        check_duration("deadline", deadline)
         self.max_concurrent = operator.index(max_concurrent)
         self.deadline = deadline
         self.parameters = dict(parameters or {})

@@ -10,8 +10,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-from waltz_env.checks import check_choice
-from waltz_env.errors import AgentError, AgentFailure, UsageError
+from waltz_env.checks import check_choice, check_duration
+from waltz_env.errors import AgentError, AgentFailure, UsageTypeError
 from waltz_env.game import Game
 from waltz_env.loop_thread import LoopThread
 from waltz_env.protocols import Agent, SamplingAgent
@@ -109,11 +109,11 @@ class Duet:
     ) -> None:
         check_choice("mode", mode, get_args(Mode))
         check_choice("failure policy", on_failure, get_args(OnFailure))
-        if not all(seconds > 0 for seconds in (timeout, feedback_timeout, queue_timeout)):
-            raise UsageError(
-                f"Times must be above 0; got timeout={timeout}, feedback_timeout={feedback_timeout}, "
-                f"queue_timeout={queue_timeout}."
-            )
+        check_duration("timeout", timeout)
+        check_duration("feedback_timeout", feedback_timeout)
+        check_duration("queue_timeout", queue_timeout)
+        if not isinstance(refusal, str):
+            raise UsageTypeError(f"refusal must be a string; got {refusal!r} ({type(refusal).__name__}).")
         self.mode = mode
         self.on_failure = on_failure
         self.rules = _in_mode(rules, mode)
