@@ -237,7 +237,7 @@ class LanguageModelPolicy:
         """Writes the trained weights: an adapter in PEFT's format, a whole model as ``save_pretrained`` writes it.
 
         PEFT and transformers load either of them from any folder: an adapter's configuration names its base by its name
-        on the hub or by an absolute path.
+        on the hub or by an absolute path. After a move of that base, ``waltz export`` writes an adapter that finds it.
 
         Args:
             folder: folder to write to.
