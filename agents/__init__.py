@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from waltz_env.agents.transformers_agent import TransformersAgent
     from waltz_env.agents.vllm_agent import VLLMAgent
     from waltz_env.agents.vllm_engine import VLLMEngine
+    from waltz_env.agents.vllm_servers import VLLMServers
 else:
     __getattr__, __dir__ = lazy_attributes(
         __name__,
@@ -26,6 +27,7 @@ else:
             "TransformersAgent": "transformers_agent",
             "VLLMAgent": "vllm_agent",
             "VLLMEngine": "vllm_engine",
+            "VLLMServers": "vllm_servers",
             "fast_dtype": "models",
             "full_policy": "policy",
             "load_model": "models",
@@ -48,6 +50,7 @@ __all__ = [
     "TransformersAgent",
     "VLLMAgent",
     "VLLMEngine",
+    "VLLMServers",
     "conversation_messages",
     "fast_dtype",
     "feedback_messages",

@@ -62,6 +62,7 @@ class TransformersAgent:
         self.template = template
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
+        self.seed = seed
         self.batch_size = batch_size
         self.sampling_dtype = sampling_dtype
         self.encoder = PromptEncoder(

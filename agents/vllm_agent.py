@@ -15,13 +15,14 @@ from waltz_env.agents.sampling import check_acting, random_stream, row_sampling
 from waltz_env.agents.templates import Template
 from waltz_env.agents.transformers_agent import as_completion, stop_ids
 from waltz_env.agents.vllm_engine import Pinned, VLLMEngine
+from waltz_env.agents.vllm_servers import VLLMServers
 from waltz_env.errors import UsageError
 from waltz_env.sampling_options import SamplingOptions
 from waltz_env.types import Completion, Observation
 
 
 class VLLMAgent:
-    """Samples from a policy through a ``VLLMEngine``, which several agents share.
+    """Samples from a policy through a ``VLLMEngine`` or ``VLLMServers``, which several agents share.
 
     It acts like ``TransformersAgent``: with the same prompts, token for token, with the policy's current weights, and
     with their version on every completion. Every row has a random stream of its own, seeded from the agent's.
@@ -46,7 +47,7 @@ class VLLMAgent:
 
     def __init__(
         self,
-        engine: VLLMEngine,
+        engine: VLLMEngine | VLLMServers,
         policy: LanguageModelPolicy,
         *,
         template: Template,

@@ -6,26 +6,32 @@ import math
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from waltz_env.agents.engines import NEEDS_VLLM
 from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.sampling import RowSampling, Sampled, diverged
 from waltz_env.agents.sync_check import Reading, SyncReport, compare, verify
-from waltz_env.agents.templates import CONVERSATION_SYSTEM
+from waltz_env.agents.weight_probe import (
+    TOLERANCE,
+    Sync,
+    adapter_ranks,
+    base_logprobs,
+    fingerprint,
+    policy_logprobs,
+    probe_of,
+)
 from waltz_env.errors import SyncError, UsageError
 
-Sync = Literal["adapter", "merged"]
-TOLERANCE = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.2}
-"""Mean absolute difference of log-probabilities, in nats, that rounding to a dtype explains."""
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the sizes that vLLM can reserve
-_PROBE_TOKENS = 256
 _PREFILL_TOKENS = 4096  # fewest tokens that a step on a CPU must have room for
 
 
@@ -87,7 +93,7 @@ class VLLMEngine:
         tolerance: float | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        ranks = _check(policies, sync)
+        ranks = adapter_ranks(policies, sync)
         first = policies[0]
         on_gpu = first.device.type == "cuda"
         self.sync_mode: Sync = sync or ("adapter" if on_gpu and ranks else "merged")
@@ -127,8 +133,8 @@ class VLLMEngine:
         }
         self._llm = _import_vllm().LLM(model=str(base), **settings)
         shutil.rmtree(base)
-        ids = first.tokenizer.encode(CONVERSATION_SYSTEM, add_special_tokens=False)
-        self._probe: list[int] = ids[: min(_PROBE_TOKENS, max_model_len - 1)]
+        self._close = weakref.finalize(self, _shut_down, self._llm, self._folder)
+        self._probe = probe_of(first, max_model_len=max_model_len)
         self._held = self._base_reading(first)
 
     def generate(
@@ -198,12 +204,12 @@ class VLLMEngine:
             raise UsageError("This engine was not made for that policy. Name it in `policies` when the engine is made.")
         place = self._place(policy)
         before = self._held.get(place, self._held[_BASE])
-        weights = (id(policy), *_fingerprint(policy))
+        weights = fingerprint(policy)
         if before.weights == weights:
             return
         self._held[place] = _Held((), before.reading)  # until the check has passed, the engine holds nothing for sure
         self._bring_adapter(policy) if self.sync_mode == "adapter" else self._bring_merged(policy)
-        reading = Reading(_probe_logprobs(policy, self._probe), self._engine_logprobs(policy))
+        reading = Reading(policy_logprobs(policy, self._probe), self._engine_logprobs(policy))
         self.report = compare(before.reading, reading, resolution=torch.finfo(self._dtype).eps)
         verify(self.report, tolerance=self.tolerance)
         self._held[place] = _Held(weights, reading)
@@ -227,10 +233,8 @@ class VLLMEngine:
         return Pinned(policy.version, self._held[self._place(policy)].weights)
 
     def close(self) -> None:
-        """Frees the engine's memory and files. It cannot be used after that."""
-        self._llm.llm_engine.engine_core.shutdown()
-        del self._llm
-        self._folder.cleanup()
+        """Frees the engine's memory and files; so does dropping it. It cannot be used after that."""
+        self._close()
 
     def _place(self, policy: LanguageModelPolicy) -> int:
         """Key of the policy's weights in ``_held``: adapters lie side by side, merged weights replace each other."""
@@ -272,10 +276,7 @@ class VLLMEngine:
         return torch.tensor(output.prompt_logprobs.logprobs)
 
     def _base_reading(self, policy: LanguageModelPolicy) -> dict[int, _Held]:
-        with policy.sampling_model(adapter=False) as model, torch.no_grad():
-            ids = torch.tensor([self._probe], device=policy.device)
-            trainer = _logprobs(model(input_ids=ids, use_cache=False).logits, ids)
-        reading = Reading(trainer, self._engine_logprobs(None))
+        reading = Reading(base_logprobs(policy, self._probe), self._engine_logprobs(None))
         verify(compare(reading, reading, resolution=0.0), tolerance=self.tolerance)
         return {_BASE: _Held((), reading)}
 
@@ -301,31 +302,9 @@ _BASE = -1
 _MERGED = 0
 
 
-def _fingerprint(policy: LanguageModelPolicy) -> list[float]:
-    """Sums of the trainable tensors in float64: they show any change, even one that did not raise the version."""
-    return torch.stack([p.detach().sum(dtype=torch.float64) for p in policy.parameters()]).tolist()
-
-
-@torch.no_grad()
-def _probe_logprobs(policy: LanguageModelPolicy, probe: Sequence[int]) -> Tensor:
-    ids = torch.tensor([probe], device=policy.device)
-    positions = torch.arange(len(probe), device=policy.device).unsqueeze(0)
-    return _logprobs(policy.logits(ids, torch.ones_like(ids), positions, keep=len(probe)), ids)
-
-
-def _logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    """Log-probabilities (L - 1,) float32 of ``ids`` (1, L) except the first, under raw ``logits`` (1, L, V)."""
-    return logits[0, :-1].float().log_softmax(-1).gather(-1, ids[0, 1:, None]).squeeze(-1).cpu()
-
-
-def _check(policies: Sequence[LanguageModelPolicy], sync: Sync | None) -> list[int]:
-    """The ranks of the policies' adapters; empty unless every policy has one."""
-    if not policies:
-        raise UsageError("An engine needs the policies that it will sample for; got none.")
-    ranks = [policy.rank for policy in policies if policy.rank is not None]
-    if sync == "adapter" and len(ranks) < len(policies):
-        raise UsageError("sync='adapter' needs policies that are LoRA adapters (`lora_policies`). Use sync='merged'.")
-    return ranks if len(ranks) == len(policies) else []
+def _shut_down(llm: Any, folder: tempfile.TemporaryDirectory[str]) -> None:
+    llm.llm_engine.engine_core.shutdown()
+    folder.cleanup()
 
 
 def _import_vllm() -> Any:
@@ -335,7 +314,5 @@ def _import_vllm() -> Any:
     try:
         import vllm
     except ImportError as error:
-        raise UsageError(
-            "VLLMEngine needs vLLM: `pip install vllm` on a machine with a GPU. On a CPU see docs/performance.md."
-        ) from error
+        raise UsageError(NEEDS_VLLM) from error
     return vllm

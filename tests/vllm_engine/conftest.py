@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,24 +69,37 @@ def server(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     """The base URL of vLLM's own OpenAI server on loopback, with the base model of ``pair`` in float32."""
     folder: Path = tmp_path_factory.mktemp("served")
     pair.policies[CONVERSATION].save_merged(folder / "model", adapter=False)
+    with serving(folder / "model", context=CONTEXT, log=folder / "log") as (url, _):
+        yield f"{url}/v1"
+
+
+@contextmanager
+def serving(
+    model: Path, *options: str, context: int, log: Path, **environment: str
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address of a vLLM server on loopback that serves a model in float32, and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / "model")]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--served-model-name", SERVED, "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--enforce-eager", "--generation-config", "vllm"]
-    command += ["--max-model-len", str(CONTEXT)]
+    command += ["--max-model-len", str(context)]
     # vLLM 0.32 on a CPU cannot read a prompt in parts where requests have seeds.
-    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(CONTEXT)]
-    with (folder / "log").open("w") as log:
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(context), *options]
+    with log.open("w") as file:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", **environment},
+            start_new_session=True,
         )
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: answers(f"{url}/health") or process.poll() is not None, every=1, seconds=600)
-        assert process.poll() is None, (folder / "log").read_text()[-4000:]
-        yield f"{url}/v1"
+        assert process.poll() is None, log.read_text()[-4000:]
+        yield url, process
     finally:
         process.terminate()
         process.wait(60)
