@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.markdown import Markdown
 
+from waltz_env.agents.engines import check_engine
 from waltz_env.algorithms.registry import ALGORITHMS
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.console import console
@@ -40,6 +41,8 @@ class Benchmark:
         preset: models, prompts, judge and common settings.
         config: in place of the preset, settings of an earlier run (config.json), or a TOML file with flags of train.
         steps: number of steps of each stage; the default is the preset's.
+        engine: what generates: transformers, vllm (in each run's process), or running vLLM servers, vllm@URL,URL; the
+            default is that of the preset or the file.
         jobs: number of runs at a time.
         rows: benchmark.json files of other people, whose rows join the table and the pictures.
         threshold: R_c of the training games that counts as solved, for the number of games until then.
@@ -51,6 +54,7 @@ class Benchmark:
     preset: str = "nano"
     config: Path | None = None
     steps: tuple[int, ...] | None = None
+    engine: str | None = None
     jobs: int = 1
     rows: tuple[Path, ...] = ()
     threshold: float = 0.9
@@ -60,6 +64,8 @@ class Benchmark:
         """The settings that the runs have in common."""
         config = self.config
         recipe = preset(self.preset).recipe if config is None else parse_train(["--config", str(config)]).recipe
+        if self.engine is not None:
+            recipe = replace(recipe, engine=self.engine)
         return recipe if self.steps is None else with_steps(recipe, *self.steps)
 
     def run(self) -> int:
@@ -67,6 +73,7 @@ class Benchmark:
         if self.seeds < 1 or self.jobs < 1:
             raise UsageError(f"seeds and jobs must be 1 or more; got {self.seeds} and {self.jobs}.")
         recipe = self.recipe
+        check_engine(recipe.engine)
         if RunFolder(self.out).has_config():
             raise UsageError(f"{self.out} is the folder of a run. Choose another --out.")
         with alone(writable_folder(self.out)):

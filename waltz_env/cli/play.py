@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from waltz_env.agents.engines import TRANSFORMERS, check_engine
 from waltz_env.checks import check_integer
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.progress import hide_loading_bars
-from waltz_env.errors import did_you_mean
+from waltz_env.errors import UsageError, did_you_mean
 from waltz_env.experiments.pairs import SCRIPTED, laboratory_note, load_pair
 from waltz_env.judges import RuleJudge
 from waltz_env.protocols import Agent
@@ -48,6 +49,7 @@ class Play:
         max_rounds: largest number of rounds of feedback and revision; the default is that of the run's training, or 1.
         max_new_tokens: token limit of one turn, for models.
         seed: seed of sampling.
+        engine: what generates for models: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL.
     """
 
     agents: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="AGENTS")] = SCRIPTED
@@ -56,18 +58,24 @@ class Play:
     max_rounds: int | None = None
     max_new_tokens: int = 128
     seed: int = 0
+    engine: str = TRANSFORMERS
 
     def __post_init__(self) -> None:
         """Refuse what cannot work before a model is loaded."""
         check_integer("max_new_tokens", self.max_new_tokens, at_least=1)
         check_integer("max_rounds", self.max_rounds or 0, at_least=0)
+        check_engine(self.engine)
+        if self.agents == SCRIPTED and self.engine != TRANSFORMERS:
+            raise UsageError("--engine would be ignored: scripted agents have no model. Name a run or a model.")
 
     def run(self) -> int:
         """Play until the input ends; see ``main`` for the exit code."""
         fixed, rules = None, Rules()
         if self.agents != SCRIPTED:
             hide_loading_bars()
-            fixed, rules = load_pair(self.agents, seed=self.seed, max_new_tokens=self.max_new_tokens)
+            fixed, rules = load_pair(
+                self.agents, seed=self.seed, max_new_tokens=self.max_new_tokens, engine=self.engine
+            )
         if self.max_rounds is not None:
             rules = replace(rules, max_rounds=self.max_rounds)
         kind = Kind(self.kind)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from waltz_env.agents.engines import TRANSFORMERS, check_engine
 from waltz_env.checks import check_integer, check_number, check_settings
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.progress import hide_loading_bars
@@ -46,6 +47,7 @@ class Serve:
         max_rounds: maximum rounds of feedback and revision, 0 for none; as the run was trained by default.
         max_batch: maximum number of requests that run together on one model in this process.
         seed: sampling seed.
+        engine: what generates for models: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL.
         timeout: seconds that a draft or a revision may run.
         feedback_timeout: seconds that one feedback may run.
         queue_timeout: seconds that a request may wait for its turns before it is turned away.
@@ -67,6 +69,7 @@ class Serve:
     max_rounds: int | None = None
     max_batch: int = 32
     seed: int = 0
+    engine: str = TRANSFORMERS
     timeout: float = 60.0
     feedback_timeout: float = 60.0
     queue_timeout: float = 60.0
@@ -83,6 +86,9 @@ class Serve:
             check_number(name, getattr(self, name), above=0)
         check_number("drain", self.drain or 0.0, low=0)
         check_integer("max_rounds", self.max_rounds or 0, at_least=0)
+        check_engine(self.engine)
+        if self.agents in (None, SCRIPTED) and self.engine != TRANSFORMERS:
+            raise UsageError("--engine would be ignored: no model is loaded here. Name a run or a model.")
 
     def run(self) -> int:
         """Serve until told to stop; see ``main`` for the exit code."""
@@ -154,7 +160,9 @@ class Serve:
             agents |= {CONVERSATION: FollowAdvice(1.0, seed=self.seed), FEEDBACK: ScriptedFeedback()}
         elif self.agents is not None:
             hide_loading_bars()
-            pair, rules = load_pair(self.agents, seed=self.seed, max_new_tokens=self.servers.max_new_tokens)
+            pair, rules = load_pair(
+                self.agents, seed=self.seed, max_new_tokens=self.servers.max_new_tokens, engine=self.engine
+            )
             agents |= pair
         longest = max(self.timeout, self.feedback_timeout)
         agents |= self.servers.agents(

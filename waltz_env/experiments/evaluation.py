@@ -14,6 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from waltz_env.agents import LanguageModelPolicy
+from waltz_env.agents.engines import TRANSFORMERS, check_engine, close_engines, server_urls
 from waltz_env.algorithms.training.learners import policies_of
 from waltz_env.checks import check_distinct, check_integer, check_settings
 from waltz_env.errors import UsageError
@@ -61,6 +62,7 @@ class EvaluationConfig:
         judge: judge of the responses, by name; the default is that of the first run's training.
         safeguard: a judge by name, or ``"classifier"``: a linear classifier of requests, fitted on the first run's
             training prompts; without a run there is none.
+        engine: what generates for runs: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL.
         untrained: whether to play the untrained systems.
         latency: number of prompts of the first set on which the last run is timed; 0 for none.
         capabilities: tasks of lm-evaluation-harness for the conversation agent of the last run and for its base.
@@ -72,6 +74,7 @@ class EvaluationConfig:
     samples: int = 1
     judge: str | None = None
     safeguard: str = CLASSIFIER
+    engine: str = TRANSFORMERS
     untrained: bool = True
     latency: int = 0
     capabilities: tuple[str, ...] = ()
@@ -81,6 +84,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         check_integer("samples", self.samples, at_least=1)
+        server_urls(self.engine)
         check_integer("latency", self.latency, at_least=0)
         if self.capability_limit is not None:
             check_integer("capability_limit", self.capability_limit, at_least=1)
@@ -170,7 +174,8 @@ def _evaluate(
     until_done: ExitStack,
 ) -> Results:
     """Play what ``out`` lacks, which no other process can open until that is done; the rest as in ``evaluate``."""
-    recipes = [read_recipe(folder) for folder in runs]
+    check_engine(config.engine, processes=accelerator.num_processes)
+    recipes = [replace(read_recipe(folder), engine=config.engine) for folder in runs]
     names = system_names(runs, recipes)
     rules = _pair_rules(recipes)
     about: Results = {
@@ -250,6 +255,7 @@ def _evaluate(
         work(Part(name, answers, test, partial(play_served, test, agents)) for name, test in tests.items())
     for folder, recipe, system in zip(runs, recipes, names, strict=True):
         if folder != runs[0]:
+            close_engines(bench.agents)
             bench = workbench(recipe, folder, accelerator=accelerator)
         if not load_weights(folder, bench):
             about["runs"][system]["interrupted"] = True

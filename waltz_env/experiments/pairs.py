@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from waltz_env.agents.engines import TRANSFORMERS, check_engine, on_engine
 from waltz_env.errors import UsageError, unknown_name
 from waltz_env.protocols import Agent
 from waltz_env.rules import Rules
@@ -21,13 +22,16 @@ LABORATORY_NOTE = (
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def load_pair(name: str, *, seed: int, max_new_tokens: int) -> tuple[Mapping[AgentID, Agent], Rules]:
+def load_pair(
+    name: str, *, seed: int, max_new_tokens: int, engine: str = TRANSFORMERS
+) -> tuple[Mapping[AgentID, Agent], Rules]:
     """The pair of a run, or one model in both roles, and the rules that the pair was trained with.
 
     Args:
         name: smollm2, the folder of a run, or the folder or hub name of a Hugging Face chat model.
         seed: seed of sampling, if the name is not a run.
         max_new_tokens: token limit of one turn, if the name is not a run.
+        engine: what generates, see ``agents.engines``.
 
     Raises:
         UsageError: nothing has that name; the nearest one is suggested.
@@ -35,6 +39,7 @@ def load_pair(name: str, *, seed: int, max_new_tokens: int) -> tuple[Mapping[Age
     """
     folder = RunFolder(Path(name))
     is_model = _is_model(name)
+    check_engine(engine)
     # What follows needs torch, which a mistyped name should not wait for.
     from accelerate import Accelerator
 
@@ -43,10 +48,10 @@ def load_pair(name: str, *, seed: int, max_new_tokens: int) -> tuple[Mapping[Age
     from waltz_env.presets.pair import lora_pair
 
     if not is_model:
-        recipe, bench = load_run(folder, Accelerator())
+        recipe, bench = load_run(folder, Accelerator(), engine=engine)
         return bench.agents, recipe.rules
     model, tokenizer = load_smollm2() if name == SMOLLM2 else load_model(name)
-    return lora_pair(model, tokenizer, seed=seed, max_new_tokens=max_new_tokens), Rules()
+    return on_engine(lora_pair(model, tokenizer, seed=seed, max_new_tokens=max_new_tokens), engine), Rules()
 
 
 def laboratory_note(folder: RunFolder) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from waltz_env.agents import LanguageModelPolicy
+from waltz_env.agents.engines import check_engine
 from waltz_env.algorithms import Stage, train
 from waltz_env.algorithms.training import checkpoint
 from waltz_env.algorithms.training.learners import policies_of
@@ -80,6 +81,7 @@ def execute(
     folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
     accelerator = accelerator or Accelerator()
     recipe.check()
+    check_engine(recipe.engine, processes=accelerator.num_processes)
     if loggers is None:
         trackers = [tracker(name) for name in recipe.track]  # a library that is missing is told now
         loggers = [RunLog(folder), *([TrackerLog(folder, trackers)] if trackers else [])]

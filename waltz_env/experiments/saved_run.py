@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
 
+from waltz_env.agents.engines import TRANSFORMERS
 from waltz_env.algorithms.training import checkpoint
 from waltz_env.algorithms.training.learners import policies_of
 from waltz_env.errors import CheckpointError, DataError, UsageError, unknown_name
@@ -58,15 +60,22 @@ def claim(folder: RunFolder, recipe: Recipe) -> None:
     folder.write_config(settings)
 
 
-def load_run(folder: RunFolder | Path, accelerator: Accelerator) -> tuple[Recipe, Workbench]:
+def load_run(
+    folder: RunFolder | Path, accelerator: Accelerator, *, engine: str = TRANSFORMERS
+) -> tuple[Recipe, Workbench]:
     """The recipe of a run and its workbench, with the weights of its newest checkpoint.
+
+    Args:
+        folder: folder of the run.
+        accelerator: device and processes.
+        engine: what generates, whatever the run was trained with; see ``agents.engines``.
 
     Raises:
         UsageError: there is no run in ``folder``.
         CheckpointError: the run has no checkpoint yet.
     """
     folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
-    recipe = read_recipe(folder)
+    recipe = replace(read_recipe(folder), engine=engine)
     newest_checkpoint(folder)  # fails before anything is built
     bench = workbench(recipe, folder, accelerator=accelerator)
     load_weights(folder, bench)

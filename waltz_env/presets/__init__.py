@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from accelerate import Accelerator
 
+from waltz_env.agents.engines import check_engine, on_engine
 from waltz_env.errors import UsageError
 from waltz_env.presets import chat, llama, nano, smollm2
 from waltz_env.presets.pair import lora_pair
@@ -53,12 +54,14 @@ def workbench(recipe: Recipe, folder: RunFolder, *, accelerator: Accelerator) ->
         accelerator: device and processes.
 
     Raises:
-        UsageError: there is no such preset, or the roles should share a policy and the preset builds two.
+        UsageError: there is no such preset, the roles should share a policy and the preset builds two, or the engine
+            cannot be had.
     """
+    check_engine(recipe.engine, processes=accelerator.num_processes)
     bench = preset(recipe.preset).build(recipe, folder, accelerator)
     if recipe.shared_policy and len({id(getattr(agent, "policy", agent)) for agent in bench.agents.values()}) > 1:
         raise UsageError(f"The preset {recipe.preset} builds a policy for each role; train it without --shared-policy.")
-    return bench
+    return replace(bench, agents=on_engine(bench.agents, recipe.engine))
 
 
 __all__ = [

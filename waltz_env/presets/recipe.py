@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from accelerate import Accelerator
 
+from waltz_env.agents.engines import TRANSFORMERS, server_urls
 from waltz_env.algorithms import LearnerConfig, LoopConfig, Stage, single_model_stage
 from waltz_env.algorithms.protocols import needs_groups
 from waltz_env.algorithms.registry import ALGORITHMS, ENTRY_POINTS, algorithm, with_settings
@@ -46,6 +47,7 @@ class Recipe:
         preset: name of the preset that builds models and prompts; ``preset`` fills it in.
         seed: seeds everything random.
         judge: judge of the responses, by name (see ``load_judge``).
+        engine: what generates in training and in its evaluations, by name (see ``agents.engines``).
         loop: settings of the training loop.
         test_samples: games on each held-out prompt.
         test_each_stage: whether to play the held-out prompts after each stage, and not only after the last one.
@@ -59,6 +61,7 @@ class Recipe:
     preset: str = ""
     seed: int = 0
     judge: str = "rules"
+    engine: str = TRANSFORMERS
     loop: LoopConfig = field(default_factory=LoopConfig)
     test_samples: int = 1
     test_each_stage: bool = False
@@ -71,6 +74,7 @@ class Recipe:
         if self.options is not None and not isinstance(self.options, PresetOptions):
             raise UsageTypeError(f"options must be settings with a method `check`; got {self.options!r}.")
         check_integer("seed", self.seed, at_least=0)
+        server_urls(self.engine)
         check_integer("test_samples", self.test_samples, at_least=1)
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
