@@ -313,7 +313,7 @@ def test_a_dry_run_tells_how_long_the_run_will_take(
     assert seconds["stage-2:"] == [pytest.approx(2 * (playing + feedback + conversation), abs=0.4)]
     assert min(feedback, conversation) > 0
     assert "stage-1: 3 steps of 16 games" in told
-    assert "6 held-out games, before and after training" in told
+    assert "6 held-out games, played 3 times" in told
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "own-model.md"

@@ -122,7 +122,9 @@ def too_malformed(rate: float | None, critiques: int, options: object) -> str | 
     if not isinstance(options, ChatOptions):
         return told
     if options.warm_start:
-        return f"{told} A longer warm start teaches more of the format: --warm-start {2 * options.warm_start}."
+        return (
+            f"{told} A longer warm start teaches more of the format: --warm-start {max(300, 2 * options.warm_start)}."
+        )
     return f"{told} Teach the format first: --warm-start 300."
 
 
@@ -192,14 +194,16 @@ def _time_lines(
     }
     training = sum(stage.steps * step[stage.name] for stage in recipe.stages)
     held_out = recipe.test_samples * sum(map(len, bench.tests.values()))
-    testing = 2 * held_out * playing / games  # before and after training
+    between = sum(stage.steps > 0 for stage in recipe.stages[:-1]) if recipe.test_each_stage else 0
+    tested = 2 + between  # before training, after each stage that is tested, after training
+    testing = tested * held_out * playing / games
     told = ", ".join(f"{name}'s update {_duration(seconds)}" for name, seconds in updates.items())
     lines = [f"{games} games: playing {_duration(playing)}, {told}"]
     lines += [
         f"{stage.name}: {stage.steps:,} steps of {recipe.loop.games:,} games, about {_duration(step[stage.name])} each"
         for stage in recipe.stages
     ]
-    lines.append(f"{held_out:,} held-out games, before and after training: about {_duration(testing)}")
+    lines.append(f"{held_out:,} held-out games, played {tested} times: about {_duration(testing)}")
     options = recipe.options
     warm = 0.0
     if isinstance(options, ChatOptions) and options.warm_start:
