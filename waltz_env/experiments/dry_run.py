@@ -216,7 +216,7 @@ def _time_lines(
 
 def _duration(seconds: float) -> str:
     if seconds < 100:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.3f} s" if seconds < 1 else f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
