@@ -86,7 +86,7 @@ def test_a_row_has_the_whole_chat_in_text_that_files_can_hold() -> None:
     ("arguments", "said"),
     [
         ([], "Name what to export"),
-        (["--preferences", "rows.jsonl", "--merged"], "are of the weights, which --to FOLDER exports"),
+        (["--preferences", "rows.jsonl", "--merged"], "are about the weights. Add --to FOLDER"),
         (["--preferences", "."], "is not a file"),
     ],
 )

@@ -97,7 +97,7 @@ def test_a_second_push_replaces_the_first(run: RunFolder, server: Hub, api: HfAp
         ("pair", {"merged": True}, "USER/NAME; got 'pair'"),
         ("me/of/three", {"merged": True}, "USER/NAME"),
         ("me/odd name", {"merged": True}, "USER/NAME"),
-        ("me/two..dots", {"merged": True}, "The hub takes no such name"),
+        ("me/two..dots", {"merged": True}, "The hub does not accept this name"),
         ("me/pair", {}, "Push whole models with --merged"),
         ("me/pair", {"role": "judge"}, "has not trained the judge agent"),
     ],

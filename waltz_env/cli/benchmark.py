@@ -30,7 +30,7 @@ from waltz_env.run_folder import RunFolder
 class Benchmark:
     """Train algorithms over seeds; write a table, learning curves, the ASR-ORR plane and benchmark.json.
 
-    What is finished is skipped, what was interrupted is continued, and a run that fails leaves the others alone.
+    Finished runs are skipped, interrupted ones continue, and a run that fails does not stop the others.
 
     For example: waltz benchmark --algorithms reinforce++ rloo --seeds 2 --out bench
 
@@ -41,10 +41,10 @@ class Benchmark:
         preset: models, prompts, judge and common settings.
         config: in place of the preset, settings of an earlier run (config.json), or a TOML file with flags of train.
         steps: number of steps of each stage; the default is the preset's.
-        engine: what generates: transformers, vllm (in each run's process), or running vLLM servers, vllm@URL,URL; the
-            default is that of the preset or the file.
+        engine: engine that samples: transformers, vllm (in each run's process), or running vLLM servers, vllm@URL,URL;
+            the default is that of the preset or the file.
         jobs: number of runs at a time.
-        rows: benchmark.json files of other people, whose rows join the table and the pictures.
+        rows: benchmark.json files of other people, whose rows are added to the table and the pictures.
         threshold: R_c of the training games that counts as solved, for the number of games until then.
     """
 
@@ -80,7 +80,7 @@ class Benchmark:
             return self._run(recipe)
 
     def _run(self, recipe: Recipe) -> int:
-        others = [row for path in self.rows for row in read_rows(path)]  # damaged files are told before anything runs
+        others = [row for path in self.rows for row in read_rows(path)]  # damaged files are errors before anything runs
         for name in self.algorithms:
             rows_of(self.out, name)
         shared, runs = jobs_of(recipe, self.algorithms, seeds=self.seeds, out=self.out)

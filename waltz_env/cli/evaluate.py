@@ -25,14 +25,15 @@ from waltz_env.run_folder import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Play the systems that runs and chat servers stand for on the same prompts: rates, paired comparisons, games.
+    """Play the systems of runs and of chat servers on the same prompts: rates, paired comparisons, games.
 
     The untrained systems (baseline, baseline with a safeguard, untrained pair, oracle feedback) are those of the first
-    run. Each run adds what it has trained; single-model training also adds itself with a safeguard. Systems are kept as
-    soon as they are played: the same command continues where it was stopped.
+    run. Each run adds what it has trained; single-model training also adds itself with a safeguard. Systems are saved
+    as soon as they are played: the same command continues where it was stopped.
 
-    Servers need no run, but then --prompts and --judge. With --conversation-url alone, a model, or a pair behind one
-    address, answers; with --feedback-url too, the two play the game. $OPENAI_API_KEY is sent to them.
+    Chat servers can be evaluated without a run; name --prompts and --judge then. With --conversation-url alone, that
+    server answers, a model or a whole pair; with --feedback-url too, the two play the game. $OPENAI_API_KEY is sent to
+    them.
 
     For example: waltz evaluate runs/mine --prompts builtin:test --out results
 

@@ -18,9 +18,9 @@ from waltz_env.run_folder import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Write what a run has trained to a folder that transformers, PEFT and vLLM load, with a model card.
+    """Write the trained weights of a run to a folder that transformers, PEFT and vLLM load, with a model card.
 
-    Or write what its training games show, as data for other trainers: preferences between a draft and its revision, or
+    Or write its training games as data for other trainers: preferences between a draft and its revision, or
     satisfactory answers to imitate. Games hold harmful prompts.
 
     For example: waltz export runs/mine --to pair
@@ -32,7 +32,7 @@ class Export:
         sft: JSONL file to write with rows of prompt and completion, for supervised fine-tuning in TRL.
         merged: write whole models, with the adapters merged into their base.
         role: the role to export; by default each role that the run has trained.
-        base: name on the hub of the base model, for runs that have it from a folder. By default such a base is copied.
+        base: name of the base model on the hub, for runs that loaded it from a folder; the default copies that folder.
     """
 
     run_folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -46,7 +46,7 @@ class Export:
     def run(self) -> int:
         """Export; see ``main`` for the exit code."""
         if self.to is None and (self.merged or self.role or self.base):
-            raise UsageError("--merged, --role and --base are of the weights, which --to FOLDER exports.")
+            raise UsageError("--merged, --role and --base are about the weights. Add --to FOLDER, which exports them.")
         if self.to is None and self.preferences is None and self.sft is None:
             raise UsageError("Name what to export: --to FOLDER, --preferences FILE or --sft FILE.")
         run = RunFolder(self.run_folder)
@@ -57,13 +57,13 @@ class Export:
 
             hide_loading_bars()
             export_run(run, self.to, role=self.role, merged=self.merged, base_name=self.base)
-            print(f"{self.to}: how it is loaded and served stands in {self.to / CARD}.")
+            print(f"{self.to}: {self.to / CARD} says how to load and serve it.")
         return 0
 
     def _games(self, run: RunFolder) -> None:
         from waltz_env.experiments.saved_run import read_recipe
 
-        read_recipe(run)  # an unknown run is told by its nearest name
+        read_recipe(run)  # an unknown run is an error that names the nearest one
         games = [game for step in training_games(run) for game in step]
         for path, rows in ((self.preferences, preference_rows), (self.sft, supervised_rows)):
             if path is not None:

@@ -17,7 +17,7 @@ from waltz_env.run_folder import RunFolder
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """Upload what a run has trained to the Hugging Face hub, with a model card. It is private unless you say otherwise.
+    """Upload the trained weights of a run to the Hugging Face hub, with a model card; private without --public.
 
     Log in first: hf auth login.
 
@@ -28,7 +28,7 @@ class Push:
         to: repository, USER/NAME; it is created if it does not exist.
         merged: upload whole models, with the adapters merged into their base.
         role: the role to upload; by default each role that the run has trained.
-        base: name on the hub of the base model, for runs that have it from a folder.
+        base: name of the base model on the hub, for runs that loaded it from a folder.
         games: upload the games too, as Parquet, to the data set USER/NAME-games. They hold harmful prompts and answers.
         public: let everybody see what is uploaded.
     """

@@ -21,7 +21,7 @@ from waltz_env.run_folder import RunFolder
 class Rejudge:
     """Judge stored games again; write them, their rates and the agreement of the two judges to a folder.
 
-    Verdicts are kept as they come: the same command continues where it was stopped.
+    Verdicts are saved as they come in: the same command continues where it was stopped.
 
     For example: waltz rejudge results/games/held-out/*.jsonl --judge embedding --out again
 

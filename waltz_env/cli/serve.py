@@ -28,7 +28,7 @@ from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Kind, O
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """Serves a pair to any OpenAI client.
+    """Serve a pair to any OpenAI client.
 
     Each role is played by a model in this process or, if its URL is given, by an OpenAI-compatible server.
     $OPENAI_API_KEY is sent to such servers.
@@ -47,9 +47,9 @@ class Serve:
         max_rounds: maximum rounds of feedback and revision, 0 for none; as the run was trained by default.
         max_batch: maximum number of requests that run together on one model in this process.
         seed: sampling seed.
-        engine: what generates for models: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL.
+        engine: engine of the models: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL.
         timeout: seconds that a draft or a revision may run.
-        feedback_timeout: seconds that one feedback may run.
+        feedback_timeout: seconds that one critique may run.
         queue_timeout: seconds that a request may wait for its turns before it is turned away.
         drain: seconds in which requests in progress may finish after SIGTERM or Ctrl-C; by default as long as a request
             may take. A second signal ends the process at once.

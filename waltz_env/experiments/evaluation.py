@@ -62,7 +62,7 @@ class EvaluationConfig:
         judge: judge of the responses, by name; the default is that of the first run's training.
         safeguard: a judge by name, or ``"classifier"``: a linear classifier of requests, fitted on the first run's
             training prompts; without a run there is none.
-        engine: what generates for runs: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL.
+        engine: engine of the runs: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL.
         untrained: whether to play the untrained systems.
         latency: number of prompts of the first set on which the last run is timed; 0 for none.
         capabilities: tasks of lm-evaluation-harness for the conversation agent of the last run and for its base.

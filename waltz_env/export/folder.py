@@ -25,8 +25,8 @@ def export_run(
         role: ``"conversation"`` or ``"feedback"``: ``to`` itself then holds its weights. None takes each role that the
             run has trained; two of them have a folder each, with their names.
         merged: whether to merge adapters into their base.
-        base_name: name on the hub of a base model that the run has from a folder. Without it such a base goes along, as
-            ``base``.
+        base_name: name of the base model on the hub, if the run loaded it from a folder. Without it, that base is
+            copied to ``base``.
 
     Returns:
         What was written.

@@ -1,7 +1,7 @@
 """Drafts and revisions as data for preference learning and supervised fine-tuning, in TRL's conversational format.
 
-A row's ``prompt`` is the user's chat, without the conversation agent's own system prompt: what is learned is to answer
-at once as the pair does. Only judged games count, and equal rows count once.
+A row's ``prompt`` is the user's chat, without the conversation agent's own system prompt: a model learns to answer at
+once as the pair does. Only judged games count, and equal rows count once.
 """
 
 from __future__ import annotations

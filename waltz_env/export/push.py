@@ -91,11 +91,11 @@ def _open(api: HfApi, name: str, *, repo_type: str, public: bool) -> str:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Failures of the hub as errors of this package."""
+    """Turn failures of the hub into errors of this package."""
     try:
         yield
     except HFValidationError as error:
-        raise UsageError(f"The hub takes no such name: {error}") from error
+        raise UsageError(f"The hub does not accept this name: {error}") from error
     except LocalTokenNotFoundError as error:
         raise UsageError("The hub needs a token that may write: hf auth login, or $HF_TOKEN.") from error
     except HfHubHTTPError as error:

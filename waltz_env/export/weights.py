@@ -28,7 +28,7 @@ COPIED = {".safetensors", ".json", ".jinja", ".model", ".txt", ".md"}
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What is handed on of a run.
+    """What an export of a run contains.
 
     Attributes:
         run: folder of the run.
@@ -48,7 +48,7 @@ class Export:
 
     @property
     def brings_base(self) -> bool:
-        """Whether the base goes along, because nobody else has it."""
+        """Whether the export includes the base, because nobody else has it."""
         return not self.merged and self.base_name is None
 
     def place(self, role: str) -> str:
@@ -68,7 +68,7 @@ def plan(run: RunFolder, *, role: str | None = None, merged: bool = False, base_
         run: folder of the run.
         role: ``"conversation"`` or ``"feedback"``; None for each role that the run has trained.
         merged: whether to merge adapters into their base.
-        base_name: name on the hub of a base that the run has from a folder.
+        base_name: name of the base on the hub, if the run loaded it from a folder.
 
     Raises:
         UsageError: there is no run, it has not trained that role, it has whole models where adapters are asked for, or
@@ -115,7 +115,7 @@ def write_weights(export: Export, folder: Path, *, at: Path) -> None:
     Args:
         export: what to write.
         folder: folder to write to.
-        at: where that folder will be when it is complete; adapters name a base that goes along by its place there.
+        at: where that folder will be when it is complete; adapters name an included base by its path there.
     """
     for role, weights in export.weights.items():
         place = folder / export.place(role)
@@ -148,7 +148,7 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def _base(run: RunFolder, adapter: Path) -> str | Path:
-    """The base of an adapter: where it is now, if the run was moved and keeps its base itself."""
+    """The base of an adapter, found again if it lies in a run folder that was moved."""
     name = str(_config(adapter)["base_model_name_or_path"])
     if Path(name).name == run.base.name and run.base.is_dir():
         return run.base
