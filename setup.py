@@ -76,6 +76,7 @@ DEV = [
     "setuptools>=77",
     "types-PyYAML",
     "types-tqdm",
+    "uvloop>=0.21",  # the event loop that uvicorn prefers where it is installed
 ]
 
 EXTRAS = {

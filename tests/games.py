@@ -138,15 +138,23 @@ any_text = st.text(st.characters(), max_size=20)
 """Of all code points, lone surrogates and control characters included."""
 
 token_ids = st.none() | st.lists(st.integers(0, 200_000), max_size=4).map(tuple)
-completions = st.builds(
-    Completion,
-    text=any_text,
-    finish=st.sampled_from(["stop", "length", "cut"]),
-    prompt_ids=token_ids,
-    token_ids=token_ids,
-    logprobs=st.none() | st.lists(st.floats(max_value=0, allow_nan=False, allow_infinity=False), max_size=4).map(tuple),
-    version=st.integers(0, 10**6),
-)
+logprobs = st.floats(max_value=0, allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def completions(draw: st.DrawFn) -> Completion:
+    """What an agent may say, its sampled tokens with or without their log-probabilities."""
+    ids = draw(token_ids)
+    return Completion(
+        draw(any_text),
+        finish=draw(st.sampled_from(["stop", "length", "cut"])),
+        prompt_ids=draw(token_ids),
+        token_ids=ids,
+        logprobs=None if ids is None else draw(st.none() | st.tuples(*[logprobs] * len(ids))),
+        version=draw(st.integers(0, 10**6)),
+    )
+
+
 labels = st.sampled_from(ALL_LABELS)
 judgements = st.builds(
     Judgement,
@@ -173,6 +181,6 @@ feedbacks = st.builds(Feedback, labels=st.none() | labels, advice=any_text, reas
 def trajectories(draw: st.DrawFn) -> Trajectory:
     """Games of any content, judged or not, as they may stand in a file."""
     rounds = draw(st.integers(0, 2))
-    responses = draw(st.lists(st.builds(Response, completions, outcomes), min_size=1, max_size=3))
-    critiques = draw(st.lists(st.builds(Critique, completions, feedbacks), max_size=rounds))
+    responses = draw(st.lists(st.builds(Response, completions(), outcomes), min_size=1, max_size=3))
+    critiques = draw(st.lists(st.builds(Critique, completions(), feedbacks), max_size=rounds))
     return Trajectory(draw(prompts), tuple(responses), tuple(critiques))

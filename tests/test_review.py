@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+import uvloop
 
 from tests import virtual_time
 from tests.games import SAFE, UNSAFE, Speaker, critique
@@ -161,6 +163,25 @@ def test_a_turn_spends_one_budget_at_a_time() -> None:
     assert state == "running"
     assert now == pytest.approx(14)
     assert seconds == pytest.approx({"waiting": 9, "running": 5})
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_turn_tells_waiting_from_running_in_any_event_loop(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def spend() -> dict:
+        turn = Turn(waiting=60, running=60)
+
+        def wait_in_a_thread() -> None:
+            time.sleep(0.05)  # the loop idles meanwhile, so the time of its last iteration is an old one
+            turn.starts()
+
+        await asyncio.to_thread(wait_in_a_thread)
+        turn.close()
+        return turn.seconds
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        seconds = runner.run(spend())
+    assert seconds["waiting"] >= 0.05
+    assert seconds["running"] > 0
 
 
 # Overload

@@ -53,7 +53,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ("[]", "must hold a JSON object; got list"),
         ("{}", "written by waltz_env 0.1"),
         ('{"schema": 1}', "written by a version with schema 1"),
-        ('{"schema": "2"}', "written by a version with schema 2"),
+        ('{"schema": "2"}', "written by a version with schema '2'"),
         (b"\xff\xfe", "is not JSON"),
     ],
 )

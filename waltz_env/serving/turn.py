@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from typing import Literal
 
 State = Literal["waiting", "running"]
@@ -26,9 +27,12 @@ class Turn:
 
     def __init__(self, *, waiting: float, running: float) -> None:
         self._loop = asyncio.get_running_loop()
+        # The time of asyncio's own loops is exact. Others, such as uvloop, tell when their last iteration began, in
+        # milliseconds: waiting would be counted as running, and a fast turn as none.
+        self._clock = self._loop.time if isinstance(self._loop, asyncio.BaseEventLoop) else time.monotonic
         self._budgets: dict[State, float] = {"waiting": waiting, "running": running}
         self._state: State = "waiting"
-        self._since = self._loop.time()
+        self._since = self._clock()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self.expired: asyncio.Future[State] = self._loop.create_future()
@@ -45,7 +49,7 @@ class Turn:
 
     def close(self) -> None:
         """Stop the clock."""
-        self._switch(self._state, self._loop.time())
+        self._switch(self._state, self._clock())
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -53,7 +57,7 @@ class Turn:
     def _switch_soon(self, state: State) -> None:
         # The loop that waited may be closed while the batch still runs.
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._switch, state, self._loop.time())
+            self._loop.call_soon_threadsafe(self._switch, state, self._clock())
 
     def _switch(self, state: State, now: float) -> None:
         if self._closed:
