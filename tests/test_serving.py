@@ -814,7 +814,7 @@ def test_the_command_passes_its_settings_on(upstream) -> None:
         ({"mode": "off"}, {"mode": "off", "max_rounds": 0, "warning": "No answer is reviewed."}),
         (
             {"on_failure": "fail_open"},
-            {"warning": "Without usable feedback a draft is answered unreviewed, and marked."},
+            {"warning": "Without usable feedback, the answer is the draft, marked as unreviewed."},
         ),
     ],
 )

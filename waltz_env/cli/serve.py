@@ -128,7 +128,7 @@ class Serve:
         if duet.mode == "off":
             about["warning"] = "No answer is reviewed."
         elif duet.on_failure == "fail_open":
-            about["warning"] = "Without usable feedback a draft is answered unreviewed, and marked."
+            about["warning"] = "Without usable feedback, the answer is the draft, marked as unreviewed."
         if self.agents is not None:
             about["note"] = laboratory_note(RunFolder(Path(self.agents)))
         return {name: value for name, value in about.items() if value is not None}

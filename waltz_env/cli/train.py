@@ -57,7 +57,7 @@ class Train:
         config: settings from a file: config.json of an earlier run, or TOML with the flags as keys. Flags win.
         out: run folder; the default is a new one under runs/.
         resume: folder of an interrupted run, to be continued exactly with its own settings.
-        dry_run: build everything, play a few games, train nothing, and tell what the run would do and what it needs.
+        dry_run: build everything, play a few games, train nothing, and print what the run would do and need.
     """
 
     recipe_default: ClassVar[Recipe]
