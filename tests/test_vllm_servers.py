@@ -57,7 +57,7 @@ def pair(urls: Sequence[str], *, temperature: float = 1.0, **settings: float) ->
         list(policies.values()),
         urls,
         dtype=torch.float32,
-        **{"timeout": 20.0, "patience": 3.0, "retry_after": 0.0, **settings},  # type: ignore[arg-type]
+        **{"timeout": 120.0, "patience": 60.0, "retry_after": 0.0, **settings},  # type: ignore[arg-type]
     )
     return {
         name: VLLMAgent(engine, policies[name], template=TEMPLATES[name], max_new_tokens=6, seed=3) for name in policies
@@ -155,7 +155,7 @@ def test_what_a_failing_server_leaves_is_played_elsewhere(
     servers: list[StandIn], pair_of: Make, at: int, hangs: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = alone(shaken=True)
-    agents = pair_of([server.url for server in servers])
+    agents = pair_of([server.url for server in servers], patience=8.0)
     shake(agents[CONVERSATION].policy)
     servers[0].fails_at, servers[0].wants_to_hang = at, hangs
     made = agents[CONVERSATION].act(observations())
