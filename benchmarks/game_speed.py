@@ -26,7 +26,7 @@ from transformers import GenerationConfig
 
 from waltz_env.agents import LanguageModelPolicy, TransformersAgent, VLLMAgent, VLLMEngine, load_smollm2, lora_policies
 from waltz_env.feedback import format_feedback
-from waltz_env.judges import RuleJudge
+from waltz_env.judges import RefusalJudge
 from waltz_env.presets.chat.templates import conversation_messages, feedback_messages
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent
@@ -142,7 +142,7 @@ def main() -> None:
     for number in range(arguments.rounds + 1):
         change(policies, number)
         start = time.perf_counter()
-        games = play(prompts, agents, judge=RuleJudge())
+        games = play(prompts, agents, judge=RefusalJudge())
         seconds = time.perf_counter() - start
         bare_seconds = sum(map(bare, phases(games)))
         tokens = sum(sum(counts) for _, _, counts in phases(games))

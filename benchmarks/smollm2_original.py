@@ -16,7 +16,7 @@ from waltz_env.agents import TEMPLATES, TransformersAgent, fast_dtype, load_smol
 from waltz_env.evaluation.metrics import proportion, rates
 from waltz_env.feedback import parse_feedback
 from waltz_env.game import Game
-from waltz_env.judges import RuleJudge
+from waltz_env.judges import EmbeddingJudge
 from waltz_env.presets import smollm2
 from waltz_env.prompts import PromptSet
 from waltz_env.rollout import play
@@ -57,7 +57,7 @@ def main() -> None:
     )
     found = {}
     for number, name in enumerate(options.prompts):
-        games = play(PromptSet.load(name), {CONVERSATION: drafter}, judge=RuleJudge(), rules=Rules(max_rounds=0))
+        games = play(PromptSet.load(name), {CONVERSATION: drafter}, judge=EmbeddingJudge(), rules=Rules(max_rounds=0))
         found[name] = {metric: rates(games)[metric].as_dict() for metric in SHOWN}
         if number == 0 and options.feedback:
             critiques = reviewer.act([reviewed(game) for game in games[:: max(1, len(games) // options.feedback)]])

@@ -14,6 +14,7 @@ import waltz_env
 from waltz_env import CONVERSATION, FEEDBACK, Labels
 from waltz_env.agents import FollowAdvice
 from waltz_env.feedback import format_feedback
+from waltz_env.judges import RefusalJudge
 
 CRITIQUES = (
     format_feedback(Labels(unsafe=False, overrefuse=False), ""),
@@ -33,7 +34,7 @@ def features(observation: waltz_env.Observation) -> np.ndarray:
 def main(games: int = 4000, seed: int = 0) -> tuple[float, float]:
     """Trains; returns the feedback agent's mean return over the first and the last tenth of the games."""
     rng = np.random.default_rng(seed)
-    env = waltz_env.make("WaltzSafety-v0", prompts="builtin:train")
+    env = waltz_env.make("WaltzSafety-v0", prompts="builtin:train", judge=RefusalJudge())
     partner = FollowAdvice(0.9, seed=seed)
     theta = np.zeros((len(CRITIQUES), 3))
     baseline, returns = 0.0, []

@@ -16,7 +16,7 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
-from waltz_env import CONVERSATION, FEEDBACK, Agent, PromptSet, RuleJudge, play, score
+from waltz_env import CONVERSATION, FEEDBACK, Agent, PromptSet, RefusalJudge, play, score
 from waltz_env.agents import FollowAdvice, NeverFlag
 from waltz_env.evaluation import rates
 from waltz_env.scripted import REFUSAL
@@ -29,7 +29,7 @@ def held_out(feedback: Agent, drafts: int = 4) -> tuple[float, str]:
     games = [
         game
         for seed in range(drafts)
-        for game in play(prompts, {CONVERSATION: FollowAdvice(0.9, seed), FEEDBACK: feedback}, judge=RuleJudge())
+        for game in play(prompts, {CONVERSATION: FollowAdvice(0.9, seed), FEEDBACK: feedback}, judge=RefusalJudge())
     ]
     found = rates(games)
     shown = "  ".join(f"{name} {found[name].value:.2f}" for name in ("asr", "orr", "ftr", "label_accuracy"))

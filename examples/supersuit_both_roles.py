@@ -19,7 +19,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.utils import set_random_seed
 
 import waltz_env
-from waltz_env import AGENTS, FEEDBACK, PromptSet, RuleJudge, play, score
+from waltz_env import AGENTS, FEEDBACK, PromptSet, RefusalJudge, play, score
 from waltz_env.evaluation import rates
 from waltz_env.wrappers import CHOICES, CachedEncoder, ChoosingAgent, EncodedEnv, HashedNgrams
 
@@ -32,7 +32,7 @@ def held_out(policy: Policy, encoder: CachedEncoder) -> dict[str, float]:
     The conversation agent's return is left out: every flag gives it a second response that is rewarded, too.
     """
     pair = {role: ChoosingAgent(policy, encoder, CHOICES[role]) for role in AGENTS}
-    games = play(PromptSet.load("builtin:test"), pair, judge=RuleJudge())
+    games = play(PromptSet.load("builtin:test"), pair, judge=RefusalJudge())
     rewards = [score(game) for game in games]
     return {
         "final ok": float(np.mean([each.conversation[-1] for each in rewards])),

@@ -19,6 +19,7 @@ from waltz_env import CONVERSATION, FEEDBACK, Labels, Observation
 from waltz_env.agents import FollowAdvice
 from waltz_env.env import WaltzSafetyEnv
 from waltz_env.feedback import format_feedback
+from waltz_env.judges import RefusalJudge
 
 CRITIQUES = (
     format_feedback(Labels(unsafe=False, overrefuse=False), ""),
@@ -32,7 +33,7 @@ class TextGame(EnvBase):  # type: ignore[misc]  # TorchRL is not checked
 
     def __init__(self) -> None:
         super().__init__(device="cpu", batch_size=[])
-        self.game = WaltzSafetyEnv()
+        self.game = WaltzSafetyEnv(judge=RefusalJudge())  # the scripted answers have no content
         self.observation_spec = Composite(observation=NonTensor((), example_data=""))
         self.action_spec = Composite(action=NonTensor((), example_data=""))
         self.reward_spec = Composite(reward=Unbounded((2,)))  # rewards of both agents, in the order of AGENTS

@@ -13,7 +13,7 @@ from waltz_env import CONVERSATION, FEEDBACK, PromptSet
 from waltz_env.agents import TEMPLATES, load_model
 from waltz_env.algorithms import LoopConfig, SampleConfig, Stage, algorithm, play_held_out, train
 from waltz_env.evaluation import rates
-from waltz_env.judges import RuleJudge
+from waltz_env.judges import EmbeddingJudge, RefusalJudge
 from waltz_env.presets import lora_pair, nano
 from waltz_env.rewards import SETUP_A, RewardWeights
 
@@ -36,7 +36,7 @@ def main(
 
     # One base model, two adapters: the base with its adapters off is the frozen reference of both agents.
     agents = lora_pair(lm, tokenizer, templates=templates, max_new_tokens=lengths, seed=seed)
-    judge = RuleJudge()
+    judge = RefusalJudge() if model is None else EmbeddingJudge()  # nano's answers have no content
     # The feedback agent's baseline is the mean reward among games in the same state; see docs/nano.md.
     feedback = algorithm("reinforce++", baseline="group", learning_rate=1e-3 if model is None else 1e-4, minibatches=4)
     conversation = algorithm("reinforce++", learning_rate=5e-4 if model is None else 1e-4, minibatches=4)

@@ -13,7 +13,7 @@ from waltz_env import CONVERSATION, FEEDBACK, Completion, Labels, Observation, P
 from waltz_env.agents import FollowAdvice, NeverFlag
 from waltz_env.evaluation import rates
 from waltz_env.feedback import format_feedback
-from waltz_env.judges import RuleJudge
+from waltz_env.judges import RefusalJudge
 from waltz_env.testing import agent_test
 
 ALARMING = re.compile(r"\b(bomb|weapon|hack|steal|poison|attack|fake|illegal|drugs?|kill|malware|blackmail)\w*", re.I)
@@ -42,7 +42,7 @@ def main() -> dict[str, float]:
     prompts = PromptSet.load("builtin:test")
     shown = {}
     for name, feedback in (("no feedback", NeverFlag()), ("word lists", agent)):
-        games = play(prompts, {CONVERSATION: FollowAdvice(0.9, seed=0), FEEDBACK: feedback}, judge=RuleJudge())
+        games = play(prompts, {CONVERSATION: FollowAdvice(0.9, seed=0), FEEDBACK: feedback}, judge=RefusalJudge())
         shown = {metric: rates(games)[metric].value for metric in ("asr", "orr", "ftr", "label_accuracy")}
         print(f"{name:12s}", "  ".join(f"{metric} {value:.2f}" for metric, value in shown.items()))
     return shown

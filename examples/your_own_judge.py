@@ -13,6 +13,8 @@ from waltz_env import CONVERSATION, Judge, Judgement, Labels, NoVerdict, Prompt,
 from waltz_env.judges import RuleJudge
 from waltz_env.testing import judge_test
 
+SHORT = "A flat white has less milk and a thinner foam than a latte."
+
 
 @dataclass(frozen=True, slots=True)
 class BrevityJudge:
@@ -41,9 +43,9 @@ def main() -> list[bool]:
     judge = BrevityJudge(words=20)
     judge_test(judge)  # the conformance check that ships with the package
     env = waltz_env.make("WaltzSafety-v0", prompts="builtin:test", judge=judge, max_rounds=0)
-    prompt = next(prompt for prompt in PromptSet.load("builtin:test") if prompt.category == "plain")
+    prompt = next(prompt for prompt in PromptSet.load("builtin:test") if "latte" in prompt.text)
     verdicts = []
-    for answer in ("Start with a short list and do the easy parts first.", "Start with a list, then sort it. " * 9):
+    for answer in (SHORT, f"{SHORT} Both begin with an espresso, and the rest is a matter of taste. " * 3):
         env.reset(options={"prompt": prompt})
         _, rewards, _, _, infos = env.step({CONVERSATION: answer})
         verdicts.append(rewards[CONVERSATION] == 1.0)

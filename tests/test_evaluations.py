@@ -221,7 +221,7 @@ def test_an_interrupted_judge_is_asked_about_the_rest_alone(tmp_path: Path) -> N
     assert not list(out.rglob("*.part"))
     again = read_games(RunFolder(out).games_of_system("games", "games"))
     assert [game.final.text for game in again] == ["UNSAFE", "No."] * 50
-    assert {getattr(game.final.judgement, "judge", "") for game in again} == {"rules"}
+    assert {getattr(game.final.judgement, "judge", "") for game in again} == {"refusals"}
     SWITCH.responses = 0
     assert waltz(*command) == 0
     assert SWITCH.responses == 2

@@ -155,7 +155,7 @@ def test_llama_guard_answers_are_read_or_are_no_verdict(
 ) -> None:
     assert parse_llama_guard(answer) == expected
     for prompt in (BENIGN, HARMFUL):  # whatever the prompt's kind
-        (found,) = LlamaGuardJudge(Recorded(answer)).judge([prompt], ["By its pins."])
+        (found,) = LlamaGuardJudge(Recorded(answer)).judge([prompt], ["A lock opens by its pins."])
         if expected is None:
             assert isinstance(found, NoVerdict)
         else:

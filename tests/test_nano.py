@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from waltz_env.feedback import format_feedback, parse_feedback
-from waltz_env.judges import RuleJudge
-from waltz_env.judges.rules import classify
+from waltz_env.judges import RefusalJudge
+from waltz_env.judges.rules import classify_form
 from waltz_env.presets.nano import grammar, splits
 from waltz_env.presets.nano.examples import Example, Mixture, examples
 from waltz_env.presets.nano.templates import NEW_TOKENS, conversation_messages, feedback_messages
@@ -129,9 +129,9 @@ def test_the_warm_start_sees_every_topic_and_no_held_out_prompt(warm_start_examp
 def test_the_judge_takes_every_answer_for_an_answer_and_every_refusal_for_a_refusal(group):
     for topic in [topic for topic in TOPICS if topic.group == group]:
         for request in [grammar.requests(topic, framing)[0] for framing in grammar.framings(topic)]:
-            assert [classify(request, text).value for text in grammar.refusals(topic)] == ["refusal"] * 8
+            assert [classify_form(request, text).value for text in grammar.refusals(topic)] == ["refusal"] * 8
         request = grammar.requests(topic, "direct")[0]
-        assert {classify(request, text).value for text in grammar.answers(topic)} == {"answer"}
+        assert {classify_form(request, text).value for text in grammar.answers(topic)} == {"answer"}
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -140,7 +140,7 @@ def test_the_grammar_labels_a_reply_as_the_judge_does(group, refused):
     rng = np.random.default_rng(0)
     topics = [topic for topic in TOPICS if topic.group == group]
     prompts = [Prompt(grammar.requests(topic, "direct")[0], topic.kind) for topic in topics]
-    judgements = RuleJudge().judge(prompts, [grammar.reply(topic, refused, rng) for topic in topics])
+    judgements = RefusalJudge().judge(prompts, [grammar.reply(topic, refused, rng) for topic in topics])
     assert [judgement.labels for judgement in judgements] == [grammar.truth(topic, refused) for topic in topics]
 
 
@@ -201,7 +201,7 @@ def test_the_feedback_agent_reads_the_request_and_the_latest_response_alone():
 
 
 def refuses(text: str) -> bool:
-    return classify("-", text).value == "refusal"
+    return classify_form("-", text).value == "refusal"
 
 
 def test_drafts_refuse_at_the_rates_of_the_mixture():

@@ -6,7 +6,7 @@ import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.example import load
-from waltz_env import CONVERSATION, FEEDBACK, Agent, AgentID, RuleJudge, play
+from waltz_env import CONVERSATION, FEEDBACK, Agent, AgentID, RefusalJudge, play
 from waltz_env.agents import FollowAdvice, NeverFlag, OracleFeedback
 from waltz_env.presets import nano
 from waltz_env.presets.nano.examples import Mixture
@@ -35,7 +35,7 @@ def test_trl_s_rows_and_rewards_are_those_of_the_game() -> None:
     agents: dict[AgentID, Agent] = {CONVERSATION: FollowAdvice(answers=1.0), FEEDBACK: NeverFlag()}
     prompt = next(prompt for prompt in nano.train() if prompt.harmful)
     passed = play([prompt], agents)
-    flagged = play([prompt], agents | {FEEDBACK: OracleFeedback([prompt], RuleJudge())})
+    flagged = play([prompt], agents | {FEEDBACK: OracleFeedback([prompt], RefusalJudge())})
 
     critique = flagged[0].critiques[0].completion.text
     drafts = example.states(passed, CONVERSATION, nano.TEMPLATES[CONVERSATION])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -171,7 +171,7 @@ def test_a_turn_tells_waiting_from_running_in_any_event_loop(new_loop: Callable[
         turn = Turn(waiting=60, running=60)
 
         def wait_in_a_thread() -> None:
-            time.sleep(0.05)  # the loop idles meanwhile, so the time of its last iteration is an old one
+            threading.Event().wait(0.05)  # the loop idles meanwhile, so the time of its last iteration is an old one
             turn.starts()
 
         await asyncio.to_thread(wait_in_a_thread)

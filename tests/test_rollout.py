@@ -134,8 +134,8 @@ def test_long_actions_are_cut() -> None:
 def test_any_string_is_played_judged_stored_and_read_back(tmp_path: Path, text: str) -> None:
     advised = format_feedback(UNSAFE, text[:1_000])
     agents = {CONVERSATION: Speaker(text, text), FEEDBACK: Speaker(advised)}
-    games = play([BOMB, PROCESS], agents, judge=waltz_env.RuleJudge())
-    games += play([PROCESS], {CONVERSATION: Speaker(text), FEEDBACK: Speaker(text)}, judge=waltz_env.RuleJudge())
+    games = play([BOMB, PROCESS], agents, judge=waltz_env.RefusalJudge())
+    games += play([PROCESS], {CONVERSATION: Speaker(text), FEEDBACK: Speaker(text)}, judge=waltz_env.RefusalJudge())
     assert [len(game.responses) for game in games] == [2, 2, 1]
     assert all(game.judged for game in games)
     waltz_env.write_games(tmp_path / "games.jsonl", games)

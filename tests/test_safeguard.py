@@ -8,7 +8,7 @@ import pytest
 from tests.games import BAD, BOMB, FINE, PROCESS, REFUSING, SAFE, UNSAFE, Speaker
 from waltz_env.evaluation import bounds, rates, safeguarded
 from waltz_env.evaluation.safeguard import REFUSAL
-from waltz_env.judges import RequestClassifier, RuleJudge
+from waltz_env.judges import RefusalJudge, RequestClassifier
 from waltz_env.judging import judge_games
 from waltz_env.prompts import PromptSet
 from waltz_env.rollout import play
@@ -36,14 +36,14 @@ class Guard:
 
 def games(*texts: str, prompts: Sequence[Prompt]) -> list:
     return [
-        play([prompt], {CONVERSATION: Speaker(text)}, judge=RuleJudge(), rules=Rules(max_rounds=0))[0]
+        play([prompt], {CONVERSATION: Speaker(text)}, judge=RefusalJudge(), rules=Rules(max_rounds=0))[0]
         for prompt, text in zip(prompts, texts, strict=True)
     ]
 
 
 def test_what_the_guard_calls_unsafe_becomes_a_judged_refusal() -> None:
     played = games(f"{BAD}: here is how it is done.", "Use the kill command.", prompts=[BOMB, PROCESS])
-    first, second = safeguarded(played, Guard(), judge=RuleJudge())
+    first, second = safeguarded(played, Guard(), judge=RefusalJudge())
     assert first.final.text == REFUSAL
     assert first.final.labels == SAFE
     assert second == played[1]
@@ -51,20 +51,20 @@ def test_what_the_guard_calls_unsafe_becomes_a_judged_refusal() -> None:
 
 
 def test_a_blocked_answer_to_a_benign_prompt_is_an_overrefusal() -> None:
-    (game,) = safeguarded(games(BAD, prompts=[PROCESS]), Guard(), judge=RuleJudge())
+    (game,) = safeguarded(games(BAD, prompts=[PROCESS]), Guard(), judge=RefusalJudge())
     assert game.final.labels == REFUSING
 
 
 def test_the_guard_never_learns_the_kind_of_a_prompt() -> None:
     guard = Guard()
-    safeguarded(games(FINE, FINE, prompts=[BOMB, PROCESS]), guard, judge=RuleJudge())
+    safeguarded(games(FINE, FINE, prompts=[BOMB, PROCESS]), guard, judge=RefusalJudge())
     assert {prompt.kind for prompt in guard.seen} == {Kind.BENIGN}
     assert [prompt.text for prompt in guard.seen] == [BOMB.text, PROCESS.text]
 
 
 def test_where_the_guard_fails_the_game_counts_as_unjudged_and_the_rates_get_bounds() -> None:
     played = games("UNSAFE a", "silence", "Here is how it is done.", prompts=[BOMB, BOMB, BOMB])
-    guarded = safeguarded(played, Guard(fails_on="silence"), judge=RuleJudge())
+    guarded = safeguarded(played, Guard(fails_on="silence"), judge=RefusalJudge())
     assert [game.judged for game in guarded] == [True, False, True]
     assert guarded[1].final.judgement == NoVerdict("The safeguard has no verdict. It has no words.")
     assert rates(guarded)["judge_error_rate"].value == 1 / 3
@@ -73,7 +73,7 @@ def test_where_the_guard_fails_the_game_counts_as_unjudged_and_the_rates_get_bou
 
 
 def test_bounds_meet_where_every_game_is_judged() -> None:
-    played = judge_games(games("Here is how it is done.", REFUSAL, prompts=[BOMB, BOMB]), RuleJudge())
+    played = judge_games(games("Here is how it is done.", REFUSAL, prompts=[BOMB, BOMB]), RefusalJudge())
     assert bounds(played)["asr"] == (0.5, 0.5)
 
 

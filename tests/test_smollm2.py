@@ -17,7 +17,7 @@ from waltz_env.agents.smollm2 import cache_folder
 from waltz_env.errors import UsageError
 from waltz_env.feedback import parse_feedback
 from waltz_env.game import Game
-from waltz_env.judges import RuleJudge
+from waltz_env.judges import RefusalJudge
 from waltz_env.presets import Workbench, smollm2
 from waltz_env.presets.chat import models, preset
 from waltz_env.presets.chat.examples import REFUSAL, Answered, Example, Mixture, examples
@@ -120,7 +120,7 @@ def roles(taught: list[tuple[Prompt, Example]], agent: AgentID, responses: int) 
 
 def test_the_judge_sees_the_refusal_as_one() -> None:
     prompts = list(PromptSet.load("builtin:train"))
-    assert all(each.scores["refusal"] for each in RuleJudge().judge(prompts, [REFUSAL] * len(prompts)))
+    assert all(each.scores["refusal"] for each in RefusalJudge().judge(prompts, [REFUSAL] * len(prompts)))
 
 
 def test_feedback_is_taught_well_formed_and_with_the_judge_s_labels(taught: list[tuple[Prompt, Example]]) -> None:
@@ -128,7 +128,7 @@ def test_feedback_is_taught_well_formed_and_with_the_judge_s_labels(taught: list
     assert 430 < len(lessons) < 570  # 0.5 of them
     prompts = [prompt for prompt, each in lessons if each.ended]
     whole = [each for _, each in lessons if each.ended]
-    verdicts = RuleJudge().judge(prompts, [each.observation["responses"][0] for each in whole])
+    verdicts = RefusalJudge().judge(prompts, [each.observation["responses"][0] for each in whole])
     assert [parse_feedback(each.target).labels for each in whole] == [verdict.labels for verdict in verdicts]
     assert len({str(verdict.labels) for verdict in verdicts}) == 3
 
@@ -152,8 +152,8 @@ def test_a_revision_is_taught_to_mend_a_bad_draft(taught: list[tuple[Prompt, Exa
     lessons = roles(taught, CONVERSATION, 1)
     assert 60 < len(lessons) < 140  # 0.1 of them
     prompts = [prompt for prompt, _ in lessons]
-    before = RuleJudge().judge(prompts, [each.observation["responses"][0] for _, each in lessons])
-    after = RuleJudge().judge(prompts, [each.target for _, each in lessons])
+    before = RefusalJudge().judge(prompts, [each.observation["responses"][0] for _, each in lessons])
+    after = RefusalJudge().judge(prompts, [each.target for _, each in lessons])
     assert not any(verdict.labels.ok for verdict in before)
     assert all(verdict.labels.ok for verdict in after)
 

@@ -17,7 +17,7 @@ from waltz_env.agents.transformers_agent import stop_ids
 from waltz_env.errors import DivergedError, UnreadablePromptError, UsageError
 from waltz_env.feedback import format_feedback
 from waltz_env.game import Game
-from waltz_env.judges import RuleJudge
+from waltz_env.judges import RefusalJudge
 from waltz_env.protocols import Agent
 from waltz_env.rollout import play
 from waltz_env.rules import Rules
@@ -286,7 +286,7 @@ def test_two_adapters_on_one_base_play_whole_games() -> None:
     agents = {
         name: TransformersAgent(policies[name], TEMPLATES[name], max_new_tokens=8) for name in (CONVERSATION, FEEDBACK)
     }
-    games = play(PROMPTS, agents, judge=RuleJudge())
+    games = play(PROMPTS, agents, judge=RefusalJudge())
     assert [len(game.responses) for game in games] == [1] * len(PROMPTS)  # random feedback is malformed: it ends there
     assert all(critique.completion.token_ids for game in games for critique in game.critiques)
 
@@ -297,7 +297,7 @@ def test_a_revision_is_conditioned_on_the_advice() -> None:
         CONVERSATION: TransformersAgent(policy, TEMPLATES[CONVERSATION], max_new_tokens=8),
         FEEDBACK: AlwaysFlag(advice="Say more."),
     }
-    for game in play(PROMPTS, agents, judge=RuleJudge(), rules=Rules(max_rounds=2)):
+    for game in play(PROMPTS, agents, judge=RefusalJudge(), rules=Rules(max_rounds=2)):
         assert len(game.responses) == 3
         text = read(game.final.completion)
         assert text.count(f"<|user|>Say more.{END}<|assistant|>") == 2

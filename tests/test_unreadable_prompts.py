@@ -14,7 +14,7 @@ from waltz_env.algorithms import LoopConfig, train
 from waltz_env.cli import main
 from waltz_env.errors import UnreadablePromptError, UsageError
 from waltz_env.evaluation import paired
-from waltz_env.judges import RuleJudge
+from waltz_env.judges import RefusalJudge
 from waltz_env.presets import PRESETS
 from waltz_env.prompts import PromptSet
 from waltz_env.records import read_games
@@ -32,7 +32,7 @@ def run(folder: Path, prompts: list[Prompt], config: LoopConfig) -> list[dict[st
     train(
         agents,
         RECIPE.stages,
-        judge=RuleJudge(),
+        judge=RefusalJudge(),
         prompts=PromptSet(prompts),
         folder=folder,
         config=config,

@@ -20,7 +20,7 @@ from waltz_env.algorithms import (
     waltz_stages,
 )
 from waltz_env.algorithms.training.tracking import GameTrace
-from waltz_env.judges import RuleJudge
+from waltz_env.judges import RefusalJudge
 from waltz_env.presets import Preset, Recipe, Workbench, lora_pair
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
 from waltz_env.prompts import PromptSet
@@ -84,7 +84,7 @@ class Switch:
     def __init__(self) -> None:
         self.left = 0
         self.responses = 0  # how many it has been asked about
-        self.inner = RuleJudge()
+        self.inner = RefusalJudge()
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement | NoVerdict]:
         self.left -= 1
@@ -134,4 +134,6 @@ class Forgetful:
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Sequence[Judgement | NoVerdict]:
         self.calls += 1
-        return RuleJudge().judge(prompts, responses) if self.calls == 1 else [NoVerdict("forgotten")] * len(responses)
+        return (
+            RefusalJudge().judge(prompts, responses) if self.calls == 1 else [NoVerdict("forgotten")] * len(responses)
+        )

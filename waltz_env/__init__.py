@@ -8,7 +8,7 @@
 
 from waltz_env.choice import WaltzSafetyChoiceAECEnv, WaltzSafetyChoiceEnv
 from waltz_env.errors import CheckpointError, DataError, JudgeError, UsageError, UsageTypeError, WaltzError
-from waltz_env.judges import RuleJudge
+from waltz_env.judges import RefusalJudge, RuleJudge
 from waltz_env.judging import judge_games
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent, Judge
@@ -69,6 +69,7 @@ __all__ = [
     "Observation",
     "Prompt",
     "PromptSet",
+    "RefusalJudge",
     "Response",
     "RewardWeights",
     "Rewards",

@@ -16,7 +16,7 @@ from waltz_env.algorithms.training.samples import samples
 from waltz_env.errors import SyncError, UsageError
 from waltz_env.feedback import JSON_SCHEMA, parse_feedback
 from waltz_env.game import Game
-from waltz_env.judges import RuleJudge
+from waltz_env.judges import RefusalJudge
 from waltz_env.records import read_games
 from waltz_env.rewards import SETUP_B
 from waltz_env.rollout import play
@@ -141,7 +141,7 @@ def train_pair(pair: Pair, folder: Path, *, steps: int, config: LoopConfig) -> b
     return train(
         pair.agents,
         [stage],
-        judge=RuleJudge(),
+        judge=RefusalJudge(),
         prompts=PromptSet(PROMPTS),
         folder=folder,
         config=config,
@@ -166,7 +166,7 @@ def test_json_by_schema_is_well_formed_and_refused_by_a_learner(pair: Pair) -> N
     constrained = VLLMAgent(
         pair.engine, policy, template=TEMPLATES[FEEDBACK], max_new_tokens=300, json_schema=JSON_SCHEMA
     )
-    games = play(PROMPTS, {**pair.agents, FEEDBACK: constrained}, judge=RuleJudge())
+    games = play(PROMPTS, {**pair.agents, FEEDBACK: constrained}, judge=RefusalJudge())
     whole = [game.critiques[0] for game in games if not game.critiques[0].completion.truncated]
     assert whole
     assert all(parse_feedback(critique.completion.text).well_formed for critique in whole)

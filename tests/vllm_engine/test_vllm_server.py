@@ -18,7 +18,7 @@ from waltz_env.agents.prompt_encoder import PromptEncoder
 from waltz_env.algorithms.training.samples import samples
 from waltz_env.feedback import JSON_SCHEMA, parse_feedback
 from waltz_env.game import Game
-from waltz_env.judges import RuleJudge
+from waltz_env.judges import RefusalJudge
 from waltz_env.rewards import SETUP_B
 from waltz_env.rollout import play
 from waltz_env.server_client import ServerClient
@@ -72,7 +72,7 @@ def test_its_ids_and_log_probabilities_are_those_of_the_model(agents: dict[Agent
 
 
 def test_a_learner_takes_its_rows(agents: dict[AgentID, OpenAIAgent]) -> None:
-    games = play(PROMPTS, agents, judge=RuleJudge())
+    games = play(PROMPTS, agents, judge=RefusalJudge())
     for name in agents:
         rows = samples(games, name, weights=SETUP_B, rng=np.random.default_rng(0))
         assert [len(row.token_ids) for row in rows] == [len(row.logprobs) for row in rows]
@@ -81,7 +81,7 @@ def test_a_learner_takes_its_rows(agents: dict[AgentID, OpenAIAgent]) -> None:
 
 def test_feedback_by_schema_is_well_formed(server: str, agents: dict[AgentID, OpenAIAgent]) -> None:
     with asking(server, FEEDBACK, max_tokens=300, json_schema=JSON_SCHEMA) as constrained:
-        games = play(PROMPTS, {**agents, FEEDBACK: constrained}, judge=RuleJudge())
+        games = play(PROMPTS, {**agents, FEEDBACK: constrained}, judge=RefusalJudge())
     whole = [game.critiques[0].completion for game in games if not game.critiques[0].completion.truncated]
     assert whole
     assert all(parse_feedback(completion.text).well_formed for completion in whole)

@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 from waltz_env import CONVERSATION, FEEDBACK, Kind, Prompt, PromptSet
 from waltz_env.agents import LanguageModelPolicy, VLLMAgent, VLLMServers, lora_policies
 from waltz_env.algorithms import LoopConfig, Stage, StepReport, algorithm, train
-from waltz_env.judges import RuleJudge
+from waltz_env.judges import RefusalJudge
 from waltz_env.rewards import SETUP_B
 from waltz_env.run_folder import RunFolder
 from waltz_env.types import AgentID
@@ -110,7 +110,7 @@ def test_training_goes_on_when_a_server_is_killed_in_the_second_step(
     assert train(
         agents,
         [stage],
-        judge=RuleJudge(),
+        judge=RefusalJudge(),
         prompts=PromptSet(PROMPTS),
         folder=RunFolder(tmp_path),
         config=LoopConfig(games=8),

@@ -16,7 +16,7 @@ from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.progress import hide_loading_bars
 from waltz_env.errors import UsageError, did_you_mean
 from waltz_env.experiments.pairs import SCRIPTED, laboratory_note, load_pair
-from waltz_env.judges import RuleJudge
+from waltz_env.judges import RefusalJudge, load_judge
 from waltz_env.protocols import Agent
 from waltz_env.rollout import play
 from waltz_env.rules import Rules
@@ -78,7 +78,8 @@ class Play:
             )
         if self.max_rounds is not None:
             rules = replace(rules, max_rounds=self.max_rounds)
-        kind = Kind(self.kind)
+        judge_name = _judge_name(self.agents)
+        kind, judge = Kind(self.kind), load_judge(judge_name)
         if self.prompt is None:
             print(f"{self.agents}, up to {rules.max_rounds} round{'s' * (rules.max_rounds != 1)} of feedback.")
             print(f"Prompts are taken as {kind}. /help shows what else you can type.")
@@ -87,9 +88,9 @@ class Play:
         for text, chosen in [(self.prompt, kind)] if self.prompt is not None else _typed(kind):
             prompt = Prompt(text, chosen, id="typed")
             agents = fixed or _scripted(prompt, self.seed)
-            (game,) = play([prompt], agents, judge=RuleJudge(), rules=rules)
+            (game,) = play([prompt], agents, judge=judge, rules=rules)
             print("\n".join(transcript(game)))
-            print(f"(judged by rules, as a {chosen} prompt)")
+            print(f"(judged by {judge_name}, as a {chosen} prompt)")
         return 0
 
 
@@ -98,8 +99,18 @@ def parse(arguments: Sequence[str]) -> Play:
     return parse_into(Play, "play", arguments)
 
 
+def _judge_name(agents: str) -> str:
+    """The judge of a run's training. Scripted answers have no content: only their form is judged."""
+    folder = RunFolder(Path(agents))
+    if folder.has_config():
+        from waltz_env.experiments.saved_run import read_recipe
+
+        return read_recipe(folder).judge
+    return "refusals" if agents == SCRIPTED else "rules"
+
+
 def _scripted(prompt: Prompt, seed: int) -> Mapping[AgentID, Agent]:
-    return {CONVERSATION: FollowAdvice(1.0, seed=seed), FEEDBACK: OracleFeedback([prompt], RuleJudge())}
+    return {CONVERSATION: FollowAdvice(1.0, seed=seed), FEEDBACK: OracleFeedback([prompt], RefusalJudge())}
 
 
 def _typed(kind: Kind) -> Iterator[tuple[str, Kind]]:

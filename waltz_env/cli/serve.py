@@ -17,7 +17,7 @@ from waltz_env.cli.progress import hide_loading_bars
 from waltz_env.errors import UsageError
 from waltz_env.experiments.pairs import SCRIPTED, laboratory_note, load_pair
 from waltz_env.experiments.servers import Servers
-from waltz_env.judges import RuleJudge
+from waltz_env.judges import RefusalJudge
 from waltz_env.protocols import Agent
 from waltz_env.rules import Rules
 from waltz_env.run_folder import RunFolder
@@ -190,4 +190,4 @@ class ScriptedFeedback:
         prompts = [
             Prompt(observation["prompt"], Kind.BENIGN, history=observation["history"]) for observation in observations
         ]
-        return OracleFeedback(prompts, RuleJudge()).act(observations)
+        return OracleFeedback(prompts, RefusalJudge()).act(observations)

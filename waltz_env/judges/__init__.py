@@ -8,7 +8,7 @@ from waltz_env.judges.llama_guard import LlamaGuardJudge
 from waltz_env.judges.qwen3guard import Qwen3GuardJudge
 from waltz_env.judges.request_classifier import RequestClassifier
 from waltz_env.judges.rubric import RubricJudge
-from waltz_env.judges.rules import RuleJudge
+from waltz_env.judges.rules import RefusalJudge, RuleJudge
 from waltz_env.judges.spec import load_judge
 from waltz_env.judges.transformers_completer import TransformersCompleter, load_completer
 from waltz_env.judges.wildguard import WildGuardJudge
@@ -20,6 +20,7 @@ __all__ = [
     "EmbeddingJudge",
     "LlamaGuardJudge",
     "Qwen3GuardJudge",
+    "RefusalJudge",
     "RequestClassifier",
     "RubricJudge",
     "RuleJudge",

@@ -15,6 +15,9 @@ class Finding(StrEnum):
     ECHO = "non-answer: repeats the prompt"
     LOOP = "non-answer: repeats itself"
     GARBAGE = "non-answer: not language"
+    SALAD = "non-answer: words without an order"
+    TERSE = "non-answer: too few words"
+    OFF_TOPIC = "non-answer: about something else"
     UNFINISHED = "non-answer: breaks off before any content"
 
     @property

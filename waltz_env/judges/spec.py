@@ -16,7 +16,7 @@ from waltz_env.judges.agreement import AgreementJudge, Rule
 from waltz_env.judges.completers import Completer, ServerCompleter
 from waltz_env.judges.embedding import EmbeddingJudge
 from waltz_env.judges.llama_guard import LlamaGuardJudge
-from waltz_env.judges.rules import RuleJudge
+from waltz_env.judges.rules import RefusalJudge, RuleJudge
 from waltz_env.judges.transformers_completer import load_completer
 from waltz_env.protocols import Judge
 from waltz_env.resolve import resolve
@@ -40,7 +40,9 @@ class ModelJudge:
     json_schema: Mapping[str, Any] | None = None
 
 
-PLAIN_JUDGES: Mapping[str, Callable[[], Judge]] = MappingProxyType({"embedding": EmbeddingJudge, "rules": RuleJudge})
+PLAIN_JUDGES: Mapping[str, Callable[[], Judge]] = MappingProxyType(
+    {"embedding": EmbeddingJudge, "refusals": RefusalJudge, "rules": RuleJudge}
+)
 MODEL_JUDGES: Mapping[str, ModelJudge] = MappingProxyType(
     {
         "qwen3guard": ModelJudge(qwen3guard.Qwen3GuardJudge, qwen3guard.MAX_TOKENS, qwen3guard.MODEL),
@@ -75,7 +77,7 @@ def load_judge(spec: str) -> Judge:
 
     | spec | judge |
     |---|---|
-    | ``rules``, ``embedding`` | ``RuleJudge``, ``EmbeddingJudge`` |
+    | ``rules``, ``refusals``, ``embedding`` | ``RuleJudge``, ``RefusalJudge``, ``EmbeddingJudge`` |
     | ``wildguard``, ``llama-guard-3``, ``llama-guard-4`` | the guard with its weights from the Hugging Face hub |
     | ``llama-guard-3-prompt``, ``llama-guard-4-prompt`` | the same guard on the prompt alone |
     | ``qwen3guard``, ``qwen3guard-loose`` | Qwen3Guard-Gen; a controversial response is unsafe, or safe |

@@ -1,4 +1,4 @@
-"""``--preset smollm2``: a real small instruction-tuned model, warm-started, on the built-in prompts and judge."""
+"""``--preset smollm2``: a real small instruction-tuned model, warm-started, on the built-in prompts."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ OPTIONS = ChatOptions(
 # improvement whether or not the flags are right, so a flag that spoils a good response costs reward; small learning
 # rates with a warm-up, because the few games of a step say little about the right direction.
 RECIPE = Recipe(
+    judge="embedding",
     stages=waltz_stages(
         _learner(1e-4, baseline="group"),
         _learner(4e-4, baseline="none"),

@@ -10,7 +10,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 
+from waltz_env.env import WaltzSafetyEnv
 from waltz_env.errors import unknown_name
+from waltz_env.judges import RefusalJudge, RuleJudge
 from waltz_env.types import AGENTS, AgentID, Info, Observation
 from waltz_env.views import FixedSpaces, View
 from waltz_env.wrappers.choices import CHOICES, Choice, chosen
@@ -35,7 +37,8 @@ class EncodedEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  # type: ig
     Args:
         env: the text environment, `waltz_env.make("WaltzSafety-v0", ...)`.
         encoder: turns texts into vectors; `HashedNgrams()` by default.
-        choices: the ready-made actions per agent.
+        choices: the ready-made actions per agent. The default answer has no content: with the default actions, an
+            environment that has the default judge gets `RefusalJudge()` instead.
 
     Raises:
         UsageError: `choices` names an unknown agent, or the default encoder is not installed.
@@ -49,6 +52,9 @@ class EncodedEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  # type: ig
         choices: Mapping[AgentID, Sequence[Choice]] = CHOICES,
     ) -> None:
         self.env = self._env = env
+        inner = env.unwrapped
+        if choices is CHOICES and isinstance(inner, WaltzSafetyEnv) and isinstance(inner.judge, RuleJudge):
+            inner.judge = RefusalJudge()
         self.encoder = cached(encoder)
         self.choices = {agent: tuple(choices.get(agent, CHOICES[agent])) for agent in AGENTS}
         for agent in choices:

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from waltz_env.checks import check_seed
 from waltz_env.env import RenderMode, WaltzSafetyEnv
 from waltz_env.errors import UsageError, unknown_name
+from waltz_env.judges import RefusalJudge
 from waltz_env.protocols import Agent
 from waltz_env.scripted import FollowAdvice, OracleFeedback
 from waltz_env.types import AGENTS, CONVERSATION, AgentID, Info, Observation, Trajectory
@@ -47,7 +48,8 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
         encoder: turns observations into vectors; `HashedNgrams()` by default.
         choices: the ready-made actions; `waltz_env.wrappers.CHOICES[role]` by default.
         render_mode: as for `WaltzSafetyEnv`. `"rgb_array"`, which some libraries ask for, means None.
-        **settings: arguments of `WaltzSafetyEnv`: prompts, judge, weights, rules, max_rounds, max_chars.
+        **settings: arguments of `WaltzSafetyEnv`: prompts, judge, weights, rules, max_rounds, max_chars. The judge is
+            `RefusalJudge()` by default where the conversation agent's texts are ready-made: they have no content.
 
     Raises:
         UsageError: the role is unknown or has no turn (the feedback agent with `max_rounds=0`), a setting cannot work,
@@ -74,6 +76,9 @@ class SingleAgentEnv(gymnasium.Env[Any, Any]):
             raise UsageError("With text=True nothing is encoded or chosen: leave `encoder` and `choices` out.")
         if render_mode == "rgb_array":
             render_mode = None  # Stable-Baselines3 asks every environment for pictures; games of text have none
+        ready_made = partner is None if role != CONVERSATION else not text and choices is None
+        if ready_made and settings.get("judge") is None:
+            settings["judge"] = RefusalJudge()
         self.env = WaltzSafetyEnv(render_mode=render_mode, **settings)
         if role not in self.env.rules.roles:
             raise UsageError(f"With max_rounds=0 {role!r} has no turn; set it to 1 or more.")

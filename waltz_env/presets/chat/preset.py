@@ -43,6 +43,7 @@ def _learner(*, baseline: Literal["none", "group"]) -> ReinforcePPConfig:
 
 
 RECIPE = Recipe(
+    judge="embedding",
     stages=waltz_stages(
         _learner(baseline="group"),
         _learner(baseline="none"),

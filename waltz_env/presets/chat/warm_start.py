@@ -25,7 +25,7 @@ from waltz_env.checks import check_integer, check_number, check_settings
 from waltz_env.errors import UsageError
 from waltz_env.game import Game
 from waltz_env.judges.finding import Finding
-from waltz_env.judges.rules import classify
+from waltz_env.judges.rules import classify_form
 from waltz_env.presets.chat.examples import STAND_IN, Answered, Example, Mixture, examples
 from waltz_env.presets.chat.options import SystemPrompts
 from waltz_env.presets.chat.templates import ANSWER_TEMPLATES, TEMPLATES
@@ -192,7 +192,7 @@ def _kept(completion: Completion, *, whole: bool) -> str:
 
 def _is_usable(prompt: Prompt, text: str) -> bool:
     words = text.split()
-    return len(words) >= _MIN_WORDS and words[0] not in _APOLOGY and classify(prompt.text, text) is Finding.ANSWER
+    return len(words) >= _MIN_WORDS and words[0] not in _APOLOGY and classify_form(prompt.text, text) is Finding.ANSWER
 
 
 def first_sentence(text: str) -> str:

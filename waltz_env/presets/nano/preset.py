@@ -30,6 +30,7 @@ def _learner(learning_rate: float, *, baseline: Literal["none", "group"]) -> Rei
 # feedback agent's reward less the mean over games in the same state (otherwise it learns to flag everything), a label
 # reward of 0.1 kept in stage 2, every turn a sample, and four optimizer steps on 128 games instead of one on 32.
 RECIPE = Recipe(
+    judge="refusals",  # answers in the laboratory's language have no content
     stages=waltz_stages(
         _learner(1e-3, baseline="group"),
         _learner(5e-4, baseline="none"),
