@@ -1,8 +1,8 @@
 """How do I play with texts in TorchRL? An ``EnvBase`` whose observations and actions are ``NonTensor``.
 
 ``PettingZooWrapper`` (TorchRL 0.14) cannot carry texts: it refuses sequences, does not fill in an observation that is a
-text, and raises an error for an action that is a text. A handwritten adapter is short. A critic with three ready-made
-critiques then learns by REINFORCE which one to give. python examples/torchrl_text.py
+text, and raises an error for an action that is one. Here a critic with three ready-made critiques learns by REINFORCE
+which one to give. python examples/torchrl_text.py
 """
 
 from __future__ import annotations
