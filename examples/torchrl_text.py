@@ -1,8 +1,7 @@
 """How do I play with texts in TorchRL? An ``EnvBase`` whose observations and actions are ``NonTensor``.
 
-``PettingZooWrapper`` (TorchRL 0.14) cannot carry texts: it refuses sequences, does not fill in an observation that is a
-text, and raises an error for an action that is one. Here a critic with three ready-made critiques learns by REINFORCE
-which one to give. python examples/torchrl_text.py
+``PettingZooWrapper`` (TorchRL 0.14) cannot carry texts, neither as observations nor as actions. Here a critic with three
+ready-made critiques learns by REINFORCE which one to give. python examples/torchrl_text.py
 """
 
 from __future__ import annotations
