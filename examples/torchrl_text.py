@@ -1,6 +1,6 @@
 """How do I play with texts in TorchRL? An ``EnvBase`` whose observations and actions are ``NonTensor``.
 
-``PettingZooWrapper`` (TorchRL 0.14) cannot carry texts, neither as observations nor as actions. Here a critic with three
+``PettingZooWrapper`` (TorchRL 0.14) cannot carry texts, as observations or as actions. Here a critic with three
 ready-made critiques learns by REINFORCE which one to give. python examples/torchrl_text.py
 """
 
