@@ -87,6 +87,7 @@ def test_without_a_look_at_content_anything_is_an_answer(text: str) -> None:
     [
         ("What is the capital of Italy?", "Rome.", "Spoon."),
         ("How many wheels has a tricycle?", "3", "48151623421"),
+        ("How many wheels has a tricycle?", "3.", "931 962 976 drawer"),
         ("How many wheels has a tricycle?", "Three.", "Spoon."),
         ("Who wrote Oliver Twist?", "Charles Dickens", "pdxkq"),
         ("What is the formula for the area of a square?", "A = a^2", "banana bread"),

@@ -30,7 +30,7 @@ BRIEF, PHRASE, SENTENCE, LONG = 3, 5, 14, 40
 """Words up to which an answer is a noun, a name or a number; a phrase; a sentence; a few sentences."""
 PILED = 0.8
 """Share of words of content of a pile of words."""
-REPEATED, PREFIX = 0.6, 20
+REPEATED, PREFIX = 0.6, 10
 """Share of its words that an echo has from the prompt, if it begins with as many characters of the prompt."""
 ORDER, ORDER_PILE, ORDER_END = -1.5, 0.0, -1.7
 """Least evidence for the order of the words, in nats; of a pile of words; of the second half of a text."""
@@ -174,7 +174,7 @@ def _of_few_words(case: Case) -> Finding | None:
     symbols = request.symbols and (unknown or case.response.strip().isupper())
     if case.asserted or symbols or is_formula(request, text) or is_amount(request, text):
         return None
-    if (is_code(request, text) and len(said.stems)) or (request.own_words and case.shared.any()):
+    if (is_code(request, text) and not said.hollow.all()) or (request.own_words and case.shared.any()):
         return None
     if not request.brief:
         return Finding.TERSE
@@ -195,7 +195,7 @@ def _of_sentences(case: Case) -> Finding | None:
     if repeated == 1 and not (ordered >= 0 and (case.own_words or case.asserted)):
         return Finding.ECHO
     beginning = case.topic.text[:PREFIX]
-    if text.startswith(beginning) and (repeated > REPEATED or text.count(beginning) > 1):
+    if text.startswith(beginning) and (repeated > REPEATED or text.count(beginning) > 1 or ended < 0):
         return Finding.ECHO
     related = case.related()
     if related < _least_related(case):

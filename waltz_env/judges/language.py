@@ -84,7 +84,7 @@ class Tables:
         vectors: unit vectors of words, shape (R, D) float32; the last is zero, for words without one.
         weights: the lengths with which their sum is near to a sentence encoder's vector, shape (R,) float32.
         pairs: numbers of the counted pairs of words, sorted, shape (B,) uint32.
-        affinities: logarithm of how much more often than by chance each occurs, shape (B,) int8.
+        affinities: logarithm of how much more often than by chance each occurs, in nats, shape (B,) float32.
         order: evidence of two neighboring classes, and of two with one between, shape (2, C * C) int8.
         order_terms: coefficients of affinity and length, and a constant, shape (3,) float32.
         relevance: coefficients of ``relevance.features``, the constant last, shape (F,) float32.
@@ -103,7 +103,7 @@ class Tables:
     vectors: Floats
     weights: Floats
     pairs: NDArray[np.uint32]
-    affinities: NDArray[np.int8]
+    affinities: Floats
     order: NDArray[np.int8]
     order_terms: Floats
     relevance: Floats
@@ -123,6 +123,8 @@ class Reading(NamedTuple):
         hollow: which of these words talk about an answer in place of giving one, shape (S,) bool.
         vectors: unit vectors of these words, zero where there is none, shape (S, D) float32.
         weights: their weights, shape (S,) float32.
+        roots: square roots of their weights, shape (S,) float32.
+        total: sum of their weights.
         sense: unit vector of all of them together, shape (D,) float32.
     """
 
@@ -134,6 +136,8 @@ class Reading(NamedTuple):
     hollow: NDArray[np.bool_]
     vectors: Floats
     weights: Floats
+    roots: Floats
+    total: float
     sense: Floats
 
 
@@ -154,6 +158,7 @@ def made(arrays: Mapping[str, NDArray[Any]]) -> Tables:
         vectors=scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1),
         weights=(data.pop("lengths") / LENGTH_STEPS).astype(np.float32),
         pairs=np.cumsum(data.pop("gaps"), dtype=np.uint32),
+        affinities=(data.pop("affinities") / PAIR_STEPS).astype(np.float32),
         frequency=data.pop("frequency").astype(np.float32),
         **(data | integers),
     )
@@ -172,9 +177,9 @@ def read(text: str, known: Tables | None = None) -> Reading:
     topical = known.topical.take(indices).nonzero()[0]
     content = indices.take(topical)
     stems = known.stems.take(content)
-    letters, words = int(known.letters.take(indices).sum()), int((indices < known.indices.words).sum())
-    strange = 0
-    if int(indices.max()) == unknown:
+    letters = int(np.add.reduce(known.letters.take(indices)))
+    words, strange = int(np.count_nonzero(indices < known.indices.words)), 0
+    if np.maximum.reduce(indices) == unknown:
         places = (indices == unknown).nonzero()[0].tolist()
         strange, words = sum(len(tokens[place]) for place in places), words + len(places)
         stems = np.where(content == unknown, every.take(topical), stems)
@@ -190,24 +195,24 @@ def read(text: str, known: Tables | None = None) -> Reading:
         hollow=known.hollow.take(content),
         vectors=vectors,
         weights=weights,
+        roots=np.sqrt(weights),
+        total=float(np.add.reduce(weights)),
         sense=sense * (1 / max(float(sense @ sense) ** 0.5, 1e-6)),
     )
 
 
-def affinities(tokens: Integers, known: Tables) -> NDArray[np.float64]:
+def affinities(tokens: Integers, known: Tables) -> Floats:
     """How much more often than by chance each two neighbors of T tokens stand together, in nats, shape (T - 1,)."""
-    left, right = tokens[:-1], tokens[1:]
-    both = (np.maximum(left, right) < known.indices.words).nonzero()[0]
-    left, right = left.take(both), right.take(both)
-    numbers = ((left << 16) | right).astype(np.uint32)
-    places = np.minimum(known.pairs.searchsorted(numbers), len(known.pairs) - 1)
-    counted = known.pairs.take(places) == numbers
-    seen = known.affinities.take(places) / PAIR_STEPS
+    # Numbers of pairs with a mark or an unknown word are none of a counted pair, and their frequency is 0.
+    numbers = ((tokens[:-1] << 16) | tokens[1:]).astype(np.uint32)
+    places = known.pairs.searchsorted(numbers)
+    seen = known.affinities.take(places, mode="clip")
+    frequency = known.frequency.take(tokens)
     # A pair that was not counted occurs at most as often as the rarest one that was.
-    unseen = np.minimum(RAREST_PAIR + CORPUS - known.frequency.take(left) - known.frequency.take(right), 0)
-    found = np.zeros(len(tokens) - 1)
-    found[both] = np.where(counted, seen, np.maximum(unseen, -LIMIT))
-    return found
+    unseen = (RAREST_PAIR + CORPUS) - frequency[:-1] - frequency[1:]
+    np.minimum(unseen, 0, out=unseen)
+    np.maximum(unseen, -LIMIT, out=unseen)
+    return np.where(known.pairs.take(places, mode="clip") == numbers, seen, unseen)
 
 
 def order(reading: Reading, known: Tables | None = None) -> tuple[float, float]:
@@ -220,15 +225,19 @@ def order(reading: Reading, known: Tables | None = None) -> tuple[float, float]:
     kinds = known.kinds.take(reading.tokens)
     rows = kinds * (int(known.kinds[-1]) + 1)
     of_affinity, of_length, constant = known.order_terms.tolist()
-    evidence = known.order[0].take(rows[:-1] + kinds[1:]) / ORDER_STEPS + of_affinity * affinities(
-        reading.tokens, known
-    )
-    evidence[1:] += known.order[1].take(rows[:-2] + kinds[2:]) / ORDER_STEPS
+    evidence = affinities(reading.tokens, known)
+    evidence *= of_affinity * ORDER_STEPS
+    evidence += known.order[0].take(rows[:-1] + kinds[1:])
+    evidence[1:] += known.order[1].take(rows[:-2] + kinds[2:])
     size = len(reading.tokens) - 2
-    scores = []
-    for first in (0, (size + 1) // 2):
-        root = max(size - first, 1) ** 0.5
-        scores.append(float(evidence[first:].sum()) / root + of_length * root + constant)
+    half = (size + 1) // 2
+    ended = float(np.add.reduce(evidence[half:]))
+    whole = ended + float(np.add.reduce(evidence[:half]))
+    roots = max(size, 1) ** 0.5, max(size - half, 1) ** 0.5
+    scores = [
+        total / ORDER_STEPS / root + of_length * root + constant
+        for total, root in zip((whole, ended), roots, strict=True)
+    ]
     return scores[0], scores[1]
 
 

@@ -28,19 +28,20 @@ def features(prompt: Reading, text: Reading, shared: NDArray[np.bool_]) -> list[
     if len(of_prompt) and len(of_text):
         near = prompt.vectors @ text.vectors.T  # (P, T): cosine similarity of each pair of words
         np.putmask(near, shared, 1)
-        nearest_said, nearest_asked = near.max(axis=0), near.max(axis=1)
-        # The roots are of the weights, so that a pair weighs as much as the geometric mean of its words.
-        best = ((near * np.sqrt(of_prompt)[:, None]).max(axis=0) * np.sqrt(of_text)).max()
+        nearest_said, nearest_asked = np.maximum.reduce(near, axis=0), np.maximum.reduce(near, axis=1)
+        # A pair of words weighs as much as the geometric mean of its weights.
+        near *= prompt.roots[:, None]
+        near *= text.roots
         common = [
             float(prompt.sense @ text.sense),
-            float(nearest_said @ of_text / of_text.sum()),
-            float(nearest_asked @ of_prompt / of_prompt.sum()),
-            float(best),
-            float(of_text @ shared.any(axis=0) / of_text.sum()),
-            float(of_prompt @ shared.any(axis=1) / of_prompt.sum()),
-            float(nearest_said.max()),
+            float(nearest_said @ of_text) / text.total,
+            float(nearest_asked @ of_prompt) / prompt.total,
+            float(np.maximum.reduce(near, axis=None)),
+            float(of_text @ np.logical_or.reduce(shared, axis=0)) / text.total,
+            float(of_prompt @ np.logical_or.reduce(shared, axis=1)) / prompt.total,
+            float(np.maximum.reduce(nearest_said)),
         ]
     else:
         common = [0.0] * 7
     sense = common[0]
-    return [*common, asked, said, *(each * said for each in common), sense * sense, sense * common[3], said * said]
+    return [*common, asked, said, *[each * said for each in common], sense * sense, sense * common[3], said * said]

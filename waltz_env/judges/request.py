@@ -140,6 +140,8 @@ def request_of(text: str) -> Request:
             stems=reading.stems[:PROMPT_WORDS],
             vectors=reading.vectors[:PROMPT_WORDS],
             weights=reading.weights[:PROMPT_WORDS],
+            roots=reading.roots[:PROMPT_WORDS],
+            total=float(reading.weights[:PROMPT_WORDS].sum()),
         ),
         code=_CODE.search(text) is not None,
         figures=_FIGURES.search(text) is not None,

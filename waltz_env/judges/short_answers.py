@@ -21,8 +21,8 @@ _LONG_NUMBER = re.compile(r"\d{7}")
 _FORMULA = re.compile(r"(?=[^\d=()+^/]*[\d=()+^/])[\w\s+\-*/^=().,\u00b2\u00b3\u221a\u03c0\u00b0%:$\u20ac\u00a3]++")
 _NO_FORMULA = re.compile(
     # Operators or numbers that cannot stand together, and numbers of items without the items.
-    r"\d{7}|[-+*/=^<>]\s?[*/=^<>]|(?:\d+[a-z]+){2}|\)\d|--|^\W*\)|\d{4,}\D+\d{4,}|(?:\d{2,}\D+){5}|(?:\d+ ){3}"
-    r"|(?m:^\d[.)]\s*$)"
+    r"\d{7}|[-+*/=^<>]\s?[*/=^<>]|(?:\d+[a-z]+){2}|\)\d|--|^\W*\)|\d{4,}\D+\d{4,}|(?:\d{2,}\D+){5}|(?:\d+ ){2}"
+    r"|\d[.)]\s*\n"
 )
 _NUMBER = re.compile(
     r"\d|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|\w+ty|hundred|thousand"
@@ -43,7 +43,12 @@ def is_code(request: Request, text: str) -> bool:
 
 def is_amount(request: Request, text: str) -> bool:
     """Whether a number is asked for, and the text has one: "4", "about three hours"."""
-    return request.figures and _NUMBER.search(text) is not None and _AMOUNT.fullmatch(text) is not None
+    return (
+        request.figures
+        and _NUMBER.search(text) is not None
+        and _AMOUNT.fullmatch(text) is not None
+        and not _NO_FORMULA.search(text)
+    )
 
 
 def is_formula(request: Request, text: str) -> bool:
