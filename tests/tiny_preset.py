@@ -21,7 +21,7 @@ from waltz_env.algorithms import (
 )
 from waltz_env.algorithms.training.tracking import GameTrace
 from waltz_env.judges import RefusalJudge
-from waltz_env.presets import Preset, Recipe, Workbench, lora_pair
+from waltz_env.presets import Preset, Recipe, Workbench, lora_pair, with_stages
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
 from waltz_env.prompts import PromptSet
 from waltz_env.rules import Rules
@@ -106,6 +106,18 @@ class LongDraftsOnly(Rules):
     def asks_feedback(self, game: Trajectory) -> bool:
         """Whether the latest response has more than ``words`` words."""
         return len(game.final.text.split()) > self.words
+
+
+@dataclass(frozen=True)
+class Insistent(Rules):
+    """A rule of one's own: every response is revised, whatever the feedback; a model without training flags nothing."""
+
+    def asks_revision(self, game: Trajectory) -> bool:
+        """Yes."""
+        return True
+
+
+INSISTENT = Preset("for tests", with_stages(RECIPE, rules=Insistent()), build)
 
 
 class Diary:

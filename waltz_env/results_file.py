@@ -75,6 +75,8 @@ class Results(TypedDict, total=False):
         capabilities: scores of the conversation agent before and after training, by task.
         games: files of games that were judged again.
         judge_agreement: how far the earlier judge of these games and the new one agree, by set and system.
+        cross_play: how the agents of several runs play with each other, by set; see
+            ``waltz_env.experiments.cross_matrix``.
         command, versions: how to get these results again.
     """
 
@@ -95,6 +97,7 @@ class Results(TypedDict, total=False):
     capabilities: dict[str, dict[str, dict[str, float]]]
     games: list[str]
     judge_agreement: dict[str, dict[str, JudgeAgreement]]
+    cross_play: dict[str, dict[str, Any]]
     command: list[str]
     versions: dict[str, str]
 

@@ -34,6 +34,7 @@ class RunFolder:
     ``base/``                             base model, where the preset builds one on the spot
     ``prompts/``                          prompts, where the preset gathers them on the spot
     ``curves.png``, ``report.html``       figures and the report
+    ``cross-play-SET.png``                matrix of an evaluation that crosses the agents of several runs
     ``tracking.json``                     name of the run in trackers, and the newest step that they surely have
     ====================================  ============================================================================
 
@@ -99,6 +100,10 @@ class RunFolder:
     @property
     def curves(self) -> Path:
         return self.path / "curves.png"
+
+    def cross_play(self, prompt_set: str) -> Path:
+        """Figure of an evaluation that crosses the agents of several runs, on one held-out set."""
+        return self.path / f"cross-play-{_file_name(prompt_set)}.png"
 
     @property
     def report(self) -> Path:

@@ -12,9 +12,12 @@ from accelerate import Accelerator
 
 from waltz_env.checks import check_distinct
 from waltz_env.cli.arguments import parse_into
+from waltz_env.cli.cross_tables import show_cross_play
 from waltz_env.cli.processes import processes
 from waltz_env.cli.progress import WatchBar, hide_loading_bars
 from waltz_env.cli.tables import close, show, show_comparisons, show_extras
+from waltz_env.errors import UsageError
+from waltz_env.experiments.cross_evaluation import cross_play
 from waltz_env.experiments.evaluation import EvaluationConfig, evaluate
 from waltz_env.experiments.pairs import laboratory_note
 from waltz_env.experiments.servers import Servers
@@ -35,11 +38,16 @@ class Evaluate:
     server answers, a model or a whole pair; with --feedback-url too, the two play the game. $OPENAI_API_KEY is sent to
     them.
 
+    With --cross, the conversation agent of each run plays with the feedback agent of each run, for all pairs, and with
+    the agents that the runs started from.
+
     For example: waltz evaluate runs/mine --prompts builtin:test --out results
 
     Attributes:
         out: folder for results.json and the games.
         runs: run folders, as ``waltz train`` printed them. Two runs of the same method are told apart by their names.
+        cross: play all pairs of these runs' agents; of the other settings, only samples, judge, untrained and
+            exclude-unreadable apply.
         prompts: sets of prompts, see docs/data.md; the default is the held-out sets of the first run.
         config: what to play and to measure.
         servers: chat servers that play.
@@ -47,6 +55,7 @@ class Evaluate:
 
     out: Path
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN...")] = ()
+    cross: bool = False
     prompts: tuple[str, ...] = ()
     config: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluationConfig)
     servers: Annotated[Servers, tyro.conf.arg(name="")] = field(default_factory=Servers)
@@ -65,6 +74,8 @@ class Evaluate:
         if prompts and accelerator.is_main_process:
             for note in dict.fromkeys(filter(None, map(laboratory_note, runs))):
                 print(note)
+        if self.cross:
+            return self._cross(runs, out, prompts, accelerator)
         with WatchBar() as progress:
             results = evaluate(
                 runs,
@@ -83,6 +94,21 @@ class Evaluate:
             show_comparisons(results["sets"])
             show_extras(results)
             return close(results, out, also=[path for path in self.runs if RunFolder(path).results.exists()])
+        return 0
+
+    def _cross(
+        self, runs: Sequence[RunFolder], out: RunFolder, prompts: Mapping[str, PromptSet], accelerator: Accelerator
+    ) -> int:
+        if self.servers.models:
+            raise UsageError("--cross plays the agents of runs; leave out --conversation-url and --feedback-url.")
+        with WatchBar("pair") as progress:
+            results = cross_play(
+                runs, out, prompts=prompts or None, config=self.config, accelerator=accelerator, progress=progress
+            )
+        if accelerator.is_main_process:
+            show_cross_play(results["cross_play"])
+            print(f"Figures: {', '.join(str(out.cross_play(name)) for name in results['cross_play'])}")
+            return close(results, out)
         return 0
 
 

@@ -35,7 +35,7 @@ def show(sets: Mapping[str, SetResults]) -> None:
         for label in SHOWN.values():
             table.add_column(label, justify="right", no_wrap=True)
         for system, metrics in content["systems"].items():
-            table.add_row(system, *(_cell(metrics.get(metric)) for metric in SHOWN))
+            table.add_row(system, *(cell(metrics.get(metric)) for metric in SHOWN))
         console().print(table)
         for system, number in content.get("excluded", {}).items():
             text = f"{system}: {number} game{'s' * (number > 1)} left out, on prompts that a model cannot read."
@@ -78,7 +78,7 @@ def show_judge_agreement(sets: Mapping[str, Mapping[str, JudgeAgreement]]) -> No
                 for metric in ("asr", "orr") if tuple(found["judges"]) == judges else ():
                     rates = found["rates"].get(metric)
                     if rates and rates["first"]["n"]:
-                        cells = (_cell(rates["first"]), _cell(rates["second"]), _kappa(rates["kappa"]))
+                        cells = (cell(rates["first"]), cell(rates["second"]), _kappa(rates["kappa"]))
                         differ = f"{rates['differ']} of {rates['first']['n']}"
                         table.add_row(system, SHOWN[metric], *cells, differ)
             if table.row_count:
@@ -177,7 +177,8 @@ def _value(metrics: Mapping[str, Rate], name: str) -> float | None:
     return rate["value"] if rate else None
 
 
-def _cell(rate: Rate | None) -> str:
+def cell(rate: Rate | None) -> str:
+    """A rate in percent, with its interval below."""
     if rate is None:
         return "-"
     value, low, high = rate["value"], rate["low"], rate["high"]

@@ -2,13 +2,14 @@
 
 from waltz_env.evaluation.agreement import Agreement, compare_judges, same_labels
 from waltz_env.evaluation.comparison import Difference, compare, paired
-from waltz_env.evaluation.metrics import Proportion, bounds, first_only, no_verdict_reasons, proportion, rates
+from waltz_env.evaluation.metrics import Proportion, added, bounds, first_only, no_verdict_reasons, proportion, rates
 from waltz_env.evaluation.safeguard import safeguarded
 
 __all__ = [
     "Agreement",
     "Difference",
     "Proportion",
+    "added",
     "bounds",
     "compare",
     "compare_judges",

@@ -41,15 +41,25 @@ def play_held_out(
         exclude_unreadable: whether to leave out games that an agent's model cannot read, see ``play``.
     """
     states = [(agent, agent.state_dict()) for agent in agents.values() if isinstance(agent, Stateful)]
-    share = list(prompts)
-    if accelerator is not None:
-        share = share[accelerator.process_index :: accelerator.num_processes]
+    share = share_of(prompts, accelerator)
     games = play(share, agents, judge=judge, rules=rules, exclude_unreadable=exclude_unreadable)
     for agent, state in states:
         agent.load_state_dict(state)
+    return gathered(games, accelerator)
+
+
+def share_of(prompts: Sequence[Prompt], accelerator: Processes | None) -> list[Prompt]:
+    """The prompts that this process plays on."""
+    if accelerator is None:
+        return list(prompts)
+    return list(prompts)[accelerator.process_index :: accelerator.num_processes]
+
+
+def gathered(games: list[Trajectory], accelerator: Processes | None) -> list[Trajectory]:
+    """The games of all processes, in an order of their own."""
     if accelerator is None:
         return games
     from accelerate.utils import gather_object
 
-    gathered: list[Trajectory] = gather_object(games)
-    return gathered
+    everybodys: list[Trajectory] = gather_object(games)
+    return everybodys

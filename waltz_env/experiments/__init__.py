@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from waltz_env.lazy import lazy_attributes
 
 if TYPE_CHECKING:
+    from waltz_env.experiments.cross_evaluation import cross_play
     from waltz_env.experiments.evaluation import EvaluationConfig, evaluate
     from waltz_env.experiments.run import execute
     from waltz_env.experiments.saved_run import load_run, read_recipe
@@ -15,6 +16,7 @@ else:  # they need torch, and results of finished experiments do not
         on_first_use={
             "EvaluationConfig": "evaluation",
             "Servers": "servers",
+            "cross_play": "cross_evaluation",
             "evaluate": "evaluation",
             "execute": "run",
             "load_run": "saved_run",
@@ -22,4 +24,4 @@ else:  # they need torch, and results of finished experiments do not
         },
     )
 
-__all__ = ["EvaluationConfig", "Servers", "evaluate", "execute", "load_run", "read_recipe"]
+__all__ = ["EvaluationConfig", "Servers", "cross_play", "evaluate", "execute", "load_run", "read_recipe"]

@@ -198,8 +198,8 @@ def _evaluate(
         about["servers"] = servers.about()
     by_main_process(lambda: until_done.enter_context(alone(writable_folder(out.path))), accelerator)
     check_same(out, about)
-    judge = _asked(judge_name)
-    guard: Judge | None = None if config.safeguard == CLASSIFIER else _asked(config.safeguard)
+    judge = asked(judge_name)
+    guard: Judge | None = None if config.safeguard == CLASSIFIER else asked(config.safeguard)
     sets = prompts
     if runs:
         bench = workbench(recipes[0], runs[0], accelerator=accelerator)
@@ -211,7 +211,7 @@ def _evaluate(
     tests = {name: list(test) * config.samples for name, test in sets.items()}
     for name, system in product(tests, (*names, *SERVED.values())):
         out.games_of_system(name, system)  # a name that no file can have is told before anything is played
-    stored = {name: _stored(out, name, test) for name, test in tests.items()}  # games of other prompts are told here
+    done = {name: systems_done(out, name, test) for name, test in tests.items()}  # games of other prompts are told here
     served_rules = rules if FEEDBACK in served else replace(rules, max_rounds=0)
     if served:  # one game of which nothing is kept: a server that does not answer is told now
         first = [prompt for test in tests.values() for prompt in test][:1]
@@ -224,7 +224,7 @@ def _evaluate(
     def work(parts: Iterable[Part]) -> None:
         for part in parts:
             watch.begin(f"{part.prompt_set}: {', '.join(part.systems)}")
-            if not stored[part.prompt_set].issuperset(part.systems):
+            if not done[part.prompt_set].issuperset(part.systems):
                 played = part.play()
                 if accelerator.is_main_process:  # at once: what has been played is not lost if something fails later
                     expected = {part.prompt_set: len(part.prompts)}
@@ -301,8 +301,11 @@ def check_same(out: RunFolder, about: Results) -> None:
     if out.has_config():
         raise UsageError(f"{out.path} is the folder of a run. Choose another --out.")
     earlier: Mapping[str, Any] = read_results(out)
+    if earlier and ("cross_play" in earlier) != ("cross_play" in about):
+        held = "an evaluation with --cross" if "cross_play" in earlier else "results without --cross"
+        raise UsageError(f"{out.path} holds {held}. Choose another --out.")
     for name, value in about.items():
-        if not earlier or name == "games":
+        if not earlier or name in ("games", "cross_play"):
             continue
         before = earlier.get(name)
         if before is None and name in ("servers", "training_judge"):  # they came with what plays now
@@ -324,7 +327,7 @@ def _without_outcome(run: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in json.loads(dump_json(run)).items() if name != "interrupted"}
 
 
-def _stored(out: RunFolder, name: str, prompts: Sequence[Prompt]) -> set[str]:
+def systems_done(out: RunFolder, name: str, prompts: Sequence[Prompt]) -> set[str]:
     """The systems that have been played on all of the prompts.
 
     Raises:
@@ -333,7 +336,7 @@ def _stored(out: RunFolder, name: str, prompts: Sequence[Prompt]) -> set[str]:
     content = read_sets(out).get(name)
     if content is None:
         return set()
-    done = set()
+    done: set[str] = set()
     for system in content["systems"]:
         path = out.games_of_system(name, system)
         if path.exists():
@@ -344,7 +347,12 @@ def _stored(out: RunFolder, name: str, prompts: Sequence[Prompt]) -> set[str]:
     return done
 
 
-def _asked(name: str) -> Judge:
+def asked(name: str) -> Judge:
+    """The judge of that name, which has answered a first question.
+
+    Raises:
+        JudgeError: it has no verdict on it.
+    """
     judge = load_judge(name)
     check_judge(judge, name)
     return judge

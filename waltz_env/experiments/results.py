@@ -89,6 +89,7 @@ def add_systems(
     about: Results | None = None,
     *,
     expected: Mapping[str, int] | None = None,
+    compared: bool = True,
 ) -> Results:
     """Write games and add their rates to the results in ``folder``; other sets and systems there stay.
 
@@ -99,6 +100,7 @@ def add_systems(
         sets: games by the names of the set and of the system.
         about: how they were made. Earlier entries of other names stay.
         expected: number of games that each set has if none is left out.
+        compared: whether systems are compared; where there are a hundred, no single one is the reference.
     """
     earlier = read_results(folder)
     results = dict(earlier.get("sets", {}))
@@ -111,6 +113,8 @@ def add_systems(
             content["excluded"] = {each: number for each, number in excluded.items() if number}
             if not content["excluded"]:
                 del content["excluded"]
+        if not compared:
+            continue
         runs = (about or {}).get("runs", earlier.get("runs", {}))
         against = reference(list(content["systems"]), runs)
         content["comparisons"], content["not_compared"] = _comparisons(
@@ -205,14 +209,14 @@ def about_run(recipe: Recipe, bench: Workbench) -> Results:
         "seed": recipe.seed,
         "games_per_step": recipe.loop.games,
         "judge": recipe.judge,
-        "base": _base(recipe),
+        "base": base_of(recipe),
         "training_prompts": dict(Counter(prompt.source for prompt in bench.training_prompts)),
         "players": players(bench),
         "samples_per_prompt": recipe.test_samples,
     }
 
 
-def _base(recipe: Recipe) -> dict[str, str]:
+def base_of(recipe: Recipe) -> dict[str, str]:
     """Name and license of the model that training begins with, as far as they are known."""
     from waltz_env.presets import preset  # needs torch, which results of finished experiments do not
 

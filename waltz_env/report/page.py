@@ -38,7 +38,7 @@ SET_NOTES = {
     "combinations": "Topics of the training under framings that training did not have.",
     "topics": "Topics that reinforcement learning never saw.",
 }
-SHOWN_ELSEWHERE = {"sets", "command", "versions", "latency", "capabilities", "judge_agreement"}
+SHOWN_ELSEWHERE = {"sets", "command", "versions", "latency", "capabilities", "judge_agreement", "cross_play"}
 
 
 def write_report(path: str | Path, sources: Sequence[Source]) -> None:
