@@ -27,6 +27,7 @@ from waltz_env.agents.recomputation import blocks_of, recomputed
 from waltz_env.agents.sampling import cache_argument
 from waltz_env.errors import CheckpointError, UsageError
 from waltz_env.files import usual_permissions
+from waltz_env.sharding import check_whole
 from waltz_env.types import AGENTS, AgentID
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,8 @@ class LanguageModelPolicy:
         version: number of updates so far; the learner increments it.
 
     Raises:
-        UsageError: the temperature is not above 0, the model's forward lacks an argument that sampling needs, or the
-            model does not support gradient checkpointing.
+        UsageError: the temperature is not above 0, the model is wrapped, its forward lacks an argument that sampling
+            needs, or it does not support gradient checkpointing.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class LanguageModelPolicy:
     ) -> None:
         if not temperature > 0:
             raise UsageError(f"A policy's temperature must be above 0; got {temperature}.")
+        _check_unwrapped(model)
         needed = (*FORWARD_ARGUMENTS, cache_argument(model))
         missing = [name for name in needed if name not in inspect.signature(model.forward).parameters]
         if missing:
@@ -152,7 +154,12 @@ class LanguageModelPolicy:
         The head's logits are those of ``logits``. Whoever applies it to a few positions at a time never holds all of
         them. None if this model's head cannot be applied by itself; the log says why. The arguments are those of
         ``logits``.
+
+        Raises:
+            UsageError: the model is sharded.
         """
+        # What is computed without the model's own forward pass would not bring the shards together.
+        check_whole(self.model.parameters(), task="The model without its output head")
         if self._inseparable:
             return None
         with self._forward_pass(reference=reference) as (model, prepare):
@@ -176,8 +183,12 @@ class LanguageModelPolicy:
         """Hidden states of the reference's last layer at the last ``keep`` positions, (B, keep, D), without gradient.
 
         The arguments are those of ``logits``.
+
+        Raises:
+            UsageError: the reference is sharded.
         """
         with self._forward_pass(reference=True) as (model, _):
+            check_whole(model.parameters(), task="The model without its output head")
             output = model.base_model(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
             )
@@ -192,6 +203,7 @@ class LanguageModelPolicy:
 
         Raises:
             CheckpointError: a name or a shape differs from this policy's.
+            UsageError: the model is sharded.
         """
         _copy_into(self._trainable(), state)
 
@@ -210,7 +222,12 @@ class LanguageModelPolicy:
             dtype: dtype of the merged weights; None keeps the model's own. Rounding to it also changes the
                 log-probabilities that are sampled with. ``waltz_env.agents.fast_dtype`` knows where bfloat16 is faster.
             adapter: False gives the base without the adapter.
+
+        Raises:
+            UsageError: the model is sharded.
         """
+        # A sharded model computes with storage of its own, and not with what `parameter.data` is set to.
+        check_whole(self.model.parameters(), task="Generating")
         if self.quantized:
             lora.switch(self._layers, self._adapter if adapter else None)
             yield self.model
@@ -242,10 +259,14 @@ class LanguageModelPolicy:
         Args:
             folder: folder to write to.
             tokenizer: False leaves the tokenizer and its chat template out of an adapter's folder.
+
+        Raises:
+            UsageError: the model is sharded.
         """
         if self._adapter is None:
             self.save_merged(folder)
             return
+        check_whole(self.parameters(), task="Saving an adapter")
         lora.save_adapter(Path(folder), self.model.peft_config[self._adapter], self.state_dict())
         if tokenizer:
             self.tokenizer.save_pretrained(folder)
@@ -255,7 +276,7 @@ class LanguageModelPolicy:
         """The weights of ``sampling_model`` under a plain model's names; they too are valid only inside the block.
 
         Raises:
-            UsageError: the base is quantized.
+            UsageError: the base is quantized, or the model is sharded.
         """
         if self.quantized:
             raise UsageError(
@@ -276,6 +297,9 @@ class LanguageModelPolicy:
             folder: folder to write to.
             dtype: dtype of the weights; None keeps the model's own.
             adapter: False writes the base without the adapter.
+
+        Raises:
+            UsageError: the base is quantized, or the model is sharded.
         """
         with self.merged_weights(dtype, adapter=adapter) as weights:
             self.model.save_pretrained(folder, state_dict=weights)
@@ -347,10 +371,11 @@ def lora_policies(
 
     Raises:
         UsageError: ``adapters`` has a name that ``names`` lacks, a folder holds no adapter or one that is more than
-            plain LoRA, a target's weight is shared with another module, or the model does not support gradient
-            checkpointing.
+            plain LoRA, a target's weight is shared with another module, or the model is sharded or wrapped, or does not
+            support gradient checkpointing.
         CheckpointError: a folder's weights do not fit the model.
     """
+    _check_model(model)
     adapters = adapters or {}
     unknown = set(adapters) - set(names)
     if unknown or not names:
@@ -409,7 +434,11 @@ def full_policy(
             copies the model as it is now.
         temperature: temperature of the distribution that is sampled and trained.
         gradient_checkpointing: see ``LanguageModelPolicy``.
+
+    Raises:
+        UsageError: the model is sharded or wrapped, or does not support gradient checkpointing.
     """
+    _check_model(model)
     reference = (copy.deepcopy(model) if reference is None else reference).eval().requires_grad_(False)
     model.requires_grad_(True)
     return LanguageModelPolicy(
@@ -422,8 +451,22 @@ def full_policy(
     )
 
 
+def _check_model(model: nn.Module) -> None:
+    _check_unwrapped(model)
+    check_whole(model.parameters(), task="A new policy")
+
+
+def _check_unwrapped(model: nn.Module) -> None:
+    if not isinstance(model, PreTrainedModel):
+        raise UsageError(
+            f"A policy needs a transformers model (PreTrainedModel); got a {type(model).__name__}. If that wraps the "
+            "model, give the model itself: a learner adds up the gradients of all processes without a wrapper."
+        )
+
+
 def _copy_into(parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:
     """Sets the parameters to ``state``, all of them or, if a name or a shape differs, none."""
+    check_whole(parameters.values(), task="Loading weights")
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if expected != given:

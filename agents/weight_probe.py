@@ -11,6 +11,7 @@ from torch import Tensor
 from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.templates import CONVERSATION_SYSTEM
 from waltz_env.errors import UsageError
+from waltz_env.sharding import check_whole
 
 TOLERANCE = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.2}
 """Mean absolute difference of log-probabilities, in nats, that rounding to a dtype explains."""
@@ -26,8 +27,14 @@ def probe_of(policy: LanguageModelPolicy, *, max_model_len: int) -> list[int]:
 
 
 def fingerprint(policy: LanguageModelPolicy) -> tuple[float, ...]:
-    """Sums of the trainable tensors in float64: they show any change, even one that did not raise the version."""
-    sums = [parameter.detach().sum(dtype=torch.float64) for parameter in policy.parameters()]
+    """Sums of the trainable tensors in float64: they show any change, even one that did not raise the version.
+
+    Raises:
+        UsageError: the tensors are sharded.
+    """
+    parameters = policy.parameters()
+    check_whole(parameters, task="An engine")
+    sums = [parameter.detach().sum(dtype=torch.float64) for parameter in parameters]
     return (id(policy), *torch.stack(sums).tolist())
 
 

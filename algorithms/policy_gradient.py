@@ -42,8 +42,8 @@ class PolicyGradient:
             samples. None: one process, in the precision of the weights.
 
     Raises:
-        UsageError: nothing to train, weights or mixed precision in which small updates are lost, temperature 0, or a
-            critic on a policy without features.
+        UsageError: nothing to train, sharded weights, weights or mixed precision in which small updates are lost,
+            accelerate configured to shard models, temperature 0, or a critic on a policy without features.
     """
 
     def __init__(

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 from accelerate.accelerator import Accelerator
+from accelerate.utils import DistributedType
+from accelerate.utils.environment import parse_flag_from_env
 from accelerate.utils.operations import broadcast, gather_object
 from torch import nn
 
@@ -15,6 +17,30 @@ from waltz_env.algorithms.advantages import Key, Moments, merge_moments
 from waltz_env.errors import UsageError
 
 T = TypeVar("T")
+
+_SHARDING = {
+    "FSDP": DistributedType.FSDP,
+    "DEEPSPEED": DistributedType.DEEPSPEED,
+    "MEGATRON_LM": DistributedType.MEGATRON_LM,
+}
+
+
+def check_accelerator(accelerator: Accelerator) -> None:
+    """Check that learners do what accelerate is configured for.
+
+    Raises:
+        UsageError: a mixed precision in which small updates are lost, or a way to shard models, which no learner here
+            uses: every process would hold all weights, and nobody would notice.
+    """
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise UsageError(f"mixed_precision must be 'no' or 'bf16'; got {accelerator.mixed_precision!r}.")
+    asked = [name for name in _SHARDING if parse_flag_from_env(f"ACCELERATE_USE_{name}")]  # ignored on a CPU
+    if asked or accelerator.distributed_type in _SHARDING.values():
+        raise UsageError(
+            f"accelerate is configured for {' and '.join(asked) or accelerator.distributed_type.value}, and no model "
+            "here would be sharded by it: every process holds all weights of its models. Configure accelerate for "
+            "plain data parallelism, such as `accelerate launch --multi_gpu`."
+        )
 
 
 class Processes:
@@ -27,12 +53,12 @@ class Processes:
         accelerator: accelerator of this process; None for a run in one process, in the precision of the weights.
 
     Raises:
-        UsageError: a mixed precision in which small updates are lost.
+        UsageError: see ``check_accelerator``.
     """
 
     def __init__(self, accelerator: Accelerator | None) -> None:
-        if accelerator is not None and accelerator.mixed_precision not in ("no", "bf16"):
-            raise UsageError(f"mixed_precision must be 'no' or 'bf16'; got {accelerator.mixed_precision!r}.")
+        if accelerator is not None:
+            check_accelerator(accelerator)
         self._accelerator = accelerator
         self.several = accelerator is not None and accelerator.num_processes > 1
 

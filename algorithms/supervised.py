@@ -15,6 +15,7 @@ from waltz_env.algorithms.optimizer import check_betas, check_gradient, schedule
 from waltz_env.algorithms.protocols import Policy
 from waltz_env.checks import check_integer, check_number, check_settings
 from waltz_env.errors import UsageError
+from waltz_env.sharding import check_whole
 
 Example = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt and of the target that should follow it; the target ends with its end-of-turn token."""
@@ -89,11 +90,12 @@ def fit(
         The loss of each step, in nats per weighted token, before that step changes the weights.
 
     Raises:
-        UsageError: there are no examples, or an example has nothing to learn from.
+        UsageError: there are no examples, an example has nothing to learn from, or the weights are sharded.
     """
     config = config or SupervisedConfig()
     _check(examples)
     forward, parameters, device = _parts(policy)
+    check_whole(parameters, task="Supervised fitting")
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )

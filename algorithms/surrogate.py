@@ -40,6 +40,7 @@ from waltz_env.algorithms.token_scores import token_scores
 from waltz_env.algorithms.update_batch import UpdateBatch
 from waltz_env.checks import check_choice, check_integer, check_number, check_settings
 from waltz_env.errors import UsageError
+from waltz_env.sharding import check_whole
 
 OldLogprobs = Literal["sampler", "trainer"]
 SamplerCorrection = Literal["none", "truncated"]
@@ -123,7 +124,7 @@ class Surrogate:
         processes: processes that train together, each on its own share of the samples.
 
     Raises:
-        UsageError: nothing to train, weights in which small updates are lost, or temperature 0.
+        UsageError: nothing to train, sharded weights, weights in which small updates are lost, or temperature 0.
     """
 
     def __init__(
@@ -248,6 +249,7 @@ class _Tally(NamedTuple):
 def _check(policy: Policy, parameters: Sequence[nn.Parameter]) -> None:
     if not parameters:
         raise UsageError("The policy has no trainable parameters; add an adapter or unfreeze its weights.")
+    check_whole(parameters, task="Learning")
     narrow = sorted({str(p.dtype) for p in parameters if p.dtype != torch.float32})
     if narrow:
         raise UsageError(

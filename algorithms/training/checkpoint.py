@@ -15,6 +15,7 @@ from torch import Tensor
 
 from waltz_env.errors import CheckpointError, UsageError
 from waltz_env.files import usual_permissions
+from waltz_env.sharding import check_whole
 
 Tensors = dict[str, dict[str, Tensor]]
 
@@ -39,11 +40,13 @@ def save(
         keep: number of checkpoints to keep, 1 or more, including this one.
 
     Raises:
-        UsageError: ``keep`` is below 1, a name holds ``::``, or ``meta`` is not JSON.
+        UsageError: ``keep`` is below 1, a name holds ``::``, a tensor is sharded, or ``meta`` is not JSON.
     """
     folder = Path(folder)
     if keep < 1:
         raise UsageError(f"keep must be 1 or more; got {keep}.")
+    saved = [tensor for named in tensors.values() for tensor in named.values() if tensor.numel()]
+    check_whole(saved, task="A checkpoint")
     flat = {
         f"{group}{_SEPARATOR}{name}": tensor.detach().cpu().contiguous().clone()
         for group, named in tensors.items()

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from waltz_env.agents import LanguageModelPolicy
 from waltz_env.agents.engines import check_engine
 from waltz_env.algorithms import Stage, train
+from waltz_env.algorithms.processes import check_accelerator
 from waltz_env.algorithms.training import checkpoint
 from waltz_env.algorithms.training.learners import policies_of
 from waltz_env.algorithms.training.loop import StepReport
@@ -82,6 +83,7 @@ def execute(
     accelerator = accelerator or Accelerator()
     recipe.check()
     check_engine(recipe.engine, processes=accelerator.num_processes)
+    check_accelerator(accelerator)
     if loggers is None:
         trackers = [tracker(name) for name in recipe.track]  # a library that is missing is told now
         loggers = [RunLog(folder), *([TrackerLog(folder, trackers)] if trackers else [])]
