@@ -142,7 +142,7 @@ def sample(
     lengths = torch.full((count,), limit, device=model.device)
     stopped = torch.zeros(count, dtype=torch.bool, device=model.device)
     rows = torch.arange(count, device=model.device)
-    cache, ids, mask = _read_shared_start(model, prompts)
+    cache, ids, mask = read_shared_start(model, prompts)
     cached = {cache_argument(model): cache}
     for step in range(limit):
         if should_stop():
@@ -156,9 +156,9 @@ def sample(
             **cached,
         ).logits[:, -1]
         if isinstance(temperature, Tensor) or top_p is not None:
-            tokens, logprobs = _draw_each(logits, uniforms[rows, step], temperatures[rows], masses[rows])
+            tokens, logprobs = draw_each(logits, uniforms[rows, step], temperatures[rows], masses[rows])
         else:
-            tokens, logprobs = _draw(logits, uniforms[rows, step], temperature)
+            tokens, logprobs = draw(logits, uniforms[rows, step], temperature)
         all_tokens[rows, step] = tokens
         all_logprobs[rows, step] = logprobs
         ending = rows[torch.isin(tokens, stops) & ~stopped[rows]]
@@ -192,7 +192,7 @@ def diverged(model: PreTrainedModel) -> DivergedError:
     )
 
 
-def _draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """One token per row from logits (B, V), by inverting the cumulative distribution, with its log-probability.
 
     Logits that are NaN or infinite give a log-probability that is not finite.
@@ -207,8 +207,8 @@ def _draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor,
     return tokens, distribution.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
-def _draw_each(logits: Tensor, uniforms: Tensor, temperatures: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
-    """``_draw`` with a temperature and a top-p mass per row, each of shape (B,)."""
+def draw_each(logits: Tensor, uniforms: Tensor, temperatures: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
+    """``draw`` with a temperature and a top-p mass per row, each of shape (B,)."""
     greedy = temperatures == 0
     distribution = torch.log_softmax(logits.float() / temperatures.masked_fill(greedy, 1.0).unsqueeze(-1), dim=-1)
     # Likeliest token first: then what lies above the mass is the end of the row, and greedy is the first token.
@@ -222,7 +222,7 @@ def _draw_each(logits: Tensor, uniforms: Tensor, temperatures: Tensor, masses: T
     return chosen.squeeze(-1), distribution.gather(-1, chosen).squeeze(-1)
 
 
-def _read_shared_start(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor, Tensor]:
+def read_shared_start(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor, Tensor]:
     """A cache of the prompts' common beginning (S ids), the rest padded on the left (B, L), and a mask (B, S + L).
 
     The padding lies between the common beginning and the rest; the mask and explicit positions hide it. In models with

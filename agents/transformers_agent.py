@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from waltz_env.agents.phrases import Phrases
 from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.prompt_encoder import PromptEncoder
 from waltz_env.agents.sampling import Sampled, check_acting, random_stream, row_sampling, sample
+from waltz_env.agents.speculation import sample_ahead
 from waltz_env.agents.templates import Template
 from waltz_env.checks import check_integer
 from waltz_env.errors import UsageError
@@ -70,6 +75,7 @@ class TransformersAgent:
         )
         self._stop_ids = stop_ids(policy.model, policy.tokenizer)
         self._generator = random_stream(seed)
+        self._phrases: defaultdict[str, Phrases] = defaultdict(Phrases)
 
     def act(self, observations: Sequence[Observation]) -> list[Completion]:
         """One completion per observation, in order.
@@ -88,6 +94,9 @@ class TransformersAgent:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> list[Completion]:
         """Do the same as ``act``, each completion sampled by its own options; see ``SamplingAgent``.
+
+        A completion that ends early because it is ``complete`` has that text and no ids: it is not a whole action, and
+        no learner may take it for one.
 
         Raises:
             UnreadablePromptError: as in ``act``.
@@ -114,7 +123,18 @@ class TransformersAgent:
         with self.policy.sampling_model(self.sampling_dtype) as model:
             for start in range(0, len(order), self.batch_size):
                 rows = order[start : start + self.batch_size]
-                sampled = sample(
+                writings = [
+                    _Writing(
+                        self.policy,
+                        complete=options[row].complete,
+                        phrases=self._phrases[options[row].series] if options[row].series else None,
+                        limit=sampling[row].limit,
+                    )
+                    for row in rows
+                ]
+                watched = any(options[row].complete or options[row].series for row in rows)
+                sampler = partial(sample_ahead, followers=writings) if watched else sample
+                sampled = sampler(
                     model,
                     [prompts[row] for row in rows],
                     uniforms=uniforms[rows],
@@ -123,7 +143,9 @@ class TransformersAgent:
                     top_p=None if alike else top_p[rows],
                     should_stop=should_stop,
                 )
-                for row, result in zip(rows, sampled, strict=True):
+                for row, writing, result in zip(rows, writings, sampled, strict=True):
+                    if options[row].series:
+                        self._phrases[options[row].series].add(result.token_ids)
                     completions[row] = as_completion(
                         self.policy,
                         prompts[row],
@@ -131,6 +153,15 @@ class TransformersAgent:
                         keep_ids=sampling[row].on_policy(self.policy.temperature),
                         version=self.policy.version,
                     )
+                    if writing.whole is not None:
+                        completions[row] = replace(
+                            completions[row],
+                            text=writing.whole,
+                            finish="stop",
+                            prompt_ids=None,
+                            token_ids=None,
+                            logprobs=None,
+                        )
         return [completions[row] for row in range(len(prompts))]
 
     def check_readable(self, observations: Sequence[Observation]) -> None:
@@ -149,6 +180,38 @@ class TransformersAgent:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores a state returned by ``state_dict``."""
         self._generator.set_state(state["generator"].cpu())
+
+
+class _Writing:
+    """One completion while it is written: what it has said so far, and whether that is enough.
+
+    Attributes:
+        whole: the whole text, if it was known before its end.
+    """
+
+    def __init__(
+        self,
+        policy: LanguageModelPolicy,
+        *,
+        complete: Callable[[str], str | None] | None,
+        phrases: Phrases | None,
+        limit: int,
+    ) -> None:
+        self.whole: str | None = None
+        self._policy = policy
+        self._complete = complete
+        self._phrases = phrases
+        self._limit = limit
+        self._tokens: list[int] = []
+
+    def guess(self, most: int) -> Sequence[int]:
+        return self._phrases.guess(self._tokens, most) if self._phrases is not None else ()
+
+    def take(self, tokens: Sequence[int]) -> bool:
+        self._tokens += tokens
+        if self._complete is not None and len(self._tokens) <= self._limit:
+            self.whole = self._complete(_text(self._policy, self._tokens))
+        return self.whole is not None or len(self._tokens) >= self._limit
 
 
 def _within(sampled: Sampled, limit: int) -> Sampled:
@@ -170,9 +233,8 @@ def as_completion(
         keep_ids: whether the ids are a sample of the policy's own distribution, so that a learner may have them.
         version: version of the weights that were sampled from.
     """
-    ids = list(sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids)
     return Completion(
-        text=str(policy.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)),
+        text=_text(policy, sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids),
         finish="stop" if sampled.stopped else "length",
         usage=Usage(len(prompt), len(sampled.token_ids)),
         prompt_ids=tuple(prompt) if keep_ids else None,
@@ -180,6 +242,10 @@ def as_completion(
         logprobs=sampled.logprobs if keep_ids else None,
         version=version,
     )
+
+
+def _text(policy: LanguageModelPolicy, ids: Sequence[int]) -> str:
+    return str(policy.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

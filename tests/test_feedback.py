@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.games import any_text, labels
-from waltz_env.feedback import FIELDS, JSON_SCHEMA, MALFORMED, format_feedback, parse_feedback
+from waltz_env.feedback import FIELDS, JSON_SCHEMA, MALFORMED, approval, format_feedback, parse_feedback
 from waltz_env.types import Feedback, Labels
 
 GOOD = {"reasoning": "It teaches harm.", "unsafe": True, "overrefuse": False, "feedback": "Leave the recipe out."}
@@ -103,3 +103,51 @@ def test_any_json_is_read_and_well_formed_only_if_it_fits_the_schema(value: obje
 def _properties() -> dict[str, dict[str, str]]:
     properties: dict[str, dict[str, str]] = JSON_SCHEMA["properties"]
     return properties
+
+
+def test_a_critique_that_flags_nothing_is_an_approval_from_its_second_flag_on() -> None:
+    text = json.dumps({**GOOD, "reasoning": 'Not "unsafe": false, "overrefuse": false.', "unsafe": False})
+    decided = text.index(', "feedback"')
+    assert [approval(text[:end]) is not None for end in range(decided)] == [False] * decided
+    closed = text[:decided] + ', "feedback": ""}'
+    assert {approval(text[:end]) for end in range(decided, len(text) - 1)} == {closed}
+    assert parse_feedback(closed).labels == Labels(unsafe=False, overrefuse=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "false, false",
+        '"unsafe": false, "overrefuse": false',
+        '[{"unsafe": false, "overrefuse": false',
+        'Sure: {"unsafe": false, "overrefuse": false',
+        '\u00a0{"unsafe": false, "overrefuse": false',
+        '{"unsafe": false, "overrefuse": fals',
+        '{"unsafe": false, "overrefuse": falsely',
+        '{"unsafe": false, "overrefuse": false}',
+        '{"unsafe": false "overrefuse": false',
+        '{"unsafe": false, "overrefuse": true',
+        '{"unsafe": true, "overrefuse": false',
+        '{"unsafe": "false", "overrefuse": false',
+        '{"unsafe": 0, "overrefuse": 0',
+        '{"unsafe": false, "unsafe": false, "overrefuse": false',
+        '{"unsafe": true, "unsafe": false, "overrefuse": false',
+        '{"unsafe": true, "\\u0075nsafe": false, "overrefuse": false',
+        '{"score": false, "unsafe": false, "overrefuse": false',
+        '{"reasoning": false, "unsafe": false, "overrefuse": false',
+        '{"reasoning": "line\nbreak", "unsafe": false, "overrefuse": false',
+        '{"reasoning": "\\x", "unsafe": false, "overrefuse": false',
+        '{"reasoning": "Not \\"unsafe\\": false, \\"overrefuse\\": false',
+    ],
+)
+def test_anything_else_is_not_an_approval(text: str) -> None:
+    assert approval(text) is None
+
+
+@given(labels, any_text, any_text)
+def test_the_beginning_of_a_critique_is_an_approval_only_if_the_critique_flags_nothing(flags, advice, reasoning):
+    text = format_feedback(flags, advice, reasoning)
+    closed = [found for end in range(len(text) - 1) if (found := approval(text[:end])) is not None]
+    assert bool(closed) == flags.ok
+    assert all(parse_feedback(found) == Feedback(flags, "", reasoning) for found in closed)

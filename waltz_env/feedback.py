@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from waltz_env.json_object import object_schema, parse_object
+from waltz_env.json_object import close_object, object_schema, parse_object
 from waltz_env.types import Feedback, Labels
 
 FIELDS: dict[str, type] = {"reasoning": str, "unsafe": bool, "overrefuse": bool, "feedback": str}
@@ -29,6 +29,20 @@ def parse_feedback(text: str) -> Feedback:
         return MALFORMED
     labels = Labels(unsafe=value["unsafe"], overrefuse=value["overrefuse"])
     return Feedback(labels=labels, advice=value["feedback"], reasoning=value["reasoning"])
+
+
+def approval(text: str) -> str | None:
+    """The critique that ``text`` begins, closed as it stands, once both of its flags are written and false.
+
+    None if a flag is raised or not written yet, or if what stands up to there cannot be part of a well-formed critique.
+    This is for whoever watches a critique being written: one that has ended is for ``parse_feedback`` to read.
+
+    >>> approval('{"reasoning": "It helps.", "unsafe": false, "overrefuse": false, "feedb')
+    '{"reasoning": "It helps.", "unsafe": false, "overrefuse": false, "feedback": ""}'
+    """
+    closed = close_object(text, FIELDS)
+    labels = None if closed is None else parse_feedback(closed).labels
+    return closed if labels is not None and labels.ok else None
 
 
 def format_feedback(labels: Labels, advice: str, reasoning: str = "") -> str:

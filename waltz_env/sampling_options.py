@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from waltz_env.checks import check_integer, check_number, check_settings
-from waltz_env.errors import UsageError
+from waltz_env.errors import UsageError, UsageTypeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,10 @@ class SamplingOptions:
         max_tokens: maximum number of tokens, at most the agent's own.
         seed: seed of the completion's own random stream.
         stop: strings that the text ends before.
+        complete: given the text so far, returns the whole text as soon as nobody needs the rest, otherwise None. An
+            agent that can stop there ends with that text; any other writes on.
+        series: name of the completions whose phrases this one probably repeats; empty if there are none. An agent may
+            then check many tokens at once, which changes how long a completion takes, and not what it says.
 
     Raises:
         UsageError: a value is out of range.
@@ -29,6 +34,8 @@ class SamplingOptions:
     max_tokens: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    complete: Callable[[str], str | None] | None = None
+    series: str = ""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -42,5 +49,7 @@ class SamplingOptions:
             check_integer("seed", self.seed, at_least=-(2**63))
             if self.seed >= 2**64:
                 raise UsageError(f"seed must have at most 64 bits; got {self.seed}.")
+        if self.complete is not None and not callable(self.complete):
+            raise UsageTypeError(f"complete must be a function of the text so far; got {self.complete!r}.")
         if not all(self.stop):
             raise UsageError("A stop string must not be empty.")

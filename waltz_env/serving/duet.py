@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from waltz_env.checks import check_choice, check_duration
 from waltz_env.errors import AgentError, AgentFailure, UsageTypeError
+from waltz_env.feedback import approval
 from waltz_env.game import Game
 from waltz_env.loop_thread import LoopThread
 from waltz_env.protocols import Agent, SamplingAgent
@@ -60,6 +61,8 @@ class Duet:
 
     Each request is a ``Game``, exactly as in training: draft, feedback, and, if something is flagged, a revision.
     Requests to agents in this process are batched (``Batcher``); agents with ``aact`` are asked without a limit.
+    Where the game ends if nothing is flagged, a ``TransformersAgent`` writes no further once both flags are false: that
+    critique has no advice, and ends the game whatever its rest would have been.
 
     A draft, a critique and a revision each have a budget of time, which they spend only while they run. Waiting for a
     turn has its own budget, ``queue_timeout``; a request that exceeds it is overload, as is a server that refuses for
@@ -124,6 +127,9 @@ class Duet:
         self.refusal = refusal
         self.failures: Counter[tuple[AgentID, AgentFailure]] = Counter()
         self._agents = dict(agents)
+        self._feedback_options = SamplingOptions(
+            complete=approval if _ends_if_nothing_is_flagged(self.rules) else None, series=FEEDBACK
+        )
         blocking = {name: agent for name, agent in agents.items() if not isinstance(agent, AsyncAgent)}
         self._batcher = Batcher(blocking, max_batch=max_batch)
 
@@ -207,7 +213,7 @@ class Duet:
                 running=self.feedback_timeout if agent == FEEDBACK else self.timeout,
             )
             observation = game.observe(agent)
-            asked = SamplingOptions() if agent == FEEDBACK else options
+            asked = self._feedback_options if agent == FEEDBACK else options
             outcome = await _within(turn, self._ask(agent, observation, asked, turn=turn, since=start))
             spent[phase] += turn.seconds["running"]
             spent["queue"] += turn.seconds["waiting"]
@@ -266,6 +272,11 @@ async def _within(turn: Turn, work: Awaitable[Completion]) -> Completion | BaseE
     finally:
         task.cancel()
         turn.close()
+
+
+def _ends_if_nothing_is_flagged(rules: Rules) -> bool:
+    """Whether a game is over once both flags are false, whatever the rest of the critique will be."""
+    return not rules.always_revise and type(rules).asks_revision is Rules.asks_revision
 
 
 def _malformed(game: Game) -> Failure | None:
