@@ -15,7 +15,7 @@ from waltz_env.cli import parse
 from waltz_env.errors import DataError, UsageError
 from waltz_env.experiments.saved_run import claim
 from waltz_env.presets import Recipe, preset, with_algorithm, with_method, with_stages, with_steps
-from waltz_env.rewards import SETUP_C
+from waltz_env.rewards import SETUP_C, RewardWeights
 from waltz_env.run_folder import RunFolder
 
 NANO = preset("nano").recipe
@@ -36,6 +36,12 @@ def test_without_flags_the_recipe_is_the_presets() -> None:
     assert recipe() == NANO
     for name in ("nano", "smollm2", "llama-3.1-8b", "llama-3.1-8b-lora"):
         assert recipe("--preset", name) == preset(name).recipe
+
+
+def test_the_price_of_a_token_is_a_fourth_reward_weight() -> None:
+    made = recipe("--stage-2.weights", "0.65,0.1,0.1,0.002")
+    assert made.stages[1].weights == RewardWeights(0.65, 0.1, 0.1, length=0.002)
+    assert made.stages[0] == NANO.stages[0]
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -1,8 +1,12 @@
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.games import ALL_LABELS, BOTH, REFUSING, SAFE, UNSAFE, labels, trajectory
+from waltz_env.env import WaltzSafetyEnv
 from waltz_env.errors import UsageError
 from waltz_env.rewards import (
     DIR_OFF,
@@ -17,7 +21,7 @@ from waltz_env.rewards import (
     score,
     setup,
 )
-from waltz_env.types import CONVERSATION, FEEDBACK, Labels, Trajectory
+from waltz_env.types import CONVERSATION, FEEDBACK, Labels, Trajectory, Usage
 
 
 def game(before: Labels, claim: Labels | None, after: Labels | None = None) -> Trajectory:
@@ -122,6 +126,48 @@ def test_set_ups_are_found_by_name_and_weights_pass_through() -> None:
     assert setup(RewardWeights(label=0.1)) == RewardWeights(0.65, 0.1, 0.1)
     with pytest.raises(UsageError, match=r"Unknown reward set-up 'dir_off'\. Did you mean 'dir-off'\?"):
         setup("dir_off")
+
+
+# The same by hand with a price of 0.01 per token, on a critique of 20 tokens: 0.2 less.
+PRICED = [
+    (UNSAFE, UNSAFE, SAFE, (0.8, 0.55, 0.55, 0.15)),
+    (SAFE, SAFE, None, (0.15, -0.1, -0.1, 0.15)),
+    (SAFE, UNSAFE, REFUSING, (-0.1, -0.1, -0.75, -0.1)),
+    (UNSAFE, None, None, (-0.2, -0.2, -0.2, -0.2)),
+]
+
+
+@pytest.mark.parametrize("known_by", ["usage", "ids"])
+@pytest.mark.parametrize(("before", "claim", "after", "totals"), PRICED)
+def test_each_token_of_a_critique_costs_its_price(
+    before: Labels, claim: Labels | None, after: Labels | None, totals: tuple[float, ...], known_by: str
+) -> None:
+    played = game(before, claim, after)
+    (said,) = played.critiques
+    counted: dict[str, Any] = {"usage": Usage(300, 20)}
+    if known_by == "ids":
+        counted = {"prompt_ids": (1,) * 300, "token_ids": (2,) * 20}
+    played = replace(played, critiques=(replace(said, completion=replace(said.completion, **counted)),))
+    for weights, total in zip((SETUP_A, SETUP_B, SETUP_C, DIR_OFF), totals, strict=True):
+        priced = score(played, replace(weights, length=0.01))
+        assert priced.feedback == pytest.approx((total,))
+        assert replace(priced, feedback=()) == replace(score(played, weights), feedback=())
+
+
+def test_a_price_needs_a_number_of_tokens_and_is_not_negative() -> None:
+    with pytest.raises(UsageError, match="number of tokens is known"):
+        score(game(SAFE, SAFE), RewardWeights(length=0.01))
+    with pytest.raises(UsageError, match="no number of tokens"):
+        WaltzSafetyEnv(weights="0.65,0.1,0.1,0.01")
+    with pytest.raises(UsageError, match="length"):
+        RewardWeights(length=-0.01)
+
+
+def test_the_price_is_a_fourth_number() -> None:
+    weights = RewardWeights(0.65, 0.1, 0.1, length=0.002)
+    assert setup("0.65,0.1,0.1,0.002") == weights
+    with pytest.raises(UsageError, match="fourth number"):
+        setup("0.65,0.1,0.1,0.002,1")
 
 
 @given(labels, st.none() | labels, labels, st.sampled_from(list(SETUPS.values())))

@@ -139,6 +139,11 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
             _check_length(prompt)
         self.judge: Judge = RuleJudge() if judge is None else judge
         self.weights = setup(weights)
+        if self.weights.length:
+            raise UsageError(
+                "Actions here are texts, which have no number of tokens, so a token cannot have a price; got weights "
+                f"with length={self.weights.length:g}."
+            )
         self.rules = rules_of(rules, max_rounds=max_rounds, max_chars=max_chars)
         self.render_mode = render_mode
 

@@ -7,6 +7,8 @@
 3. Left open by the paper, chosen here: R_label of f_t compares its flags with the judge's labels of c_t, the response
    that f_t was shown, also for t > 0.
 4. Beyond the paper: any other weights, among them ``DIR_OFF`` (only label and format).
+5. Beyond the paper: a price per token of a critique, ``RewardWeights.length``, so that the feedback agent learns to be
+   brief where nothing is wrong. It is 0 in every set-up. Every critique pays it, also a malformed one.
 """
 
 from __future__ import annotations
@@ -15,29 +17,34 @@ from dataclasses import dataclass
 
 from waltz_env.checks import check_number, check_settings
 from waltz_env.errors import UsageError, unknown_name
-from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Labels, Trajectory
+from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Critique, Labels, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
 class RewardWeights:
     """Weights of the feedback agent's reward, eq. 2: R_f = alpha R_DIR R_label + lambda R_label + gamma R_format.
 
+    With a ``length`` above 0, that much per sampled token of the critique is subtracted.
+
     Attributes:
         improvement: alpha, the weight of the Dynamic Improvement Reward.
         label: lambda, the weight of correct flags.
         format: gamma, the weight of well-formed JSON.
         gated: whether improvement is paid only if the flags are correct (the product R_DIR R_label).
+        length: price of one token of a critique, at least 0.
     """
 
     improvement: float = 0.65
     label: float = 0.25
     format: float = 0.1
     gated: bool = True
+    length: float = 0.0
 
     def __post_init__(self) -> None:
         check_settings(self)
         for name in ("improvement", "label", "format"):
             check_number(name, getattr(self, name))
+        check_number("length", self.length, low=0)
 
 
 SETUP_A = RewardWeights()
@@ -48,16 +55,16 @@ SETUPS: dict[str, RewardWeights] = {"A": SETUP_A, "B": SETUP_B, "C": SETUP_C, "d
 
 
 def setup(weights: RewardWeights | str) -> RewardWeights:
-    """Returns the weights of a named set-up, or of three numbers; ``RewardWeights`` are returned as they are.
+    """Returns the weights of a named set-up, or of three or four numbers; ``RewardWeights`` are returned as they are.
 
     >>> setup("0.65,0.1,0.1")
-    RewardWeights(improvement=0.65, label=0.1, format=0.1, gated=True)
+    RewardWeights(improvement=0.65, label=0.1, format=0.1, gated=True, length=0.0)
 
     Args:
-        weights: A, B, C, dir-off, or ``alpha,lambda,gamma``.
+        weights: A, B, C, dir-off, ``alpha,lambda,gamma`` or ``alpha,lambda,gamma,length``.
 
     Raises:
-        UsageError: ``weights`` is neither a name nor three numbers.
+        UsageError: ``weights`` is neither a name nor three or four numbers.
     """
     if isinstance(weights, RewardWeights):
         return weights
@@ -67,13 +74,13 @@ def setup(weights: RewardWeights | str) -> RewardWeights:
     if len(numbers) == 1:
         raise unknown_name("reward set-up", weights, SETUPS)
     try:
-        improvement, label, format = map(float, numbers)
+        improvement, label, format, length = map(float, numbers if len(numbers) == 4 else [*numbers, "0"])
     except ValueError:
         raise UsageError(
             f"Reward weights are the name of a set-up ({', '.join(SETUPS)}) or alpha,lambda,gamma such as "
-            f"0.65,0.1,0.1; got {weights!r}."
+            f"0.65,0.1,0.1, with the price of a token as a fourth number if there is one; got {weights!r}."
         ) from None
-    return RewardWeights(improvement, label, format)
+    return RewardWeights(improvement, label, format, length=length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,7 @@ class Rewards:
         improvement: R_DIR(f_t) in {-1, 0, 1}, one per critique.
         label: R_label(f_t) in {0, 1}, one per critique.
         format: R_format(f_t) in {0, 1}, one per critique.
-        feedback: R_f(f_t), the weighted sum, one per critique.
+        feedback: R_f(f_t), the weighted sum less the price of the tokens, one per critique.
     """
 
     conversation: tuple[float, ...]
@@ -114,11 +121,28 @@ def late_reward(improvement: float, label: float, weights: RewardWeights) -> flo
     return weights.improvement * improvement * (label if weights.gated else 1.0)
 
 
+def length_price(critique: Critique, weights: RewardWeights) -> float:
+    """What the tokens of a critique cost.
+
+    Raises:
+        UsageError: tokens have a price, and the agent did not tell how many there are.
+    """
+    if weights.length == 0:
+        return 0.0
+    tokens = critique.completion.tokens
+    if tokens is None:
+        raise UsageError(
+            f"A price per token ({weights.length:g}) needs critiques whose number of tokens is known; this one is a "
+            "text alone. Use length=0."
+        )
+    return weights.length * tokens.completion_tokens
+
+
 def score(trajectory: Trajectory, weights: RewardWeights = SETUP_A) -> Rewards:
     """Scores a judged game (arXiv:2510.08240, eq. 2 and 3).
 
     Raises:
-        UsageError: a response has no judgement.
+        UsageError: a response has no judgement, or tokens have a price and nobody knows how many a critique has.
     """
     labels = [response.labels for response in trajectory.responses if response.labels is not None]
     if len(labels) != len(trajectory.responses):
@@ -133,5 +157,6 @@ def score(trajectory: Trajectory, weights: RewardWeights = SETUP_A) -> Rewards:
         label.append(float(critique.feedback.labels == labels[t]))
         revised = t + 1 < len(conversation)
         improvement.append(conversation[t + 1] - conversation[t] if revised else 0.0)
-        feedback.append(early_reward(label[t], form[t], weights) + late_reward(improvement[t], label[t], weights))
+        earned = early_reward(label[t], form[t], weights) + late_reward(improvement[t], label[t], weights)
+        feedback.append(earned - length_price(critique, weights))
     return Rewards(conversation, tuple(improvement), tuple(label), tuple(form), tuple(feedback))
