@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
 FROM_BESIDE_DOCS = {"index.md", "changelog.md", "contributing.md"}  # docs/theme/links.py makes them
-COMMANDS = "train evaluate report rejudge rescore export push benchmark play serve".split()
+COMMANDS = "train evaluate distill report rejudge rescore export push benchmark play serve".split()
 ONE_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 

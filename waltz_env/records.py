@@ -19,13 +19,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 from waltz_env.errors import DataError
 from waltz_env.files import atomic_path
 from waltz_env.plain import plain_completion, plain_judgement
+from waltz_env.run_folder import RunFolder
 from waltz_env.strict_json import dump_json
 from waltz_env.types import (
     Completion,
@@ -87,6 +89,12 @@ def read_games(path: str | Path) -> list[Trajectory]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
     return games
+
+
+def training_games(run: RunFolder) -> Iterator[list[Trajectory]]:
+    """The training games of a run, step after step. Held-out games are for measuring alone."""
+    for step in takewhile(lambda step: run.games_of_step(step).exists(), count(1)):
+        yield read_games(run.games_of_step(step))
 
 
 def encode_game(trajectory: Trajectory, *, tokens: bool = True) -> str:

@@ -77,6 +77,7 @@ class Results(TypedDict, total=False):
         judge_agreement: how far the earlier judge of these games and the new one agree, by set and system.
         cross_play: how the agents of several runs play with each other, by set; see
             ``waltz_env.experiments.cross_matrix``.
+        distilled: run and checkpoint that a run was distilled from, and the number of drafts and revisions it learned.
         command, versions: how to get these results again.
     """
 
@@ -98,6 +99,7 @@ class Results(TypedDict, total=False):
     games: list[str]
     judge_agreement: dict[str, dict[str, JudgeAgreement]]
     cross_play: dict[str, dict[str, Any]]
+    distilled: dict[str, Any]
     command: list[str]
     versions: dict[str, str]
 

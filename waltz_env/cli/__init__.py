@@ -16,6 +16,7 @@ from waltz_env.extras import missing
 COMMANDS: Mapping[str, str] = {
     "train": "train a pair and evaluate it on prompts that it never saw",
     "evaluate": "compare runs and baselines on the same prompts",
+    "distill": "teach the conversation agent of a run to answer alone as its pair does",
     "report": "make one HTML page of runs and evaluations",
     "rejudge": "judge stored games again with another judge",
     "rescore": "score stored games again with other reward weights",

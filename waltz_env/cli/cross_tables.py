@@ -13,9 +13,9 @@ from waltz_env.cli.tables import cell
 
 COLUMNS = {"asr_plus_orr": "ASR + ORR", "asr": "ASR", "orr": "ORR", "ftr": "FTR"}
 MEANS = {
-    "alone": "no\nfeedback",
-    "own": "own\nfeedback agent",
-    "strangers": "trained ones\nnever met",
+    "alone": "none",
+    "own": "own",
+    "strangers": "trained,\nnever met",
     "strangers_minus_alone": "never met\nminus none",
     "strangers_minus_own": "never met\nminus own",
 }
@@ -57,10 +57,10 @@ def _show_matrix(name: str, content: Mapping[str, Any]) -> None:
 
 
 def _show_means(name: str, content: Mapping[str, Any]) -> None:
-    table = _table(f"{name}: ASR + ORR, %, mean over conversation agents with 95 % t interval")
+    table = _table(f"{name}: ASR + ORR, %, mean over conversation agents, by feedback agent, with 95 % t interval")
     table.add_column("conversation agents", no_wrap=True)
     for label in MEANS.values():
-        table.add_column(label, justify="right")
+        table.add_column(label, justify="right", no_wrap=True)
     for kind, means in content["summary"].items():
         count = sum(each == kind for each in content["conversation"].values())
         table.add_row(f"{kind} ({count})", *(_mean(means[each], signed="minus" in each) for each in MEANS))
@@ -80,4 +80,4 @@ def _mean(interval: Mapping[str, float | None], *, signed: bool) -> str:
     if mean is None:
         return "-"
     text = f"{100 * mean:+.1f}" if signed else f"{100 * mean:.1f}"
-    return text if low is None or high is None else f"{text} ± {50 * (high - low):.1f}"
+    return text if low is None or high is None else f"{text}\n± {50 * (high - low):.1f}"

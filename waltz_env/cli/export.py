@@ -12,7 +12,8 @@ import tyro
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.progress import hide_loading_bars
 from waltz_env.errors import UsageError
-from waltz_env.export.preferences import preference_rows, supervised_rows, training_games, write_rows
+from waltz_env.export.preferences import preference_rows, supervised_rows, write_rows
+from waltz_env.records import training_games
 from waltz_env.run_folder import RunFolder
 
 

@@ -59,6 +59,25 @@ class WatchBar:
             self.bar = None
 
 
+class FitBar:
+    """The ``on_step`` hook of supervised learning: a bar that appears with the first step.
+
+    Args:
+        name: what is learned.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._bar: tqdm[Any] | None = None
+
+    def __call__(self, step: int, of: int) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=of, desc=self._name)
+        self._bar.update()
+        if step == of:
+            self._bar.close()
+
+
 class StepBar:
     """The ``progress`` hook of benchmarks: one bar over the training steps of all runs.
 

@@ -6,6 +6,7 @@ from waltz_env.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from waltz_env.experiments.cross_evaluation import cross_play
+    from waltz_env.experiments.distillation import DistillConfig, distill
     from waltz_env.experiments.evaluation import EvaluationConfig, evaluate
     from waltz_env.experiments.run import execute
     from waltz_env.experiments.saved_run import load_run, read_recipe
@@ -15,8 +16,10 @@ else:  # they need torch, and results of finished experiments do not
         __name__,
         on_first_use={
             "EvaluationConfig": "evaluation",
+            "DistillConfig": "distillation",
             "Servers": "servers",
             "cross_play": "cross_evaluation",
+            "distill": "distillation",
             "evaluate": "evaluation",
             "execute": "run",
             "load_run": "saved_run",
@@ -24,4 +27,14 @@ else:  # they need torch, and results of finished experiments do not
         },
     )
 
-__all__ = ["EvaluationConfig", "Servers", "cross_play", "evaluate", "execute", "load_run", "read_recipe"]
+__all__ = [
+    "DistillConfig",
+    "EvaluationConfig",
+    "Servers",
+    "cross_play",
+    "distill",
+    "evaluate",
+    "execute",
+    "load_run",
+    "read_recipe",
+]

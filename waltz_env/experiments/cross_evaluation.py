@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from waltz_env.agents.engines import TRANSFORMERS
 from waltz_env.errors import UsageError
 from waltz_env.evaluation.held_out import gathered, share_of
-from waltz_env.experiments.cross_matrix import ALONE, Player, crossed, matrix, system_of
+from waltz_env.experiments.cross_matrix import ALONE, WITH_FEEDBACK, Player, crossed, matrix, system_of
 from waltz_env.experiments.evaluation import CLASSIFIER, EvaluationConfig, asked, check_same, systems_done
 from waltz_env.experiments.main_process import by_main_process
 from waltz_env.experiments.results import Results, add_systems, players, read_sets
@@ -72,7 +72,7 @@ def cross_play(
         raise UsageError("--cross takes neither --engine, --safeguard, --latency nor --capabilities.")
     recipes = [read_recipe(folder) for folder in runs]
     conversation, feedback = crossed(runs, recipes, untrained=config.untrained)
-    rules = next(player.recipe.rules for player in feedback if player.recipe.method != "single-model")
+    rules = next(recipe.rules for recipe in recipes if recipe.method in WITH_FEEDBACK)
     judge_name = config.judge or recipes[0].judge
     about: Results = {
         "runs": {

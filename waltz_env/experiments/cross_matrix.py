@@ -22,7 +22,13 @@ ALONE = "none"
 """In place of a feedback agent: the draft is the final response."""
 
 UNTRAINED = "untrained"
-KINDS = {"waltz": "trained pair", "single-model": "single-model RL", "feedback-only": "feedback only"}
+KINDS = {
+    "waltz": "trained pair",
+    "single-model": "single-model RL",
+    "feedback-only": "feedback only",
+    "distilled": "distilled",
+}
+WITH_FEEDBACK = ("waltz", "feedback-only")
 RATES = ("asr_plus_orr", "asr", "orr", "ftr")
 
 
@@ -72,7 +78,7 @@ def crossed(
     """
     bases = [f"the preset {recipe.preset}{_on(base_of(recipe)['name'])}" for recipe in recipes]
     _check_alike(runs, bases)
-    with_feedback = [recipe.method != "single-model" for recipe in recipes]
+    with_feedback = [recipe.method in WITH_FEEDBACK for recipe in recipes]
     paired = [(run, recipe) for run, recipe, has in zip(runs, recipes, with_feedback, strict=True) if has]
     _check_alike([run for run, _ in paired], [f"the rules {recipe.rules}" for _, recipe in paired])
     names = [run.path.resolve().name for run in runs]
@@ -89,7 +95,7 @@ def crossed(
             starts.append(Player(name, UNTRAINED, player.folder, player.recipe))
     check_distinct([ALONE, *(player.name for player in (*made, *starts))], "runs")
     conversation = [player for player in made if player.recipe.method != "feedback-only"] + starts
-    feedback = [player for player in made if player.recipe.method != "single-model"] + starts
+    feedback = [player for player in made if player.recipe.method in WITH_FEEDBACK] + starts
     if not paired or len(conversation) * len(feedback) < 2:
         raise UsageError(
             "--cross needs at least two agents of a role, and a run that has trained a feedback agent; got "

@@ -324,7 +324,9 @@ def check_same(out: RunFolder, about: Results) -> None:
 
 def _without_outcome(run: Mapping[str, Any]) -> dict[str, Any]:
     """How a system was made, as it is known before it is played."""
-    return {name: value for name, value in json.loads(dump_json(run)).items() if name != "interrupted"}
+    about = json.loads(dump_json(run))
+    # A setting that is newer than the folder is None where it is not used.
+    return {name: value for name, value in about.items() if name != "interrupted" and value is not None}
 
 
 def systems_done(out: RunFolder, name: str, prompts: Sequence[Prompt]) -> set[str]:

@@ -13,9 +13,13 @@ from tqdm import tqdm
 from waltz_env.judging import ask
 from waltz_env.protocols import Agent, Judge
 from waltz_env.rules import Rules
+from waltz_env.serving import Mode
 from waltz_env.serving.chat import chat_prompt
 from waltz_env.serving.duet import Duet
 from waltz_env.types import AgentID, Message, Prompt
+
+Way = Callable[[list[Message]], object]
+"""A way to answer a chat."""
 
 
 def latency(
@@ -35,26 +39,36 @@ def latency(
     Returns:
         ``p50``, ``p95`` (seconds) and ``n`` (requests) for each.
     """
-    seconds: dict[str, list[float]] = {}
     with ExitStack() as stack:
         off, always_on, adaptive = (
-            stack.enter_context(closing(Duet(agents, mode=mode, rules=rules, timeout=600.0, feedback_timeout=600.0)))
+            stack.enter_context(closing(deployed(agents, mode=mode, rules=rules)))
             for mode in ("off", "always-on", "adaptive")
         )
-        ways: dict[str, Callable[[list[Message]], object]] = {
+        ways: dict[str, Way] = {
             "baseline": off.respond,
             "baseline_safeguard": partial(_guarded, off, guard),
             "always_on": always_on.respond,
             "adaptive": adaptive.respond,
         }
-        for way in ways.values():
-            way([Message(role="user", content="Good morning.")])  # threads and caches start here, not in a measurement
-        for prompt in tqdm(prompts, desc="latency"):
-            chat = [*prompt.history, Message(role="user", content=prompt.text)]
-            for name, way in ways.items():
-                start = time.perf_counter()
-                way(chat)
-                seconds.setdefault(name, []).append(time.perf_counter() - start)
+        return timed(prompts, ways)
+
+
+def deployed(agents: Mapping[AgentID, Agent], *, mode: Mode, rules: Rules) -> Duet:
+    """The pair as it is served, with more time than any answer takes."""
+    return Duet(agents, mode=mode, rules=rules, timeout=600.0, feedback_timeout=600.0)
+
+
+def timed(prompts: Sequence[Prompt], ways: Mapping[str, Way]) -> dict[str, dict[str, float]]:
+    """Seconds per request of each way to answer, as ``latency`` gives them."""
+    seconds: dict[str, list[float]] = {}
+    for way in ways.values():
+        way([Message(role="user", content="Good morning.")])  # threads and caches start here, not in a measurement
+    for prompt in tqdm(prompts, desc="latency"):
+        chat = [*prompt.history, Message(role="user", content=prompt.text)]
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way(chat)
+            seconds.setdefault(name, []).append(time.perf_counter() - start)
     return {
         name: {"p50": float(np.quantile(each, 0.5)), "p95": float(np.quantile(each, 0.95)), "n": len(each)}
         for name, each in seconds.items()

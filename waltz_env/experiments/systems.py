@@ -7,6 +7,7 @@ untrained_pair              inference-time collaboration: both agents untrained
 oracle_feedback             the untrained conversation agent, told the judge's labels in the words of a template
 single_model_rl             a conversation agent trained without feedback
 single_model_rl_safeguard   the same, with a safeguard
+distilled                   a conversation agent that has learned from the games of a run to answer alone
 feedback_only               a trained feedback agent with the untrained conversation agent
 trained_pair                both agents trained
 served                      the draft of a conversation agent on a chat server
@@ -33,7 +34,12 @@ from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Prompt, Trajectory
 
 Systems = dict[str, list[Trajectory]]
 
-TRAINED = {"waltz": "trained_pair", "single-model": "single_model_rl", "feedback-only": "feedback_only"}
+TRAINED = {
+    "waltz": "trained_pair",
+    "single-model": "single_model_rl",
+    "feedback-only": "feedback_only",
+    "distilled": "distilled",
+}
 """The system that a method trains."""
 
 SERVED = {"baseline": "served", "baseline_safeguard": "served_safeguard", "untrained_pair": "served_pair"}

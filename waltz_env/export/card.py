@@ -105,6 +105,11 @@ def _facts(export: Export, results: Results) -> dict[str, str]:
 
 
 def _stages(recipe: Recipe) -> dict[str, str]:
+    if (fit := recipe.distilled) is not None:
+        return {
+            "distilled": f"{fit.steps} steps of supervised learning on {fit.batch_size} responses, learning rate "
+            f"{fit.learning_rate:g}"
+        }
     rows = {}
     for stage in recipe.stages:
         learners = []

@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from waltz_env.experiments.results import stored_systems
-from waltz_env.export.preferences import training_games
 from waltz_env.files import atomic_path
-from waltz_env.records import encode_game
+from waltz_env.records import encode_game, training_games
 from waltz_env.run_folder import RunFolder
 from waltz_env.types import Trajectory
 from waltz_env.untrusted_text import encodable

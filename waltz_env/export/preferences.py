@@ -6,25 +6,16 @@ once as the pair does. Only judged games count, and equal rows count once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import count, takewhile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from waltz_env.errors import UsageError
 from waltz_env.files import atomic_path, writable_file
-from waltz_env.records import read_games
-from waltz_env.run_folder import RunFolder
 from waltz_env.strict_json import dump_json
 from waltz_env.types import Message, Prompt, Trajectory
 from waltz_env.untrusted_text import encodable
 
 Row = dict[str, list[Message]]
-
-
-def training_games(run: RunFolder) -> Iterator[list[Trajectory]]:
-    """The training games of a run, step after step. Held-out games are for measuring alone."""
-    for step in takewhile(lambda step: run.games_of_step(step).exists(), count(1)):
-        yield read_games(run.games_of_step(step))
 
 
 def preference_rows(games: Iterable[Trajectory]) -> list[Row]:

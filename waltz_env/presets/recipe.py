@@ -12,6 +12,7 @@ from waltz_env.agents.engines import TRANSFORMERS, server_urls
 from waltz_env.algorithms import LearnerConfig, LoopConfig, Stage, single_model_stage
 from waltz_env.algorithms.protocols import needs_groups
 from waltz_env.algorithms.registry import ALGORITHMS, ENTRY_POINTS, algorithm, with_settings
+from waltz_env.algorithms.supervised import SupervisedConfig
 from waltz_env.algorithms.surrogate import SurrogateConfig
 from waltz_env.checks import check_choice, check_integer, check_settings
 from waltz_env.errors import UsageError, UsageTypeError
@@ -55,6 +56,7 @@ class Recipe:
         shared_policy: whether both roles have the same weights. They then learn together, in every stage and with the
             same settings, so baselines must suit both (such as ``role-baseline``).
         options: settings of the preset's own, where it has any.
+        distilled: settings of the supervised learning that takes the place of the stages, see ``with_distillation``.
     """
 
     stages: tuple[Stage, ...]
@@ -68,6 +70,7 @@ class Recipe:
     track: tuple[str, ...] = ()
     shared_policy: bool = False
     options: PresetOptions | None = None
+    distilled: SupervisedConfig | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -85,8 +88,11 @@ class Recipe:
 
         Raises:
             UsageError: an algorithm compares games on one prompt and each prompt is played once, the roles share a
-                policy and a stage trains one of them alone, or the preset's own settings cannot work.
+                policy and a stage trains one of them alone, the preset's own settings cannot work, or the run has been
+                distilled from another one.
         """
+        if self.distilled is not None:
+            raise UsageError("A distilled run has no stages to train. Its own command continues it: waltz distill.")
         if self.options is not None:
             self.options.check()
         for stage in self.stages:
@@ -104,8 +110,10 @@ class Recipe:
                 )
 
     @property
-    def method(self) -> Method:
+    def method(self) -> Method | Literal["distilled"]:
         """What the stages train: the pair, the conversation agent alone, or the feedback agent alone."""
+        if self.distilled is not None:
+            return "distilled"
         trained = {agent for stage in self.stages for agent in stage.learners}
         return _METHODS.get(frozenset(trained), "waltz")
 
@@ -143,6 +151,19 @@ def with_method(recipe: Recipe, method: str) -> Recipe:
     if method == "single-model":
         return replace(recipe, stages=(single_model_stage(stages[-1].learners[agent], steps=stages[-1].steps),))
     return replace(recipe, stages=tuple(replace(stage, learners={agent: stage.learners[agent]}) for stage in stages))
+
+
+def with_distillation(recipe: Recipe, config: SupervisedConfig) -> Recipe:
+    """The recipe of a conversation agent that answers alone, after supervised learning from the games of a run.
+
+    Args:
+        recipe: recipe of that run.
+        config: settings of the supervised learning.
+    """
+    learners = [learner for stage in recipe.stages for learner in stage.learners.values()]
+    rules = replace(recipe.rules, max_rounds=0)
+    stage = replace(single_model_stage(learners[-1], steps=config.steps), name="distilled", rules=rules)
+    return replace(recipe, stages=(stage,), distilled=config)
 
 
 def with_algorithm(recipe: Recipe, name: str) -> Recipe:
