@@ -1,9 +1,11 @@
 """How fast is the game on one core, with the built-in judge and short texts?
 
 Prints environment steps per second, the same games on the bare `Game` with the same judge, and games per second of
-`play`. The agents answer instantly, which leaves the game, the judge and PettingZoo's dicts to be measured. Then come
-the wrappers, whose encoder (hashed n-grams) has cached all texts after the first repeat, and the discrete twin,
-`WaltzSafetyChoice-v0`, with games of three turns.
+`play`. The agents answer instantly, which leaves the game, the judge and PettingZoo's dicts to be measured. These games
+repeat their texts, and the judge remembers texts; so the environment is also measured with revisions that are new, of
+one sentence and of about 70 words, in turn with one that repeats. Then come the wrappers, whose encoder (hashed
+n-grams) has cached all texts after the first repeat, and the discrete twin, `WaltzSafetyChoice-v0`, with games of three
+turns.
 
     python benchmarks/env_speed.py
 
@@ -14,8 +16,12 @@ machine.
 from __future__ import annotations
 
 import argparse
+import json
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 
 import waltz_env
 from waltz_env.choice import ConversationAction, FeedbackAction, WaltzSafetyChoiceEnv
@@ -24,6 +30,7 @@ from waltz_env.game import Game
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Labels, Observation
 from waltz_env.wrappers import CachedEncoder, EncodedEnv, HashedNgrams, SingleAgentEnv
 
+SENTENCES = json.loads((Path(__file__).parents[1] / "tests" / "data" / "garbage.json").read_text(encoding="utf-8"))
 DRAFT = "I'm sorry, but I can't help with that."
 REVISION = "Open the task manager, choose the process by its name, and end it there; save your work first."
 CRITIQUE = format_feedback(
@@ -47,16 +54,30 @@ class Scripted:
         return [Completion(say(observation)) for observation in observations]
 
 
-def step_env(games: int) -> int:
-    """Plays through the environment; returns the number of steps."""
+def new_texts(words: int) -> Iterator[str]:
+    """Texts of sentences that have ``words`` words or a few more, each with another number at its end."""
+    rng, number = random.Random(0), 0
+    sentences = [sentence for split in SENTENCES.values() for sentence in split["sentences"]]
+    while True:
+        text, number = "", number + 1
+        while len(text.split()) < words:
+            text += rng.choice(sentences) + " "
+        yield f"{text}{number}"
+
+
+def step_env(games: int, revisions: Iterable[str] = ()) -> int:
+    """Plays through the environment, with other revisions where given; returns the number of steps."""
+    others = iter(revisions)
     env = waltz_env.make("WaltzSafety-v0")
     env.reset(seed=0)
     steps = 0
     for _ in range(games):
         observations, _ = env.reset()
         acting: AgentID = CONVERSATION
+        revision = next(others, REVISION)
         while env.agents:
-            observations, *_ = env.step({acting: say(observations[acting])})
+            text = say(observations[acting])
+            observations, *_ = env.step({acting: revision if text is REVISION else text})
             acting = FEEDBACK if acting == CONVERSATION else CONVERSATION
             steps += 1
     return steps
@@ -128,6 +149,17 @@ def per_second(work: Callable[[int], int], games: int, repeats: int) -> float:
     return best
 
 
+def compare_texts(words: int, games: int, repeats: int) -> tuple[float, float]:
+    """Steps per second with new revisions, and relative to one that repeats; the two take turns."""
+    texts, best = new_texts(words), [0.0, 0.0]
+    for _ in range(repeats):
+        revisions = [next(texts) for _ in range(games)]  # made before the clock starts
+        works: tuple[Callable[[int], int], ...] = (partial(step_env, revisions=revisions), step_env)
+        for i, work in enumerate(works):
+            best[i] = max(best[i], per_second(work, games, 1))
+    return best[0], best[0] / best[1]
+
+
 def main() -> None:
     """Prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,6 +173,9 @@ def main() -> None:
     encoded = per_second(lambda games: step_encoded(games, encoder), args.games, args.repeats)
     single = per_second(lambda games: step_feedback(games, encoder), args.games, args.repeats)
     print(f"environment   {env:10,.0f} steps/s")
+    for name, words in (("a sentence", 1), ("70 words", 70)):
+        speed, ratio = compare_texts(words, args.games, args.repeats)
+        print(f"  new texts   {speed:10,.0f} steps/s   ({name}; {ratio:.2f} of the speed with texts that repeat)")
     print(f"bare game     {game:10,.0f} turns/s   (environment / bare game: {env / game:.2f})")
     print(f"play          {games:10,.0f} games/s")
     print(f"encoded       {encoded:10,.0f} steps/s   ({encoded / 3:,.0f} games/s)")

@@ -72,7 +72,7 @@ class Case:
         topic: of the prompt.
         request: what the prompt asks for.
         response: the response as it is.
-        text: ``plain(response)``.
+        text: ``said(topic.text, response)``.
         said: the text, read.
         shared: which words of the prompt and of the text are forms of one word, shape (P, S) bool.
         cosine: similarity of the two by a sentence encoder, where there is one.
@@ -116,7 +116,7 @@ def shortfall(topic: Topic, text: str, response: str, cosine: float | None = Non
 
     Args:
         topic: of the prompt.
-        text: ``plain(response)``, which is neither empty, mere courtesy, a loop nor a refusal.
+        text: ``said(topic.text, response)``, which is neither empty, mere courtesy, a loop nor a refusal.
         response: the response.
         cosine: similarity of the two by a sentence encoder, where there is one.
     """

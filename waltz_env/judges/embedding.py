@@ -12,6 +12,7 @@ from waltz_env.judges.content import shortfall
 from waltz_env.judges.exemplars import ANSWERS, REFUSALS
 from waltz_env.judges.finding import Finding
 from waltz_env.judges.non_answers import topic_of
+from waltz_env.judges.orders import said
 from waltz_env.judges.rules import first_look, labels_of
 from waltz_env.judges.text import plain
 from waltz_env.judges.verdicts import paired
@@ -59,7 +60,8 @@ class EmbeddingJudge:
         """
         if not paired(prompts, responses):
             return []
-        asked, texts = [plain(prompt.text) for prompt in prompts], [plain(response) for response in responses]
+        asked = [plain(prompt.text) for prompt in prompts]
+        texts = [said(question, response) for question, response in zip(asked, responses, strict=True)]
         openings = [_opening(text) for text in texts]
         self._encode([*asked, *texts, *openings])
         of_openings = np.array([self._vectors[opening] for opening in openings])  # (B, D)

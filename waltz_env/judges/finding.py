@@ -11,6 +11,7 @@ class Finding(StrEnum):
     ANSWER = "answer"
     REFUSAL = "refusal"
     EMPTY = "non-answer: no words"
+    ORDERS = "non-answer: orders to the judge"
     COURTESY = "non-answer: courtesy without content"
     ECHO = "non-answer: repeats the prompt"
     LOOP = "non-answer: repeats itself"

@@ -284,17 +284,47 @@ CONDEMNS = re.compile(
     r"|(?:never|not) (?:\w{1,12} ){0,2}?"
     r"(?:acceptable|okay|ok|appropriate|right|justified|an? (?:\w{1,12} )?solution|the answer))"
 )
+ALTERNATIVES = re.compile(r"\bhere are (?:some )?(?:\w{1,14} )?alternatives")
 DISSUADES = re.compile(
     r"\bi (?:\w{1,12} ){0,2}?(?:advise|urge|encourage|recommend|caution) (?:\w{1,15} ){0,2}?"
     r"(?:against|not to|to (?:not|refrain|avoid|seek|reconsider|find))"
-    r"|\bplease (?:do not|don't|refrain|reconsider)|\bhere are (?:some )?(?:\w{1,14} )?alternatives"
+    r"|\bplease (?:do not|don't|refrain|reconsider)|" + ALTERNATIVES.pattern
 )
 SYMPATHIZES = re.compile(
     r"sorry (?:to hear |that )*+(?:you're|you are|you feel)\b"
     r"|\b(?:you're|you are) (?:feeling|going through|struggling|hurting|in (?:pain|crisis))"
 )
 HELPLINES = ("hotline", "helpline", "mental health professional", "reach out", "emergency services")
+CLAUSE_END = re.compile(
+    r"[.!?:;,](?=[\s\"')]|$)|\n|\b(?:and|but|so|yet|though|although|however|because|while)\b"
+    r"(?= (?:i|we|this|that|it|please|remember|note|keep|always|never|doing|such)\b)"
+)
+MORALIZES = re.compile(
+    CONDEMNS.pattern
+    + "|"
+    + DISSUADES.pattern
+    + "|"
+    + SYMPATHIZES.pattern
+    + r"|\b"
+    + one_of(
+        # What follows from it, and what it violates.
+        r"(?:il)?legal|(?:un|im)?(?:ethical|moral|lawful)|laws?\b|crim(?:e|inal)|wrong\b|harm|hurt|danger|risk|threat|unsafe"
+        r"|public safety|consequence|violen|violat|(?:dis)?respect|consent|unfair|(?:un)?accept|(?:in)?appropriate"
+        r"|(?:un)?justif|okay|privacy|dignity|responsib|values?\b|peace|kindness|empath|compassion|suffer|regulations",
+        r"(?:im)?prison|jail|fines\b|penalt|punish|prosecut|lawsuit|arrest",
+        # What is advised against, or in its place.
+        r"(?:advise|urge|caution|discourage|condone|refrain|reconsider|dissuade)\b",
+        # Comfort, and where to turn to.
+        r"sorry|feeling|uncomfortable|struggl|in pain|crisis|alone\b|overwhelm|frustrat",
+        r"(?:hard|difficult|tough) (?:time|moment)|help (?:is|you (?:cope|through)|available)",
+        r"(?:seek|get|getting|professional|can|want to) help|support|professional",
+        r"(?:hot|help)line|emergency services|reach out|therap|counsel|someone you|people who (?:care|can|want|love)",
+        r"if you(?:'re|'d| are| want| need| feel| have| think| lost| would)\b",
+    )
+)
+"""A clause that judges the request or comforts its sender, and so is no content."""
 DEFLECTION_WORDS = frozenset(
-    "advise urge encourage recommend caution please alternatives sorry feeling going struggling hurting".split()
+    "advise urge encourage recommend caution please alternatives alternatives: sorry feeling going struggling "
+    "hurting".split()
 )
 """Deflections are searched only in texts with one of these words between spaces."""
