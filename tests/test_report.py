@@ -35,7 +35,9 @@ from tests.games import (
 )
 from waltz_env import CONVERSATION, FEEDBACK, Prompt, Trajectory, play, write_games
 from waltz_env.cli import main
+from waltz_env.cli.tables import show_categories
 from waltz_env.evaluation import rates
+from waltz_env.experiments.results import add_systems, read_results
 from waltz_env.feedback import format_feedback
 from waltz_env.report.diff import changes
 from waltz_env.report.games import Group, letters, pack
@@ -261,7 +263,44 @@ def test_games_on_one_prompt_share_its_number_across_systems_and_samples_but_not
     assert pack(groups)[0]["prompts"] == [0, 1, 0, 1, 2]
 
 
+def test_every_game_has_the_number_of_its_category() -> None:
+    coded = trajectory([SAFE], prompt=replace(PROCESS, category="coded-2"))
+    index, _ = pack([Group("r", "one", "a", [coded, trajectory([SAFE]), coded])])
+    assert (index["categories"], index["category"]) == (["", "coded-2"], [1, 0, 1])
+
+
 # ---- The page
+
+
+def test_rates_by_category_are_in_the_results_on_the_terminal_and_on_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Direct: ASR 1 of 2, ORR 0 of 1. In code: ASR 1 of 1, ORR 1 of 2."""
+    direct, coded = ([replace(prompt, category=name) for prompt in (BOMB, PROCESS)] for name in ("<direct>", "coded-2"))
+    games = [
+        *(trajectory([labels], prompt=direct[0]) for labels in (UNSAFE, SAFE)),
+        trajectory([SAFE], prompt=direct[1]),
+        trajectory([UNSAFE], prompt=coded[0]),
+        *(trajectory([labels], prompt=coded[1]) for labels in (REFUSING, SAFE)),
+    ]
+    folder = RunFolder(tmp_path / "out")
+    found = add_systems(folder, {"new": {"baseline": games, "other": games[:1]}})["sets"]["new"]
+    values = {
+        category: {metric: (rate["value"], rate["n"]) for metric, rate in metrics.items()}
+        for category, metrics in found["categories"]["baseline"].items()
+    }
+    assert values == {
+        "<direct>": {"asr": (0.5, 2), "orr": (0.0, 1), "ftr": (None, 0)},
+        "coded-2": {"asr": (1.0, 1), "orr": (0.5, 2), "ftr": (None, 0)},
+    }
+    assert "other" not in found["categories"]  # it has one category
+    show_categories(read_results(folder)["sets"])
+    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if "baseline" in line]
+    assert row == ["baseline", "50", "/", "0", "100", "/", "50"]
+    page = Page(render([read_source(folder, "run")]))
+    text = " ".join(page.text.split())
+    assert re.search(r"<direct> . baseline 50\.0 \S+ 0\.0 \S+ – coded-2 . baseline 100\.0 \S+ 50\.0 \S+ –", text)  # noqa: RUF001
+    assert page.index()["categories"] == ["<direct>", "coded-2"]
 
 
 def test_the_numbers_are_those_of_the_results() -> None:

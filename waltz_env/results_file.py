@@ -35,12 +35,14 @@ class SetResults(TypedDict):
         systems: rates by system and metric.
         comparisons: differences by system and metric, prompt by prompt, against the system named by ``against``.
         excluded: number of games by system that were left out because a model cannot read them; absent if none were.
+        categories: ``asr``, ``orr`` and ``ftr`` by system and category of prompt; absent if there is one category.
         not_compared: why a system is not compared, by system; absent if all are.
     """
 
     systems: dict[str, dict[str, Rate]]
     comparisons: dict[str, dict[str, Any]]
     excluded: NotRequired[dict[str, int]]
+    categories: NotRequired[dict[str, dict[str, dict[str, Rate]]]]
     not_compared: NotRequired[dict[str, str]]
 
 
@@ -163,7 +165,16 @@ def _set(content: Mapping[str, Any]) -> dict[str, Any]:
         }
         for system, differences in _object(content.get("comparisons"), "comparisons").items()
     }
-    return {**content, "systems": systems, "comparisons": comparisons}
+    read = {**content, "systems": systems, "comparisons": comparisons}
+    if "categories" in content:
+        read["categories"] = {
+            system: {
+                category: {metric: _rate(rate, metric) for metric, rate in _object(metrics, category).items()}
+                for category, metrics in _object(categories, system).items()
+            }
+            for system, categories in _object(content["categories"], "categories").items()
+        }
+    return read
 
 
 def _agreement(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -120,6 +120,23 @@ def show(page: Chrome, row: int) -> None:
     wait(page, lambda: number(page) == f"Game {row}")
 
 
+def test_games_are_filtered_by_category_which_the_list_shows(
+    open_sources: Callable[[Sequence[Source]], Chrome],
+) -> None:
+    coded, hostile = (replace(BOMB, category=name) for name in ("coded-2", ATTACKS[1]))
+    games = [trajectory([UNSAFE], prompt=prompt) for prompt in (coded, BOMB, hostile, coded)]
+    page = open_sources([source("run", {"one": {"baseline": games}})])
+    assert "harmful · coded-2 · baseline · one" in page.find_element(By.ID, "row-0").text
+    assert "harmful · baseline · one" in page.find_element(By.ID, "row-1").text
+    for name, found in (("coded-2", [1, 4]), ("(none)", [2]), (ATTACKS[1], [3]), ("any", [1, 2, 3, 4])):
+        choose(page, "category", name)
+        wait(page, lambda found=found: shown(page) == found)
+
+
+def test_one_category_is_no_choice(page: Chrome) -> None:
+    assert not page.find_elements(By.ID, "filter-category")
+
+
 def test_the_first_game_is_open_and_all_are_listed(page: Chrome) -> None:
     assert status(page) == "10 of 10 games"
     assert shown(page) == list(range(1, 11))

@@ -13,7 +13,7 @@ import tyro
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.processes import processes
 from waltz_env.cli.progress import FitBar, WatchBar, hide_loading_bars
-from waltz_env.cli.tables import close, show, show_comparisons, show_extras
+from waltz_env.cli.tables import close, show, show_categories, show_comparisons, show_extras
 from waltz_env.experiments.distillation import DistillConfig, distill
 from waltz_env.run_folder import RunFolder
 
@@ -54,6 +54,7 @@ class Distill:
         about = results["distilled"]
         print(f"Learned from {about['drafts']} drafts and {about['revisions']} revisions of {self.run_folder}.")
         show(results["sets"])
+        show_categories(results["sets"])
         show_comparisons(results["sets"])
         show_extras(results)
         shown = shlex.quote(str(self.out))

@@ -15,7 +15,7 @@ from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.cross_tables import show_cross_play
 from waltz_env.cli.processes import processes
 from waltz_env.cli.progress import WatchBar, hide_loading_bars
-from waltz_env.cli.tables import close, show, show_comparisons, show_extras
+from waltz_env.cli.tables import close, show, show_categories, show_comparisons, show_extras
 from waltz_env.errors import UsageError
 from waltz_env.experiments.cross_evaluation import cross_play
 from waltz_env.experiments.evaluation import EvaluationConfig, evaluate
@@ -91,6 +91,7 @@ class Evaluate:
                 if about.get("interrupted"):
                     print(f"{system} was interrupted; its newest checkpoint was played.")
             show(results["sets"])
+            show_categories(results["sets"])
             show_comparisons(results["sets"])
             show_extras(results)
             return close(results, out, also=[path for path in self.runs if RunFolder(path).results.exists()])

@@ -25,6 +25,8 @@ SHOWN = {
     "format_rate": "format",
 }
 
+MOST_CATEGORIES = 12  # wider tables cannot be read on a terminal; results.json and the report have all
+
 
 def show(sets: Mapping[str, SetResults]) -> None:
     """Print one table per set, with one row per system: percentages with 95 % intervals."""
@@ -43,6 +45,23 @@ def show(sets: Mapping[str, SetResults]) -> None:
         for system, metrics in content["systems"].items():
             if _value(metrics, "judge_error_rate"):
                 print(_judge_errors(system, metrics))
+
+
+def show_categories(sets: Mapping[str, SetResults]) -> None:
+    """Print one table per set: ASR and ORR of each system by category of prompt."""
+    for name, content in sets.items():
+        found = content.get("categories", {})
+        categories = sorted({category for each in found.values() for category in each})
+        if not 1 < len(categories) <= MOST_CATEGORIES:
+            continue
+        title = f"{name}: by category of prompt, ASR / ORR, %"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("system", no_wrap=True)
+        for category in categories:
+            table.add_column(printable(category) or "(none)", justify="right", overflow="fold")
+        for system, rates in found.items():
+            table.add_row(system, *(_both(rates.get(category, {})) for category in categories))
+        console().print(table)
 
 
 def show_comparisons(sets: Mapping[str, SetResults]) -> None:
@@ -170,6 +189,11 @@ def _judge_errors(system: str, metrics: Mapping[str, Rate]) -> str:
         *(f"  {count} response{'s' * (count > 1)}: {printable(reason)}" for reason, count in reasons.items()),
     ]
     return "\n".join(lines)
+
+
+def _both(rates: Mapping[str, Rate]) -> str:
+    asr, orr = (_value(rates, name) for name in ("asr", "orr"))
+    return " / ".join("-" if value is None else f"{100 * value:.0f}" for value in (asr, orr))
 
 
 def _value(metrics: Mapping[str, Rate], name: str) -> float | None:

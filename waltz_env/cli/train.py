@@ -23,7 +23,7 @@ from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.processes import processes
 from waltz_env.cli.progress import ProgressBar, WatchBar, hide_loading_bars
 from waltz_env.cli.recipe_flags import flags_in, flags_of, recipe_of, spell_out
-from waltz_env.cli.tables import close, show
+from waltz_env.cli.tables import close, show, show_categories
 from waltz_env.errors import DataError, UsageError
 from waltz_env.experiments.dry_run import dry_run, too_malformed
 from waltz_env.experiments.main_process import by_main_process
@@ -100,6 +100,7 @@ class Train:
             return 130
         if accelerator.is_main_process:
             show(results["sets"])
+            show_categories(results["sets"])
             print(f"{time.perf_counter() - start:.0f} s. Run folder: {path}")
             shown = shlex.quote(str(path))
             then = [f"serve {shown}", f"evaluate {shown} --prompts SET --out FOLDER"]

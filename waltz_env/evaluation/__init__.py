@@ -2,7 +2,16 @@
 
 from waltz_env.evaluation.agreement import Agreement, compare_judges, same_labels
 from waltz_env.evaluation.comparison import Difference, compare, paired
-from waltz_env.evaluation.metrics import Proportion, added, bounds, first_only, no_verdict_reasons, proportion, rates
+from waltz_env.evaluation.metrics import (
+    Proportion,
+    added,
+    bounds,
+    first_only,
+    no_verdict_reasons,
+    proportion,
+    rates,
+    rates_by_category,
+)
 from waltz_env.evaluation.safeguard import safeguarded
 
 __all__ = [
@@ -18,6 +27,7 @@ __all__ = [
     "paired",
     "proportion",
     "rates",
+    "rates_by_category",
     "safeguarded",
     "same_labels",
 ]

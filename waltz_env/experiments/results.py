@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from waltz_env.agents.templates import chats
 from waltz_env.errors import UsageError
-from waltz_env.evaluation import bounds, compare, no_verdict_reasons, paired, rates
+from waltz_env.evaluation import bounds, compare, no_verdict_reasons, paired, rates, rates_by_category
 from waltz_env.evaluation.metrics import or_none
 from waltz_env.records import read_games, write_games
 from waltz_env.results_file import Rate, Results, SetResults, read_results
@@ -109,6 +109,12 @@ def add_systems(
         for system, games in systems.items():
             write_games(folder.games_of_system(name, system), games, tokens=False)
             content["systems"][system] = _metrics(games)
+            by_category = {
+                category: {metric: cast(Rate, rate.as_dict()) for metric, rate in found.items()}
+                for category, found in rates_by_category(games).items()
+            }
+            if by_category:
+                content.setdefault("categories", {})[system] = by_category
             excluded = {**content.get("excluded", {}), system: (expected or {}).get(name, len(games)) - len(games)}
             content["excluded"] = {each: number for each, number in excluded.items() if number}
             if not content["excluded"]:

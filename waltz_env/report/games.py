@@ -84,11 +84,12 @@ def letters(game: Trajectory, earlier: Trajectory | None = None) -> dict[str, st
 def pack(groups: Sequence[Group]) -> tuple[dict[str, Any], list[str]]:
     """Returns the index of all games, for JSON, and their texts in blocks of ``BLOCK`` games: JSON, gzip, base64.
 
-    The index holds one string per key of ``letters``, with one letter per game, and one prompt number per game. Games
-    of one set on the same prompt have the same number.
+    The index holds one string per key of ``letters``, with one letter per game, and two numbers per game: that of its
+    prompt, which games of one set on the same prompt share, and that of its category.
     """
     games = [pair for group in groups for pair in group.pairs()]
     columns = [letters(game, earlier) for game, earlier in games]
+    categories = sorted({game.prompt.category for game, _ in games})
     prompts: dict[tuple[str, str, str], int] = {}
     index = {
         "block": BLOCK,
@@ -102,6 +103,8 @@ def pack(groups: Sequence[Group]) -> tuple[dict[str, Any], list[str]]:
             for group in groups
             for game in group.games
         ],
+        "categories": categories,
+        "category": [categories.index(game.prompt.category) for game, _ in games],
         "columns": {name: "".join(column[name] for column in columns) for name in (columns[0] if columns else ())},
     }
     return index, [_compressed(games[start : start + BLOCK]) for start in range(0, len(games), BLOCK)]

@@ -24,6 +24,7 @@ from waltz_env.report.tables import (
     JUDGED_RATES,
     RATES,
     TRIGGERS,
+    Row,
     Source,
     measured,
     rows,
@@ -138,6 +139,7 @@ def _set(sources: Sequence[Source], name: str, number: int, looks: Mapping[str, 
             for row in table
             for reason, count in row.metrics.get("judge_error_rate", {}).get("reasons", {}).items()
         ],
+        "categories": _categories(sources, name),
         "trigger_rows": feedback,
         "trigger_columns": measured(feedback, TRIGGERS),
         "agreements": [
@@ -150,6 +152,18 @@ def _set(sources: Sequence[Source], name: str, number: int, looks: Mapping[str, 
             for system, differences in source.results["sets"].get(name, {}).get("comparisons", {}).items()
         ],
     }
+
+
+def _categories(sources: Sequence[Source], name: str) -> list[tuple[str, Row]]:
+    """Returns the rates of each category of prompt with its row, as ``rows`` orders them within a category."""
+    found = [
+        (category, Row(row.system, row.run, metrics))
+        for row in rows(sources, name)
+        for source in sources
+        if source.name == row.run
+        for category, metrics in source.results["sets"][name].get("categories", {}).get(row.system, {}).items()
+    ]
+    return sorted(found, key=lambda each: each[0])
 
 
 def _origin(source: Source) -> dict[str, Any]:

@@ -29,7 +29,7 @@
 
   // ---- The games. The letters to filter by are read at once, the texts block by block when they are needed.
   const index = JSON.parse(byId("index").textContent);
-  const columns = index.columns;
+  const columns = { ...index.columns, category: index.category.map(String) };
   const packed = document.getElementsByClassName("block"); // the first block comes before this script, the others after it
   const parsed = new Promise((done) => addEventListener("DOMContentLoaded", done));
   const count = index.prompts.length;
@@ -128,6 +128,7 @@
     set: "Set",
     system: "System",
     kind: "Kind",
+    category: "Category",
     draft: "Judged draft",
     final: "Judged final",
     earlier: "Earlier judge, final",
@@ -144,20 +145,21 @@
     differ: ["judges differ", "the earlier judge gives some response other labels"],
   };
 
+  const words = (name) => (name === "kind" ? KINDS : name === "category" ? index.categories : index.labels);
   const valueOf = (game, name) => (NAMES.includes(name) ? index.groups[groupOf[game]][name] : columns[name][game]);
 
   function buildFilters() {
     for (const [name, label] of Object.entries(SELECTS)) {
       const values = NAMES.includes(name)
         ? [...new Set(index.groups.map((group) => group[name]))]
-        : Object.keys(name === "kind" ? KINDS : index.labels).filter(
+        : Object.keys(words(name)).filter(
             (letter) => columns[name].includes(letter) && !(name === "earlier" && letter === "-"),
           );
-      if (name === "run" && values.length < 2) continue;
+      if (["run", "category"].includes(name) && values.length < 2) continue;
       if (!values.length) continue; // no game has an earlier judge
       const select = element("select", { id: `filter-${name}` }, element("option", { value: "" }, "any"));
       for (const value of values) {
-        const text = name === "kind" ? KINDS[value] : NAMES.includes(name) ? value : index.labels[value];
+        const text = NAMES.includes(name) ? value : words(name)[value] || "(none)";
         select.append(element("option", { value }, text));
       }
       select.addEventListener("change", () => {
@@ -271,6 +273,13 @@
     if (missing.size) Promise.all([...missing].map(block)).then(paint);
   }
 
+  // The kind, and the category unless it says the same or nothing.
+  function about(game) {
+    const kind = KINDS[columns.kind[game]];
+    const category = index.categories[index.category[game]];
+    return index.categories.length > 1 && category && category !== kind ? `${kind} · ${category}` : kind;
+  }
+
   function row(game, place) {
     const texts = textsOf(game);
     const group = index.groups[groupOf[game]];
@@ -294,7 +303,7 @@
         "aria-setsize": state.shown.length,
       },
       element("span", { class: "row-prompt", dir: "auto" }, texts ? texts.prompt.slice(0, 200) || "(empty)" : "…"),
-      element("span", { class: "row-about" }, steps, ` ${KINDS[columns.kind[game]]} · ${group.system} · ${group.set}`),
+      element("span", { class: "row-about" }, steps, ` ${about(game)} · ${group.system} · ${group.set}`),
     );
     made.style.top = `${place * ROW}px`;
     made.addEventListener("click", () => open(game));
