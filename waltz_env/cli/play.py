@@ -16,7 +16,7 @@ from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.progress import hide_loading_bars
 from waltz_env.errors import UsageError, did_you_mean
 from waltz_env.experiments.pairs import SCRIPTED, laboratory_note, load_pair
-from waltz_env.judges import RefusalJudge, load_judge
+from waltz_env.judges import RefusalJudge, load_judge, without_noise
 from waltz_env.protocols import Agent
 from waltz_env.rollout import play
 from waltz_env.rules import Rules
@@ -105,7 +105,7 @@ def _judge_name(agents: str) -> str:
     if folder.has_config():
         from waltz_env.experiments.saved_run import read_recipe
 
-        return read_recipe(folder).judge
+        return without_noise(read_recipe(folder).judge)
     return "refusals" if agents == SCRIPTED else "rules"
 
 

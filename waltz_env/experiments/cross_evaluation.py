@@ -20,6 +20,7 @@ from waltz_env.experiments.saved_run import load_weights, newest_checkpoint, rea
 from waltz_env.experiments.watch import Progress, Watch, quiet
 from waltz_env.files import alone, atomic_path, writable_folder
 from waltz_env.game import Game
+from waltz_env.judges import without_noise
 from waltz_env.judging import ask, with_judgements
 from waltz_env.presets import workbench
 from waltz_env.prompts import PromptSet
@@ -73,7 +74,7 @@ def cross_play(
     recipes = [read_recipe(folder) for folder in runs]
     conversation, feedback = crossed(runs, recipes, untrained=config.untrained)
     rules = next(recipe.rules for recipe in recipes if recipe.method in WITH_FEEDBACK)
-    judge_name = config.judge or recipes[0].judge
+    judge_name = config.judge or without_noise(recipes[0].judge)
     about: Results = {
         "runs": {
             player.name: {

@@ -23,6 +23,7 @@ from waltz_env.algorithms.training import checkpoint
 from waltz_env.algorithms.training.learners import policies_of
 from waltz_env.checks import check_integer, check_number, check_settings
 from waltz_env.errors import UsageError
+from waltz_env.experiments.evaluation import asked
 from waltz_env.experiments.latency import Way, deployed, timed
 from waltz_env.experiments.results import Results, about_run, add_systems
 from waltz_env.experiments.saved_run import claim, load_run, load_weights, newest_checkpoint, read_recipe
@@ -30,8 +31,7 @@ from waltz_env.experiments.systems import TRAINED, trained_systems
 from waltz_env.experiments.watch import Progress, Watch, quiet
 from waltz_env.files import alone, atomic_folder
 from waltz_env.game import Game
-from waltz_env.judges import load_judge
-from waltz_env.judging import check_judge
+from waltz_env.judges import without_noise
 from waltz_env.presets import Recipe, Workbench, with_distillation, workbench
 from waltz_env.protocols import Agent, Judge
 from waltz_env.records import read_games, training_games
@@ -117,8 +117,7 @@ def distill(
         "drafts": drafts,
         "revisions": len(good) - drafts,
     }
-    judge = load_judge(recipe.judge)
-    check_judge(judge, recipe.judge)
+    judge = asked(without_noise(recipe.judge))
     fitted = SupervisedConfig(
         steps=math.ceil(config.epochs * len(examples) / config.batch_size),
         batch_size=config.batch_size,

@@ -35,7 +35,7 @@ from waltz_env.experiments.systems import (
 )
 from waltz_env.experiments.watch import Progress, Watch, quiet
 from waltz_env.files import alone, writable_folder
-from waltz_env.judges import RequestClassifier, load_judge
+from waltz_env.judges import RequestClassifier, load_judge, without_noise
 from waltz_env.judging import check_judge
 from waltz_env.presets import Recipe, workbench
 from waltz_env.prompts import PromptSet
@@ -59,7 +59,7 @@ class EvaluationConfig:
 
     Attributes:
         samples: games on each prompt.
-        judge: judge of the responses, by name; the default is that of the first run's training.
+        judge: judge of the responses, by name; the default is that of the first run's training, without noise.
         safeguard: a judge by name, or ``"classifier"``: a linear classifier of requests, fitted on the first run's
             training prompts; without a run there is none.
         engine: engine of the runs: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL.
@@ -140,7 +140,7 @@ def evaluate(
     """
     config, servers = config or EvaluationConfig(), servers or Servers()
     accelerator = accelerator or Accelerator()
-    judge_name = config.judge or (read_recipe(runs[0]).judge if runs else "")
+    judge_name = config.judge or (without_noise(read_recipe(runs[0]).judge) if runs else "")
     _check_players(runs, servers, complete=bool(prompts and judge_name), config=config)
     with ExitStack() as until_done:
         served = servers.agents(timeout=ANSWER_TIMEOUT, deadline=DAY)

@@ -16,7 +16,7 @@ from waltz_env.experiments.results import Results, about_run, add_systems, read_
 from waltz_env.experiments.run import execute
 from waltz_env.experiments.saved_run import read_recipe
 from waltz_env.experiments.systems import untrained_systems
-from waltz_env.judges import RequestClassifier, load_judge
+from waltz_env.judges import RequestClassifier, load_judge, without_noise
 from waltz_env.judging import check_judge
 from waltz_env.presets import Recipe, workbench
 from waltz_env.run_folder import RunFolder
@@ -42,8 +42,9 @@ def play_untrained(recipe: Recipe, out: Path) -> None:
     shared, folder = seed_folder(out, recipe.seed), run_folder(out, recipe.seed, UNTRAINED)
     if read_sets(folder):
         return
-    judge = load_judge(recipe.judge)
-    check_judge(judge, recipe.judge)
+    judge_name = without_noise(recipe.judge)
+    judge = load_judge(judge_name)
+    check_judge(judge, judge_name)
     bench = workbench(recipe, shared, accelerator=Accelerator())
     guard = RequestClassifier(bench.training_prompts)
     sets = {

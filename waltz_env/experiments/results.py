@@ -14,6 +14,7 @@ from waltz_env.agents.templates import chats
 from waltz_env.errors import UsageError
 from waltz_env.evaluation import bounds, compare, no_verdict_reasons, paired, rates, rates_by_category
 from waltz_env.evaluation.metrics import or_none
+from waltz_env.judges.spec import without_noise
 from waltz_env.records import read_games, write_games
 from waltz_env.results_file import Rate, Results, SetResults, read_results
 from waltz_env.run_folder import RunFolder
@@ -210,11 +211,13 @@ def players(bench: Workbench) -> dict[str, dict[str, Any]]:
 
 def about_run(recipe: Recipe, bench: Workbench) -> Results:
     """What the results of a run say about how its games were made."""
+    judge = without_noise(recipe.judge)
     return {
         "preset": recipe.preset,
         "seed": recipe.seed,
         "games_per_step": recipe.loop.games,
-        "judge": recipe.judge,
+        "judge": judge,
+        **({} if judge == recipe.judge else {"training_judge": recipe.judge}),
         "base": base_of(recipe),
         "training_prompts": dict(Counter(prompt.source for prompt in bench.training_prompts)),
         "players": players(bench),

@@ -27,7 +27,7 @@ from waltz_env.experiments.saved_run import claim, load_weights, read_recipe
 from waltz_env.experiments.systems import TRAINED, Systems, trained_systems, untrained_systems
 from waltz_env.experiments.watch import Progress, Watch, quiet
 from waltz_env.files import alone, atomic_path
-from waltz_env.judges import RequestClassifier, load_judge
+from waltz_env.judges import RequestClassifier, load_judge, without_noise
 from waltz_env.judging import check_judge
 from waltz_env.presets import Recipe, Workbench, workbench
 from waltz_env.protocols import Judge
@@ -87,7 +87,7 @@ def execute(
     if loggers is None:
         trackers = [tracker(name) for name in recipe.track]  # a library that is missing is told now
         loggers = [RunLog(folder), *([TrackerLog(folder, trackers)] if trackers else [])]
-    judge = load_judge(recipe.judge)
+    judge, clean = load_judge(recipe.judge), load_judge(without_noise(recipe.judge))
     if not (resume and _finished(recipe, read_sets(folder))):
         check_judge(judge, recipe.judge)
     if begin_with is not None and not read_sets(begin_with):
@@ -101,6 +101,7 @@ def execute(
             folder,
             results=results,
             judge=judge,
+            clean=clean,
             untrained=untrained,
             safeguard=safeguard,
             begin_with=begin_with,
@@ -120,6 +121,7 @@ def _execute(
     *,
     results: Results,
     judge: Judge,
+    clean: Judge,
     untrained: bool,
     safeguard: bool,
     begin_with: RunFolder | None,
@@ -131,7 +133,10 @@ def _execute(
     evaluating: Progress,
     tell: Callable[[Mapping[str, SetResults]], object],
 ) -> Results | None:
-    """Play the untrained systems, train, and play the trained ones, as far as ``results`` lacks them."""
+    """Play the untrained systems, train, and play the trained ones, as far as ``results`` lacks them.
+
+    Training asks ``judge``, the evaluations ask ``clean``, which is the same judge without noise.
+    """
     sets = results.get("sets", {})
     bench = workbench(recipe, base_from or folder, accelerator=accelerator)
     if not recipe.loop.exclude_unreadable:
@@ -151,7 +156,7 @@ def _execute(
             play,
             watch=Watch(len(tests), evaluating),
             now=now,
-            judge=judge,
+            judge=clean,
             accelerator=accelerator,
             exclude_unreadable=recipe.loop.exclude_unreadable,
         )
@@ -197,7 +202,7 @@ def _execute(
         partial(trained_systems, recipe=recipe, guard=guard),
         watch=Watch(len(tests), evaluating),
         now="after training",
-        judge=judge,
+        judge=clean,
         accelerator=accelerator,
         exclude_unreadable=recipe.loop.exclude_unreadable,
     )

@@ -5,11 +5,12 @@ from waltz_env.judges.cached import CachedJudge
 from waltz_env.judges.completers import Completer, ServerCompleter
 from waltz_env.judges.embedding import EmbeddingJudge
 from waltz_env.judges.llama_guard import LlamaGuardJudge
+from waltz_env.judges.noisy import NoisyJudge
 from waltz_env.judges.qwen3guard import Qwen3GuardJudge
 from waltz_env.judges.request_classifier import RequestClassifier
 from waltz_env.judges.rubric import RubricJudge
 from waltz_env.judges.rules import RefusalJudge, RuleJudge
-from waltz_env.judges.spec import load_judge
+from waltz_env.judges.spec import load_judge, without_noise
 from waltz_env.judges.transformers_completer import TransformersCompleter, load_completer
 from waltz_env.judges.wildguard import WildGuardJudge
 
@@ -19,6 +20,7 @@ __all__ = [
     "Completer",
     "EmbeddingJudge",
     "LlamaGuardJudge",
+    "NoisyJudge",
     "Qwen3GuardJudge",
     "RefusalJudge",
     "RequestClassifier",
@@ -29,4 +31,5 @@ __all__ = [
     "WildGuardJudge",
     "load_completer",
     "load_judge",
+    "without_noise",
 ]

@@ -16,6 +16,7 @@ from waltz_env.judges.agreement import AgreementJudge, Rule
 from waltz_env.judges.completers import Completer, ServerCompleter
 from waltz_env.judges.embedding import EmbeddingJudge
 from waltz_env.judges.llama_guard import LlamaGuardJudge
+from waltz_env.judges.noisy import NoisyJudge
 from waltz_env.judges.rules import RefusalJudge, RuleJudge
 from waltz_env.judges.transformers_completer import load_completer
 from waltz_env.protocols import Judge
@@ -69,6 +70,7 @@ ENTRY_POINTS = "waltz_env.judges"
 Loaded = dict[tuple[str, int], Completer]
 
 _AGREEMENT = re.compile(rf"(?P<rule>{'|'.join(get_args(Rule))})\((?P<specs>.*)\)", re.DOTALL)
+_NOISE = re.compile(r"(?<![\w.])noisy:(?P<share>\d*\.?\d+)(?:#(?P<seed>\d+))?:")
 _MODEL = re.compile(r"(?P<name>[^:@]*)(?::(?P<source>.+)|@(?P<url>[^#]+)(?:#(?P<model>.+))?)?", re.DOTALL)
 
 
@@ -84,6 +86,7 @@ def load_judge(spec: str) -> Judge:
     | ``wildguard:FOLDER_OR_HUB_NAME`` | the same judge with other weights; ``rubric:`` always names a model |
     | ``wildguard@http://127.0.0.1:8000/v1#MODEL`` | the same judge on an OpenAI-compatible server |
     | ``majority(SPEC,SPEC,...)``, ``any(...)``, ``all(...)`` | ``AgreementJudge`` |
+    | ``noisy:0.1:SPEC``, ``noisy:0.1#SEED:SPEC`` | ``NoisyJudge``: this share of another judge's labels is flipped |
     | ``package.module:NAME`` | a judge of your own, or a callable without arguments that returns it |
     | the name of an entry point | the same, registered by an installed package in the group ``waltz_env.judges`` |
 
@@ -99,11 +102,22 @@ def load_judge(spec: str) -> Judge:
     return _load(spec, {})
 
 
+def without_noise(spec: str) -> str:
+    """Returns the name of the same judge without noise, for evaluations.
+
+    >>> without_noise("majority(noisy:0.1:rules,noisy:0.2#7:embedding,refusals)")
+    'majority(rules,embedding,refusals)'
+    """
+    return _NOISE.sub("", spec)
+
+
 def _load(spec: str, loaded: Loaded) -> Judge:
     agreement = _AGREEMENT.fullmatch(spec)
     if agreement:
         judges = [_load(part.strip(), loaded) for part in agreement["specs"].split(",")]
         return AgreementJudge(judges, agreement["rule"])  # type: ignore[arg-type]  # the pattern has no other
+    if spec == "noisy" or spec.startswith("noisy:"):
+        return _noisy(spec, loaded)
     match = _MODEL.fullmatch(spec)
     if match is not None and match["name"] in MODEL_JUDGES:
         form = MODEL_JUDGES[match["name"]]
@@ -116,8 +130,15 @@ def _load(spec: str, loaded: Loaded) -> Judge:
         known=PLAIN_JUDGES,
         expected=Judge,  # type: ignore[type-abstract]  # a protocol stands for the objects that satisfy it
         entry_points=ENTRY_POINTS,
-        also_known=(*MODEL_JUDGES, "any(...)", "all(...)", "majority(...)"),
+        also_known=(*MODEL_JUDGES, "any(...)", "all(...)", "majority(...)", "noisy:SHARE:JUDGE"),
     )
+
+
+def _noisy(spec: str, loaded: Loaded) -> NoisyJudge:
+    noise = _NOISE.match(spec)
+    if noise is None:
+        raise UsageError(f"Write noise as noisy:SHARE:JUDGE or noisy:SHARE#SEED:JUDGE; got {spec!r}.")
+    return NoisyJudge(_load(spec[noise.end() :], loaded), float(noise["share"]), seed=int(noise["seed"] or 0))
 
 
 def _completer(form: ModelJudge, source: str | None, url: str | None, model: str | None, loaded: Loaded) -> Completer:
