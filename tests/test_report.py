@@ -332,14 +332,30 @@ def test_bounds_comparisons_latency_and_ability_are_shown_where_there_are_any() 
     shown = source(
         "run",
         {"new": {"baseline": games_of(0), "trained_pair": games_of(1)}},
-        latency={"baseline": {"p50": 0.1234, "p95": 0.5678, "n": 7}},
+        latency={
+            "baseline": {"p50": 0.1234, "p95": 0.5678, "n": 7},  # as earlier versions wrote it
+            "adaptive": {
+                "p50": 0.2,
+                "p95": 0.3,
+                "n": 7,
+                "p50_times": {"value": 1.62, "low": 1.4, "high": 1.91, "n": 7},
+                "tokens": 41.46,
+                "passes": None,
+                "asr": {"value": 0.2, "low": 0.1, "high": 0.3, "n": 5},
+                "orr": {"value": None, "low": None, "high": None, "n": 0},
+            },
+        },
         capabilities={"base": {"sums": {"acc": 0.25}}, "trained": {"sums": {"acc": 0.125}}},
     )
     content = shown.results["sets"]["new"]
     content["systems"]["baseline"]["asr"] |= {"at_least": 0.111, "at_most": 0.222}
     difference = {"difference": 0.321, "low": 0.123, "high": 0.456, "p_value": 0.0421, "n": 9}
     content["comparisons"] = {"baseline": {"against": "trained_pair", "asr": difference, "orr": difference}}
-    text = " ".join(Page(render([shown])).text.split())
+    page = Page(render([shown]))
+    text = " ".join(page.text.split())
+    assert "Latency against safety" in text
+    assert "1.62 1.40–1.91" in text  # noqa: RUF001
+    assert "41.5" in text
     for expected in ("bounds 11.1–22.2", "32.1 12.3 to 45.6", ".042", "0.123", "0.568", "0.250 0.125"):  # noqa: RUF001
         assert expected in text
 

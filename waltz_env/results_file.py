@@ -28,6 +28,30 @@ class Rate(TypedDict):
     reasons: NotRequired[dict[str, int]]
 
 
+class WayResults(TypedDict):
+    """What one way to deploy a pair costs a user, and what its answers are worth.
+
+    Attributes:
+        p50, p95: seconds per request, median and 95th percentile.
+        n: number of requests.
+        p50_times, p95_times: the same as multiples of those of the first way, with 95 % intervals.
+        tokens: tokens that were sampled per request, of all turns.
+        passes: forward passes per request of models in this process; None if nobody can count them.
+        ftr, asr, orr: rates of these requests and their answers.
+    """
+
+    p50: float
+    p95: float
+    n: int
+    p50_times: NotRequired[Rate]
+    p95_times: NotRequired[Rate]
+    tokens: NotRequired[float | None]
+    passes: NotRequired[float | None]
+    ftr: NotRequired[Rate]
+    asr: NotRequired[Rate]
+    orr: NotRequired[Rate]
+
+
 class SetResults(TypedDict):
     """Results on one held-out set.
 
@@ -73,7 +97,7 @@ class Results(TypedDict, total=False):
         players: model, temperature, token limit and chats (``waltz_env.agents.templates.chats``) of each agent.
         servers: the model, temperature and token limit of each agent on a chat server, with its address.
         runs: folder and settings of each evaluated run, by its system.
-        latency: seconds per request for each way to deploy the pair.
+        latency: seconds, tokens and rates for each way to deploy the pair.
         capabilities: scores of the conversation agent before and after training, by task.
         games: files of games that were judged again.
         judge_agreement: how far the earlier judge of these games and the new one agree, by set and system.
@@ -96,7 +120,7 @@ class Results(TypedDict, total=False):
     players: dict[str, dict[str, Any]]
     servers: dict[str, dict[str, Any]]
     runs: dict[str, dict[str, Any]]
-    latency: dict[str, dict[str, float]]
+    latency: dict[str, WayResults]
     capabilities: dict[str, dict[str, dict[str, float]]]
     games: list[str]
     judge_agreement: dict[str, dict[str, JudgeAgreement]]
@@ -120,8 +144,11 @@ def read_results(folder: RunFolder) -> Results:
     try:
         sets = {name: _set(_object(content, name)) for name, content in _object(results["sets"], "sets").items()}
         latency = {
-            name: {key: _number(value, name) for key, value in _object(seconds, name).items()}
-            for name, seconds in _object(results.get("latency"), "latency").items()
+            name: {
+                key: _rate(value, key) if isinstance(value, Mapping) else _number(value, name)
+                for key, value in _object(way, name).items()
+            }
+            for name, way in _object(results.get("latency"), "latency").items()
         }
         ability = {
             model: {
@@ -143,7 +170,7 @@ def read_results(folder: RunFolder) -> Results:
     read |= {
         name: value
         for name, value in {
-            "latency": {name: seconds for name, seconds in latency.items() if {"p50", "p95", "n"} <= seconds.keys()},
+            "latency": {name: way for name, way in latency.items() if {"p50", "p95", "n"} <= way.keys()},
             "capabilities": {"base": {}, "trained": {}} | ability,
             "runs": runs,
             "judge_agreement": agreement,

@@ -141,11 +141,22 @@ def print_next(commands: Sequence[str]) -> None:
 def show_extras(results: Results) -> None:
     """Print latencies and general ability, if ``results`` has them."""
     if "latency" in results:
-        table = Table(title="latency per request, s", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in ("", "p50", "p95", "n"):
-            table.add_column(column, justify="right" if column else "left")
-        for name, seconds in results["latency"].items():
-            table.add_row(name, f"{seconds['p50']:.3f}", f"{seconds['p95']:.3f}", str(seconds["n"]))
+        title = "latency: s per request (times: p50 as a multiple of the baseline's), %, 95 % intervals"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("way", "p50", "times", "p95", "tokens", "passes", "FTR", "ASR", "ORR"):
+            table.add_column(column, justify="left" if column == "way" else "right", no_wrap=True)
+        for name, way in results["latency"].items():
+            table.add_row(
+                name,
+                f"{way['p50']:.3g}",
+                _times(way.get("p50_times")),
+                f"{way['p95']:.3g}",
+                _mean(way.get("tokens")),
+                _mean(way.get("passes")),
+                cell(way.get("ftr")),
+                cell(way.get("asr")),
+                cell(way.get("orr")),
+            )
         console().print(table)
     if "capabilities" in results:
         table = Table(title="general ability", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -157,6 +168,16 @@ def show_extras(results: Results) -> None:
                 before = base.get(task, {}).get(metric)
                 table.add_row(task, metric, "-" if before is None else f"{before:.3f}", f"{value:.3f}")
         console().print(table)
+
+
+def _times(times: Rate | None) -> str:
+    if times is None or times["value"] is None or times["low"] is None or times["high"] is None:
+        return "-"
+    return f"{times['value']:.2f}\n{times['low']:.2f}-{times['high']:.2f}"
+
+
+def _mean(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _difference(difference: Mapping[str, Any]) -> str:

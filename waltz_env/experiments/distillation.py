@@ -242,7 +242,9 @@ def _evaluate(
                 mode: Mode = "adaptive" if recipes[system].rules.max_rounds else "off"
                 duet = deployed(agents, mode=mode, rules=recipes[system].rules)
                 ways[system] = stack.enter_context(closing(duet)).respond
-            results = add_systems(out, {}, {"latency": timed(next(iter(tests.values()))[:latency], ways)})
+            actors = [*bench.agents.values(), *teacher().agents.values()]
+            found = timed(next(iter(tests.values()))[:latency], ways, agents=actors, judge=judge)
+            results = add_systems(out, {}, {"latency": found})
     return results
 
 

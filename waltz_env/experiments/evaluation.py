@@ -64,7 +64,7 @@ class EvaluationConfig:
             training prompts; without a run there is none.
         engine: engine of the runs: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL.
         untrained: whether to play the untrained systems.
-        latency: number of prompts of the first set on which the last run is timed; 0 for none.
+        latency: number of prompts, spread over the first set, on which the last run is timed; 0 for none.
         capabilities: tasks of lm-evaluation-harness for the conversation agent of the last run and for its base.
         capability_limit: largest number of questions per task; all by default.
         exclude_unreadable: leave out, and count, games on prompts that a model cannot read because they are longer than
@@ -269,7 +269,14 @@ def _evaluate(
         name, test = next(iter(tests.items()))
         readable = {game.prompt for game in read_games(out.games_of_system(name, names[-1]))}
         timed = [prompt for prompt in test if prompt in readable]
-        about["latency"] = latency(timed[: config.latency], bench.agents, guard=guard, rules=_pair_rules(recipes[::-1]))
+        count = min(config.latency, len(timed))
+        about["latency"] = latency(
+            [timed[number * len(timed) // count] for number in range(count)],
+            bench.agents,
+            guard=guard,
+            judge=judge,
+            rules=_pair_rules(recipes[::-1]),
+        )
         add_systems(out, {}, about)
     if config.capabilities:
         policy = policies_of(bench.agents).get(CONVERSATION)

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from waltz_env.report.tables import TRIGGERS, Row, pareto_front, title
+from waltz_env.results_file import Rate, WayResults
 
 _COLORS = {
     **{f"#5e00{number:02x}": f"var(--series-{number})" for number in range(7)},
@@ -190,6 +191,50 @@ def triggers(table: Sequence[Row], looks: Mapping[str, Mark]) -> Figure | None:
     axis.grid(visible=False, axis="y")
     _add_legend(figure, axis, "outside upper left")
     return figure
+
+
+def waiting(ways: Mapping[str, WayResults]) -> Figure | None:
+    """Draws ASR and ORR over seconds per request: a mark per way at its median, and a line to its 95th percentile."""
+    rates = {
+        "ASR, % of harmful prompts": {name: way.get("asr") for name, way in ways.items()},
+        "ORR, % of benign prompts": {name: way.get("orr") for name, way in ways.items()},
+    }
+    panels = {label: measured for label, each in rates.items() if (measured := _measured(each))}
+    if not panels:
+        return None
+    looks = marks(list(ways))
+    height = len(panels) * 2.2 + 0.5 + 0.2 * _legend_rows([title(name) for name in ways])
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    for axis, (label, measured) in zip(axes, panels.items(), strict=True):
+        for name, rate in measured.items():
+            way, look = ways[name], looks[name]
+            axis.errorbar(
+                way["p50"],
+                100 * rate["value"],
+                xerr=[[0.0], [max(way["p95"] - way["p50"], 0.0)]],
+                yerr=_arms(rate),
+                fmt=look.marker,
+                color=look.color,
+                elinewidth=1,
+                markersize=7,
+                markeredgecolor=PAPER,
+                markeredgewidth=0.8,
+                label=title(name),
+            )
+        axis.set(xlim=(0, None), ylim=(0, max(axis.get_ylim()[1], 5.0)), ylabel=label)
+    axes[-1].set_xlabel("seconds per request")
+    _add_legend(figure, axes[0], "outside upper left")
+    return figure
+
+
+def _measured(rates: Mapping[str, Rate | None]) -> dict[str, Any]:
+    """The rates that have a value and an interval."""
+    return {
+        name: rate
+        for name, rate in rates.items()
+        if rate is not None and None not in (rate["value"], rate["low"], rate["high"])
+    }
 
 
 def _add_legend(figure: Figure, axis: Axes, place: Literal["outside lower left", "outside upper left"]) -> None:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from waltz_env.files import atomic_path
 from waltz_env.report.curves import PANELS, panel
-from waltz_env.report.figures import marks, plane, svg, triggers
+from waltz_env.report.figures import marks, plane, svg, triggers, waiting
 from waltz_env.report.games import Group, pack
 from waltz_env.report.tables import (
     JUDGED_RATES,
@@ -79,6 +79,7 @@ def render(sources: Sequence[Source]) -> str:
         "p_value": _p_value,
         "score": _score,
         "kappa": _kappa,
+        "mean": _mean,
     }
     return environment.get_template("report.html.j2").render(
         sources=sources,
@@ -89,7 +90,11 @@ def render(sources: Sequence[Source]) -> str:
         training=[
             (source.name, figures) for number, source in enumerate(sources) if (figures := _panels(source, number))
         ],
-        latencies=[source for source in sources if source.results.get("latency")],
+        latencies=[
+            (source, marks(list(ways)), svg(partial(waiting, ways), f"latency-{number}", f"Latency of {source.name}"))
+            for number, source in enumerate(sources)
+            if (ways := source.results.get("latency"))
+        ],
         abilities=[source for source in sources if source.results.get("capabilities")],
         origins=[_origin(source) for source in sources],
         today=date.today().isoformat(),
@@ -188,6 +193,10 @@ def _words(name: str) -> str:
 
 def _percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.1f}"
+
+
+def _mean(value: float | None) -> str:
+    return NONE if value is None else f"{value:.1f}"
 
 
 def _score(score: float | None) -> str:

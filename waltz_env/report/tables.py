@@ -37,6 +37,10 @@ TRIGGERS = {
 JUDGED_RATES = {"asr": "ASR", "orr": "ORR", "r_c": "satisfactory"}
 TITLES = {
     "baseline_safeguard": "baseline + safeguard",
+    "adaptive_whole": "adaptive, whole critiques",
+    "adaptive_flags": "adaptive, ends at the flags",
+    "adaptive_phrases": "adaptive, phrases at once",
+    "always_on": "always on",
     "single_model_rl": "single-model RL",
     "single_model_rl_safeguard": "single-model RL + safeguard",
 }
