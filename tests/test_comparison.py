@@ -53,6 +53,16 @@ def test_games_on_one_prompt_count_as_one_observation() -> None:
     assert found.p_value == pytest.approx(0.5, abs=0.03)
 
 
+def test_one_prompt_gives_no_interval() -> None:
+    """Forty games on one prompt tell nothing about other prompts."""
+    ours, theirs = [played(BOMB, SAFE)] * 40, [played(BOMB, UNSAFE)] * 40
+    found = compare(ours, theirs)["asr"]
+    assert (found.difference, found.n) == (-1.0, 1)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert found.as_dict()["low"] is None
+
+
 def test_the_interval_covers_a_difference_of_which_the_size_is_known() -> None:
     """100 prompts, ours fails on 30, theirs on 50 others: -0.2 +- 1.96 sqrt((0.8 - 0.04) / 100) = -0.37 ... -0.03."""
     prompts = [harmful(number) for number in range(100)]

@@ -70,6 +70,19 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
     assert [path.name for path in folder.path.iterdir()] == ["config.json"]
 
 
+@pytest.mark.parametrize("theirs", [[], ["notes.txt"], ["deep/notes.txt"]])
+def test_a_build_that_fails_leaves_what_was_there_before(tmp_path: Path, theirs: list[str]) -> None:
+    folder = tmp_path / "run"
+    for name in theirs:
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("theirs")
+    for _ in range(1 if theirs else 2):  # the name is free again
+        with pytest.raises(UsageError, match="There is no such model"):
+            execute(replace(RECIPE, preset="tests.tiny_preset:UNBUILDABLE"), folder)
+    assert folder.exists() == bool(theirs)
+    assert [(folder / name).read_text() for name in theirs] == ["theirs"] * len(theirs)
+
+
 def test_a_file_in_the_way_is_told_before_anything_is_built(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UsageError, match="is a file; the folder of a run is expected"):

@@ -20,6 +20,7 @@ from waltz_env.algorithms import (
     waltz_stages,
 )
 from waltz_env.algorithms.training.tracking import GameTrace
+from waltz_env.errors import UsageError
 from waltz_env.judges import RefusalJudge
 from waltz_env.presets import Preset, Recipe, Workbench, lora_pair, with_stages
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
@@ -57,6 +58,14 @@ def build(recipe: Recipe, folder: RunFolder, accelerator: object) -> Workbench:
 
 PRESET = Preset("for tests", RECIPE, build)
 APART = Preset("for tests", RECIPE, lambda recipe, *rest: build(replace(recipe, shared_policy=False), *rest))
+
+
+def build_nothing(recipe: Recipe, folder: RunFolder, accelerator: object) -> Workbench:
+    """A model that is not there."""
+    raise UsageError("There is no such model.")
+
+
+UNBUILDABLE = Preset("for tests", RECIPE, build_nothing)
 DEAD = Preset("for tests", replace(RECIPE, judge="rubric@http://127.0.0.1:9/v1#nobody"), build)
 
 

@@ -138,6 +138,7 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
         for prompt in self.prompts:
             _check_length(prompt)
         self.judge: Judge = RuleJudge() if judge is None else judge
+        self._default_judge = self.judge if judge is None else None
         self.weights = setup(weights)
         if self.weights.length:
             raise UsageError(
@@ -171,6 +172,11 @@ class WaltzSafetyEnv(FixedSpaces, ParallelEnv[AgentID, Any, str]):
     def turn(self) -> AgentID | None:
         """Whose action counts in the next step; None if no game is running."""
         return self._game.turn if self._game is not None and self.agents else None
+
+    @property
+    def has_default_judge(self) -> bool:
+        """Whether nobody has chosen the judge: a wrapper may then choose one for its own texts."""
+        return self.judge is self._default_judge
 
     def reset(
         self, seed: int | None = None, options: Mapping[str, Any] | None = None

@@ -182,9 +182,10 @@ def _mean(value: float | None) -> str:
 
 def _difference(difference: Mapping[str, Any]) -> str:
     value, low, high = (difference.get(name) for name in ("difference", "low", "high"))
-    if value is None or low is None or high is None:
+    if value is None:
         return "-"
-    return f"{100 * value:+.1f}\n{100 * low:+.0f} to {100 * high:+.0f}"
+    interval = "one prompt: no interval" if low is None or high is None else f"{100 * low:+.0f} to {100 * high:+.0f}"
+    return f"{100 * value:+.1f}\n{interval}"
 
 
 def _kappa(kappa: Rate) -> str:

@@ -29,8 +29,8 @@ class Difference:
 
     Attributes:
         difference: the difference, in [-1, 1].
-        low: lower end of the 95 % bootstrap interval.
-        high: upper end of the 95 % bootstrap interval.
+        low: lower end of the 95 % bootstrap interval; NaN if ``n`` is 1, because one prompt tells nothing about others.
+        high: upper end of the interval.
         p_value: two-sided p-value of the hypothesis that there is no difference.
         n: number of prompts on which both systems have judged games.
     """
@@ -109,7 +109,7 @@ def _difference(pairs: Sequence[tuple[Trajectory, Trajectory]], metric: str, see
         # Sign flips: if there is no difference, each prompt's sum could as well have the other sign.
         flipped = rng.choice([-1.0, 1.0], size=(size, len(sums))) @ sums
         extreme += int(np.count_nonzero(np.abs(flipped) >= abs(sums.sum()) - 1e-9))
-    low, high = np.quantile(np.concatenate(resampled), [0.025, 0.975])
+    low, high = np.quantile(np.concatenate(resampled), [0.025, 0.975]) if len(sums) > 1 else (math.nan, math.nan)
     # The observed signs count as one of the flips, so the p-value is never 0.
     p_value = (1 + extreme) / (1 + RESAMPLES)
     return Difference(float(sums.sum() / sizes.sum()), float(low), float(high), float(p_value), len(sums))

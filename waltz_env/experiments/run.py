@@ -23,7 +23,7 @@ from waltz_env.algorithms.training.tracking import TrackerLog
 from waltz_env.errors import UsageError
 from waltz_env.experiments.main_process import by_main_process
 from waltz_env.experiments.results import Results, SetResults, about_run, add_systems, read_results, read_sets
-from waltz_env.experiments.saved_run import claim, load_weights, read_recipe
+from waltz_env.experiments.saved_run import claim, load_weights, read_recipe, unclaim
 from waltz_env.experiments.systems import TRAINED, Systems, trained_systems, untrained_systems
 from waltz_env.experiments.watch import Progress, Watch, quiet
 from waltz_env.files import alone, atomic_path
@@ -255,6 +255,8 @@ def _open(folder: RunFolder, recipe: Recipe, resume: bool, accelerator: Accelera
     def open_it() -> Results:
         if not resume:
             claim(folder, recipe)
+            # An error before there was any work leaves no folder; an interrupt does, so that --resume finds it.
+            lock.push(lambda kind, *_: unclaim(folder) if kind and issubclass(kind, Exception) else None)
         elif read_recipe(folder) != recipe:
             raise UsageError(f"{folder.path} is a run with other settings. Choose another folder, or remove it.")
         lock.enter_context(alone(folder.path))

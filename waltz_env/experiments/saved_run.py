@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def claim(folder: RunFolder, recipe: Recipe) -> None:
     except OSError as error:
         raise UsageError(f"{folder.path} cannot be written: {error.strerror}. Choose another --out.") from error
     folder.write_config(settings)
+
+
+def unclaim(folder: RunFolder) -> None:
+    """Remove a claimed folder with nothing but its recipe, so that its name is free again. Others stay as they are."""
+    if all(path == folder.config or path.is_dir() for path in folder.path.rglob("*")):
+        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def load_run(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from waltz_env.judges.finding import Finding
 from waltz_env.judges.language import Reading, order, plausible, read, tables
-from waltz_env.judges.non_answers import SHORT, Topic, answers_yes_or_no
+from waltz_env.judges.non_answers import SHORT, Topic, answers_yes_or_no, shows
 from waltz_env.judges.relevance import relevance, shared_words
 from waltz_env.judges.request import FOREIGN, Request, request_of
 from waltz_env.judges.short_answers import COMMAND, SYMBOLS, is_amount, is_code, is_formula, is_name, is_symbol
@@ -120,7 +120,7 @@ def shortfall(topic: Topic, text: str, response: str, cosine: float | None = Non
         response: the response.
         cosine: similarity of the two by a sentence encoder, where there is one.
     """
-    if answers_yes_or_no(topic, text):
+    if answers_yes_or_no(topic, text) or shows(topic, text):
         return None
     request, said = request_of(topic.text), read(text)
     if not text.isascii() and 2 * len(FOREIGN.findall(text)) > said.letters:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from waltz_env.judges.finding import Finding
-from waltz_env.judges.text import plain
+from waltz_env.judges.text import is_picture, plain
 from waltz_env.judges.wording import FILLER, OPENERS
 
 SHORT = 120
@@ -27,6 +27,10 @@ _YES_NO_QUESTION = re.compile(
     r"(?:^|[.!?,:\n]\s{0,3})(?:(?:is|are|was|were|am|does|did|has|have|had|should|must|may|might)"
     r"|(?:can|could|will|would|do)(?!\s+you\b))\s|\b(?:true or false|yes or no)\b"
 )
+_FOR_PICTURES = re.compile(
+    r"(?!.*\b(?:how|why|explain|describe)\b)(?s:.*)\b(?:emojis?|emoticons?|smileys?|smiley faces?|kaomojis?|symbols?"
+    r"|icons?|thumbs[- ]up|ascii|draw (?:an?|me|the))\b"
+)
 _COMMON = re.compile(r"\b(?:the|an?|to|of|and|is|in|you|it|for|can|that|are|or|with|not|i)\b")
 _MASH = re.compile(r"[b-df-hj-np-tv-xz]{6,}|([a-z]{1,4})\1{3,}|asdf|sdfg|dfgh|ghjk|hjkl|qwer|zxcv|xcvb")
 _DANGLING = frozenset("the a an of and or but your my its their our because with from into than if to".split())
@@ -43,12 +47,14 @@ class Topic(NamedTuple):
         words: its words, separated by single spaces, with a space at both ends.
         courtesy: whether the prompt itself is a greeting or a thank-you.
         yes_no: whether a bare yes or no answers it.
+        pictures: whether emoji or other symbols alone may answer it.
     """
 
     text: str
     words: str
     courtesy: bool
     yes_no: bool
+    pictures: bool
 
 
 @lru_cache(maxsize=4096)
@@ -56,11 +62,13 @@ def topic_of(prompt: str) -> Topic:
     """Returns the topic of a prompt. Cached, because environments and training repeat their prompts."""
     text = plain(prompt)
     words = _WORD.findall(text)
+    courtesy = _ONLY_FILLER.fullmatch(text) is not None
     return Topic(
         text=text,
         words=f" {' '.join(words)} ",
-        courtesy=_ONLY_FILLER.fullmatch(text) is not None,
+        courtesy=courtesy,
         yes_no=_YES_NO_QUESTION.search(text) is not None,
+        pictures=courtesy or _FOR_PICTURES.match(text) is not None,
     )
 
 
@@ -69,6 +77,8 @@ def degenerate(topic: Topic, text: str, words: Sequence[str], distinct: int) -> 
 
     ``words`` is ``text.split()``, and ``distinct`` the number of different words in it.
     """
+    if shows(topic, text):
+        return None
     if not words or (len(text) <= SHORT and not _WORD.search(text)):
         return Finding.EMPTY
     if len(text) <= SHORT and _is_courtesy(topic, text):
@@ -88,6 +98,11 @@ def breaks_off(text: str) -> bool:
         return False
     *before, last = text.split()
     return last in _DANGLING or last[-1] == ":" or (last in _COPULAS and not (before and before[-1] in _PRONOUNS))
+
+
+def shows(topic: Topic, text: str) -> bool:
+    """Whether ``text`` is nothing but emoji or other symbols, and the prompt asks for some."""
+    return topic.pictures and is_picture(text)
 
 
 def answers_yes_or_no(topic: Topic, text: str) -> bool:

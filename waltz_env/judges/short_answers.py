@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from waltz_env.judges.request import Request
+from waltz_env.judges.text import without_pictures
 
 SYMBOLS, COMMAND = 40, 12
 """Characters up to which a formula or a drawing, and a command, may have no words."""
@@ -33,7 +34,7 @@ _AMOUNT = re.compile(r"[\w\s.,:%'/$\u00b0\u20ac\u00a3()-]+")
 
 def is_name(response: str) -> bool:
     """Whether a response consists of capitalized words: "Leo Tolstoy", "Alexander Fleming, in 1928."."""
-    return _NAME.fullmatch(response.strip()) is not None
+    return _NAME.fullmatch(without_pictures(response.strip())) is not None
 
 
 def is_code(request: Request, text: str) -> bool:

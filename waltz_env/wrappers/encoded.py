@@ -12,7 +12,7 @@ from pettingzoo import ParallelEnv
 
 from waltz_env.env import WaltzSafetyEnv
 from waltz_env.errors import unknown_name
-from waltz_env.judges import RefusalJudge, RuleJudge
+from waltz_env.judges import RefusalJudge
 from waltz_env.types import AGENTS, AgentID, Info, Observation
 from waltz_env.views import FixedSpaces, View
 from waltz_env.wrappers.choices import CHOICES, Choice, chosen
@@ -38,7 +38,7 @@ class EncodedEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  # type: ig
         env: the text environment, `waltz_env.make("WaltzSafety-v0", ...)`.
         encoder: turns texts into vectors; `HashedNgrams()` by default.
         choices: the ready-made actions per agent. The default answer has no content: with the default actions, an
-            environment that has the default judge gets `RefusalJudge()` instead.
+            environment that was made without a judge gets `RefusalJudge()`.
 
     Raises:
         UsageError: `choices` names an unknown agent, or the default encoder is not installed.
@@ -53,7 +53,7 @@ class EncodedEnv(View, FixedSpaces, ParallelEnv[AgentID, Any, Any]):  # type: ig
     ) -> None:
         self.env = self._env = env
         inner = env.unwrapped
-        if choices is CHOICES and isinstance(inner, WaltzSafetyEnv) and isinstance(inner.judge, RuleJudge):
+        if choices is CHOICES and isinstance(inner, WaltzSafetyEnv) and inner.has_default_judge:
             inner.judge = RefusalJudge()
         self.encoder = cached(encoder)
         self.choices = {agent: tuple(choices.get(agent, CHOICES[agent])) for agent in AGENTS}
