@@ -119,6 +119,7 @@ def on_engine(agents: Mapping[AgentID, Agent], name: str) -> Mapping[AgentID, Ag
             temperature=agent.temperature,
             seed=agent.seed,
             max_prompt_tokens=agent.encoder.max_tokens,
+            thoughts_end=agent.thoughts_end,
         )
         for role, agent in moved.items()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -125,6 +126,19 @@ def inject(model: PreTrainedModel, configs: dict[str, PeftConfig], *, seed: int)
     for name in configs:
         for parameter in adapter_parameters(model, name).values():
             parameter.data = parameter.data.float()  # also on a bfloat16 base, where small updates would round away
+
+
+def add(model: PreTrainedModel, name: str, config: PeftConfig) -> None:
+    """Puts one more frozen adapter into a model that has adapters already; global randomness stays as it was."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are meant
+        LoraModel(model, {name: config}, name)
+    model.requires_grad_(False)
+    for parameter in adapter_parameters(model, name).values():
+        parameter.data = parameter.data.float()
+    for parameter in trained:
+        parameter.requires_grad_(True)
 
 
 def lora_layers(model: PreTrainedModel) -> list[Linear]:

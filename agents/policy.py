@@ -84,7 +84,7 @@ class LanguageModelPolicy:
         self.temperature = temperature
         self.version = 0
         self._adapter = adapter
-        self._reference = reference
+        self._reference = self._first_reference = reference
         self._layers = lora.lora_layers(model)
         self._blocks = blocks_of(model) if gradient_checkpointing else []
 
@@ -206,6 +206,29 @@ class LanguageModelPolicy:
             UsageError: the model is sharded.
         """
         _copy_into(self._trainable(), state)
+
+    def reset_reference(self, state: Mapping[str, Tensor] | None) -> None:
+        """Takes other weights as the reference.
+
+        Args:
+            state: weights by name, as ``state_dict`` returns them; they are copied. None takes the reference that the
+                policy was made with.
+
+        Raises:
+            CheckpointError: a name or a shape differs from this policy's.
+        """
+        if state is None:
+            self._reference = self._first_reference
+        elif self._adapter is None:
+            reference = copy.deepcopy(self.model).eval().requires_grad_(False)  # other policies may share the first one
+            _copy_into(dict(reference.named_parameters()), state)
+            self._reference = reference
+        else:
+            name = f"{self._adapter}_at_reset"
+            if name not in self.model.peft_config:
+                lora.add(self.model, name, copy.deepcopy(self.model.peft_config[self._adapter]))
+            _copy_into(lora.adapter_parameters(self.model, name), state)
+            self._reference = name
 
     @contextmanager
     def sampling_model(self, dtype: torch.dtype | None = None, *, adapter: bool = True) -> Iterator[PreTrainedModel]:

@@ -44,6 +44,9 @@ class TransformersAgent:
             ``max_new_tokens``.
         sampling_dtype: dtype of the weights while generating; None keeps the model's own. ``fast_dtype`` knows where
             bfloat16 is faster. The log-probabilities kept are those of the rounded weights.
+        thoughts_end: what ends the private thoughts of a model that thinks before it speaks, such as ``</think>``; no
+            special token, since these are not decoded. The text of a completion is what follows it, and is empty if the
+            model never got that far; its ids are all that was sampled. None: everything is said aloud.
 
     Raises:
         UsageError: the tokenizer has no chat template, nothing ends a turn, or the limits leave no room for a prompt.
@@ -60,6 +63,7 @@ class TransformersAgent:
         batch_size: int = 64,
         max_prompt_tokens: int | None = None,
         sampling_dtype: torch.dtype | None = None,
+        thoughts_end: str | None = None,
     ) -> None:
         check_acting(max_new_tokens=max_new_tokens, temperature=temperature, max_prompt_tokens=max_prompt_tokens)
         check_integer("batch_size", batch_size, at_least=1)
@@ -70,6 +74,7 @@ class TransformersAgent:
         self.seed = seed
         self.batch_size = batch_size
         self.sampling_dtype = sampling_dtype
+        self.thoughts_end = thoughts_end
         self.encoder = PromptEncoder(
             policy.tokenizer, template, max_tokens=_prompt_limit(policy.model, max_new_tokens, max_prompt_tokens)
         )
@@ -152,6 +157,7 @@ class TransformersAgent:
                         _within(result, sampling[row].limit),
                         keep_ids=sampling[row].on_policy(self.policy.temperature),
                         version=self.policy.version,
+                        thoughts_end=self.thoughts_end,
                     )
                     if writing.whole is not None:
                         completions[row] = replace(
@@ -222,7 +228,13 @@ def _within(sampled: Sampled, limit: int) -> Sampled:
 
 
 def as_completion(
-    policy: LanguageModelPolicy, prompt: Sequence[int], sampled: Sampled, *, keep_ids: bool, version: int
+    policy: LanguageModelPolicy,
+    prompt: Sequence[int],
+    sampled: Sampled,
+    *,
+    keep_ids: bool,
+    version: int,
+    thoughts_end: str | None = None,
 ) -> Completion:
     """Turns sampled ids into the action of an agent.
 
@@ -232,9 +244,13 @@ def as_completion(
         sampled: the sampled ids and their log-probabilities.
         keep_ids: whether the ids are a sample of the policy's own distribution, so that a learner may have them.
         version: version of the weights that were sampled from.
+        thoughts_end: what ends private thoughts, which are left out of the text.
     """
+    text = _text(policy, sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids)
+    if thoughts_end is not None:
+        text = text.partition(thoughts_end)[2].strip()
     return Completion(
-        text=_text(policy, sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids),
+        text=text,
         finish="stop" if sampled.stopped else "length",
         usage=Usage(len(prompt), len(sampled.token_ids)),
         prompt_ids=tuple(prompt) if keep_ids else None,

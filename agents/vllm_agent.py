@@ -40,6 +40,7 @@ class VLLMAgent:
         json_schema: JSON schema that all completions follow, unless the length limit cuts them; for the feedback agent
             ``waltz_env.feedback.JSON_SCHEMA``. Use it for acting only: constrained sampling changes the distribution,
             so such completions carry no ids, and a learner refuses them.
+        thoughts_end: as in ``TransformersAgent``.
 
     Raises:
         UsageError: the tokenizer has no chat template, nothing ends a turn, or the limits leave no room for a prompt.
@@ -56,6 +57,7 @@ class VLLMAgent:
         seed: int = 0,
         max_prompt_tokens: int | None = None,
         json_schema: Mapping[str, Any] | None = None,
+        thoughts_end: str | None = None,
     ) -> None:
         check_acting(max_new_tokens=max_new_tokens, temperature=temperature, max_prompt_tokens=max_prompt_tokens)
         room = engine.max_model_len - max_new_tokens
@@ -70,6 +72,7 @@ class VLLMAgent:
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
         self.json_schema = json_schema
+        self.thoughts_end = thoughts_end
         self._encoder = PromptEncoder(policy.tokenizer, template, max_tokens=min(room, max_prompt_tokens or room))
         self._stop_ids = stop_ids(policy.model, policy.tokenizer)
         self._generator = random_stream(seed)
@@ -127,6 +130,7 @@ class VLLMAgent:
                 result,
                 keep_ids=self.json_schema is None and row.on_policy(self.policy.temperature),
                 version=version,
+                thoughts_end=self.thoughts_end,
             )
             for prompt, row, result in zip(prompts, sampling, sampled, strict=True)
         ]

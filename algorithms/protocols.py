@@ -96,6 +96,20 @@ class Policy(Protocol):
 
 
 @runtime_checkable
+class ResettablePolicy(Policy, Protocol):
+    """A policy whose reference can be replaced, so that a stage can have a reference of its own."""
+
+    def reset_reference(self, state: Mapping[str, Tensor] | None) -> None:
+        """Take other weights as the reference.
+
+        Args:
+            state: weights by name, as ``state_dict`` returns them; they are copied. None takes the reference that the
+                policy was made with.
+        """
+        ...
+
+
+@runtime_checkable
 class FeaturePolicy(Policy, Protocol):
     """A policy that also returns features of the text so far, from which a critic can predict the return."""
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from waltz_env.agents import TransformersAgent, full_policy
 from waltz_env.evaluation.metrics import Proportion, proportion, rates
-from waltz_env.judges import RefusalJudge
+from waltz_env.judges import TaskJudge
 from waltz_env.presets.nano import splits
 from waltz_env.presets.nano.grammar import VAGUE
 from waltz_env.presets.nano.templates import NEW_TOKENS, TEMPLATES
@@ -86,7 +86,7 @@ def main() -> None:
             for name, template in TEMPLATES.items()
         }
         print(f"seed {seed}, warm start {seconds:.0f} s, {options.split}, {len(prompts)} games")
-        for name, rate in measure(play(prompts, agents, judge=RefusalJudge())).items():
+        for name, rate in measure(play(prompts, agents, judge=TaskJudge())).items():
             print(f"  {name:21} {rate.value:6.1%}  [{rate.low:.1%}, {rate.high:.1%}]  n={rate.n}")
 
 

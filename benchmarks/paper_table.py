@@ -25,6 +25,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from waltz_env.algorithms.training.samples import Responses
+from waltz_env.errors import UsageError
 from waltz_env.evaluation.seeds import MeanInterval, mean_interval, paired_interval
 from waltz_env.experiments.over_seeds import Rates, collect, play_untrained, run
 from waltz_env.files import atomic_path
@@ -38,6 +39,7 @@ from waltz_env.presets import (
     with_stages,
     with_steps,
 )
+from waltz_env.presets.nano.preset import NanoOptions
 from waltz_env.rewards import SETUPS
 from waltz_env.rules import Rules
 from waltz_env.stop_signal import stop_signal
@@ -70,11 +72,26 @@ def with_shared_policy(recipe: Recipe) -> Recipe:
     return replace(recipe, shared_policy=True)
 
 
+def as_long_as_the_pair(recipe: Recipe) -> Recipe:
+    """Single-model RL for as many steps, and so for as many games and updates, as both stages of the pair."""
+    return with_steps(with_method(recipe, "single-model"), sum(stage.steps for stage in recipe.stages))
+
+
+def with_thinking(recipe: Recipe) -> Recipe:
+    """The recipe whose conversation agent thinks in private before it answers, on a preset that offers that."""
+    if not isinstance(recipe.options, NanoOptions):
+        raise UsageError(f"The preset {recipe.preset} has no conversation agent that thinks; leave these runs out.")
+    return replace(recipe, options=replace(recipe.options, thinking=True))
+
+
 # Every run of the table by the name of the system it trains, in the order of execution.
 RUNS: dict[str, Callable[[Recipe], Recipe]] = {
     "without_stage_2": without_stage(2),
     "trained_pair": lambda recipe: recipe,
     "single_model_rl": lambda recipe: with_method(recipe, "single-model"),
+    "single_model_long": as_long_as_the_pair,
+    "single_model_thinking": lambda recipe: with_method(with_thinking(recipe), "single-model"),
+    "pair_thinking": with_thinking,
     "set_up_a": under("A"),
     "set_up_b": under("B"),
     "set_up_c": under("C"),
@@ -99,6 +116,8 @@ AFTER_STAGE_1 = {
     "rounds_2",
     "rounds_3",
 }
+# Their warm start is another one, which they share.
+THINKING = {"single_model_thinking", "pair_thinking"}
 
 
 def main() -> None:
@@ -119,7 +138,9 @@ def main() -> None:
                     recipe = change(replace(chosen.recipe, seed=seed))
                     play_untrained(recipe, options.out)
                     begin_with = "without_stage_2" if name in AFTER_STAGE_1 else None
-                    if run(name, recipe, options.out, begin_with=begin_with, should_stop=should_stop) is None:
+                    base = "thinking" if name in THINKING else None
+                    done = run(name, recipe, options.out, begin_with=begin_with, base=base, should_stop=should_stop)
+                    if done is None:
                         return  # stopped; the same command continues
     write(collect(options.out, list(RUNS)), options.out)
 
@@ -160,6 +181,9 @@ CLAIMS = (
     ("... and the oracle's template sentence", "sum", "trained_pair", "oracle_feedback"),
     ("... and single-model RL", "sum", "trained_pair", "single_model_rl"),
     ("... and single-model RL with a safeguard", "sum", "trained_pair", "single_model_rl_safeguard"),
+    ("... and single-model RL for as many steps as the pair", "sum", "trained_pair", "single_model_long"),
+    ("... and single-model RL that thinks before it answers", "sum", "trained_pair", "single_model_thinking"),
+    ("DIR matters: with it off, ASR + ORR is higher", "sum", "trained_pair", "dir_off"),
     ("label accuracy: set-up A above B", "label_accuracy", "set_up_b", "set_up_a"),
     ("label accuracy: set-up B above C", "label_accuracy", "set_up_c", "set_up_b"),
     ("without stage 2 ASR + ORR is higher", "sum", "trained_pair", "without_stage_2"),

@@ -15,9 +15,10 @@ import torch
 import tyro
 from torch import Tensor
 
-from waltz_env import AGENTS, FEEDBACK, Labels, PromptSet, RefusalJudge, RewardWeights, Trajectory, play, score
+from waltz_env import AGENTS, FEEDBACK, Labels, PromptSet, RewardWeights, Trajectory, play, score
 from waltz_env.agents import LanguageModelPolicy
 from waltz_env.evaluation import rates
+from waltz_env.judges import TaskJudge
 from waltz_env.presets import lora_pair, nano
 from waltz_env.prompts import PromptCursor
 
@@ -63,7 +64,7 @@ def main(args: Args) -> list[dict[str, float]]:
     agents = lora_pair(model, tokenizer, seed=args.seed, templates=nano.TEMPLATES, max_new_tokens=nano.NEW_TOKENS)
     policies = {name: agent.policy for name, agent in agents.items()}
     optimizers = {name: torch.optim.AdamW(policy.parameters(), args.learning_rate) for name, policy in policies.items()}
-    cursor, judge = PromptCursor(PromptSet(nano.train()), args.seed), RefusalJudge()
+    cursor, judge = PromptCursor(PromptSet(nano.train()), args.seed), TaskJudge()
     curve: list[dict[str, float]] = []
     recent: list[Trajectory] = []
 

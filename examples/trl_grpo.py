@@ -21,10 +21,11 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from waltz_env import CONVERSATION, FEEDBACK, Agent, AgentID, Prompt, PromptSet, RefusalJudge, Trajectory, play, score
+from waltz_env import CONVERSATION, FEEDBACK, Agent, AgentID, Prompt, PromptSet, Trajectory, play, score
 from waltz_env.agents import Template, TransformersAgent, load_model, load_smollm2, lora_policies
 from waltz_env.evaluation import rates
 from waltz_env.game import Game
+from waltz_env.judges import TaskJudge
 from waltz_env.presets import nano, smollm2
 from waltz_env.presets.pair import agents_of
 from waltz_env.prompts import PromptCursor
@@ -64,7 +65,7 @@ def reward(
     begun = [begin(games[number].prompt, said) for number, said in zip(row["game"], row["said"], strict=True)]
     for game, (message,) in zip(begun, completions, strict=True):
         game.act(message["content"])
-    finished = zip(finish(begun, agents, judge=RefusalJudge()), row["said"], strict=True)
+    finished = zip(finish(begun, agents, judge=TaskJudge()), row["said"], strict=True)
     return [score(game).of(role)[len(said) // 2] if game.judged else None for game, said in finished]
 
 
@@ -88,7 +89,7 @@ def main(
         policies = lora_policies(copy.deepcopy(lm), tokenizer, adapters=adapters)
         return agents_of(policies, seed=seed, templates=preset.TEMPLATES, max_new_tokens=preset.NEW_TOKENS)
 
-    before = rates(play(held_out, pair(), judge=RefusalJudge()))
+    before = rates(play(held_out, pair(), judge=TaskJudge()))
     for role, count in zip((FEEDBACK, CONVERSATION), steps, strict=True):
         agents = pair()
         games = play(PromptCursor(prompts, seed).next(4 * count), agents)
@@ -99,7 +100,7 @@ def main(
         learner.train()
         learner.save_model(str(out / role))
         adapters[role] = out / role
-    after = rates(play(held_out, pair(), judge=RefusalJudge()))
+    after = rates(play(held_out, pair(), judge=TaskJudge()))
     for name in SHOWN:
         print(f"{name:15s} before {before[name].value:.2f}   after {after[name].value:.2f}")
     return {name: (before[name].value, after[name].value) for name in SHOWN}

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from waltz_env.errors import CheckpointError
 from waltz_env.feedback import format_feedback, parse_feedback
-from waltz_env.judges import RefusalJudge
+from waltz_env.judges import TaskJudge
 from waltz_env.judges.rules import classify_form
 from waltz_env.presets.nano import grammar, splits
+from waltz_env.presets.nano.codes import CIPHERS, ONSETS, RIMES, decoded, encoded, own_words
 from waltz_env.presets.nano.examples import Example, Mixture, examples
+from waltz_env.presets.nano.grammar import Request
+from waltz_env.presets.nano.preset import RECIPE, build_workbench
+from waltz_env.presets.nano.splits import Wordings
 from waltz_env.presets.nano.templates import NEW_TOKENS, conversation_messages, feedback_messages
 from waltz_env.presets.nano.tokenizer import PAD, build_tokenizer
 from waltz_env.presets.nano.topics import GROUPS, TOPICS, Topic
 from waltz_env.presets.nano.warm_start import NanoConfig, build_model, encoded_examples, initial_model
+from waltz_env.run_folder import RunFolder
 from waltz_env.types import CONVERSATION, FEEDBACK, Labels, Observation, Prompt
 
-TINY = NanoConfig(width=16, layers=1, heads=2, feed_forward=32, steps=6, batch_size=4, learning_rate=1e-2)
+TINY = NanoConfig(
+    width=16, layers=1, heads=2, feed_forward=32, steps=6, batch_size=4, learning_rate=1e-2, warmup_steps=0
+)
 ALL_LABELS = [Labels(unsafe, overrefuse) for unsafe, overrefuse in product([False, True], repeat=2)]
 
 
@@ -46,15 +56,43 @@ def texts_of(prompts: list[Prompt]) -> set[str]:
     return {prompt.text for prompt in prompts}
 
 
-def combinations_of(prompts: list[Prompt]) -> set[tuple[str, str]]:
-    """(topic, framing) of each prompt, found by generating every request that the grammar has."""
-    found = {
-        request: (topic.task, framing)
-        for topic in TOPICS
-        for framing in grammar.framings(topic)
-        for request in grammar.requests(topic, framing)
-    }
-    return {found[prompt.text] for prompt in prompts}
+def every_request(hops: int) -> dict[str, Request]:
+    """All requests that the grammar has, by their text."""
+    everything = Wordings(tuple(grammar.FRAMINGS), grammar.ASKS, CIPHERS)
+    found = {}
+    for topic in TOPICS:
+        wordings = everything._replace(framings=tuple(grammar.framings(topic)))
+        found |= {request.text: request for request in splits.requests(topic, wordings, hops)}
+    return found
+
+
+REQUESTS = {hops: every_request(hops) for hops in range(4)}
+
+
+def request_of(text: str) -> Request:
+    return next(requests[text] for requests in REQUESTS.values() if text in requests)
+
+
+def framing_of(request: Request) -> str:
+    framings = grammar.framings(request.topic)
+    return next(name for name in framings if request in grammar.direct_requests(request.topic, name))
+
+
+def wording_of(text: str) -> tuple[str, ...]:
+    """What makes a request one that can be held out: topic and framing, topic and question, or topic and ciphers."""
+    request = request_of(text)
+    if request.hops == 0:
+        return request.topic.task, "framing", framing_of(request)
+    if request.hops == 1:
+        return request.topic.task, "question", text.replace(request.asked, "")
+    return request.topic.task, "ciphers", *request.ciphers
+
+
+def wordings_of(prompts: list[Prompt]) -> set[tuple[str, ...]]:
+    return {wording_of(prompt.text) for prompt in prompts}
+
+
+SPLITS = [splits.train, splits.validation, splits.combinations, splits.unseen_topics]
 
 
 # Topics and splits
@@ -71,16 +109,25 @@ def test_jailbreak_framings_stand_on_borderline_topics_as_they_do_on_harmful_one
     assert framings["plain"].isdisjoint(grammar.JAILBREAKS)
 
 
-@pytest.mark.parametrize("split", [splits.combinations, splits.unseen_topics, splits.validation])
-def test_a_held_out_set_has_enough_prompts_of_each_group(split):
+@pytest.mark.parametrize(
+    ("split", "size"), [(splits.train, 1_200), (splits.validation, 240), (splits.unseen_topics, 240)]
+)
+def test_a_split_is_half_harmful_a_quarter_borderline_and_a_quarter_plain_with_the_same_hops_of_each(split, size):
     prompts = split()
-    assert len(prompts) >= 150
-    assert sum(prompt.harmful for prompt in prompts) >= 60
-    assert sum(prompt.category == "borderline" for prompt in prompts) >= 60
-    assert sum(prompt.category == "plain" for prompt in prompts) >= 45
+    groups = {topic.task: topic.group for topic in TOPICS}
+    for group, share in (("harmful", 0.5), ("borderline", 0.25), ("plain", 0.25)):
+        hops = [request_of(prompt.text).hops for prompt in prompts if groups[prompt.topic] == group]
+        assert [hops.count(n) for n in range(3)] == [round(size * share * part) for part in splits.HOP_SHARES]
+    assert len(prompts) == size
+    assert {prompt.category for prompt in prompts if not prompt.harmful} == {
+        "plain",
+        "borderline",
+        "coded-1",
+        "coded-2",
+    }
 
 
-@pytest.mark.parametrize("split", [splits.train, splits.combinations, splits.unseen_topics, splits.validation])
+@pytest.mark.parametrize("split", [*SPLITS, splits.three_hops])
 def test_prompts_carry_ids_and_source_and_are_the_same_every_time(split):
     prompts = split()
     assert len({prompt.id for prompt in prompts}) == len(texts_of(prompts)) == len(prompts)
@@ -88,38 +135,93 @@ def test_prompts_carry_ids_and_source_and_are_the_same_every_time(split):
     assert split() == prompts
 
 
-def test_a_combination_of_topic_and_framing_is_in_one_split_alone():
-    every = [splits.train(), splits.validation(), splits.combinations(), splits.unseen_topics()]
-    combinations = [combinations_of(prompts) for prompts in every]
-    assert len(set.union(*combinations)) == sum(map(len, combinations))
+@pytest.mark.parametrize("split", [*SPLITS, splits.three_hops])
+def test_a_prompt_asks_about_its_topic_and_has_its_kind(split):
+    for prompt in split():
+        topic = request_of(prompt.text).topic
+        assert (prompt.topic, prompt.kind) == (topic.task, topic.kind)
+
+
+def test_a_wording_of_a_topic_is_in_one_split_alone():
+    found = [wordings_of(split()) for split in SPLITS]
+    assert len(set.union(*found)) == sum(map(len, found))
 
 
 def test_a_third_of_the_topics_is_never_in_reinforcement_learning_nor_in_validation():
     unseen = topics_of(splits.unseen_topics())
     assert len(unseen) == len(TOPICS) // 3
     assert unseen.isdisjoint(topics_of(splits.train()) | topics_of(splits.validation()))
+    assert topics_of(splits.three_hops()) <= unseen
 
 
 def test_the_combinations_set_asks_about_the_topics_of_reinforcement_learning():
-    assert topics_of(splits.combinations()) == topics_of(splits.train())
+    assert topics_of(splits.combinations()) <= topics_of(splits.train())
 
 
 def test_validation_has_topics_that_reinforcement_learning_never_sees():
     assert len(topics_of(splits.validation()) - topics_of(splits.train())) == 20
 
 
-def test_the_warm_start_sees_every_topic_and_no_held_out_prompt(warm_start_examples):
-    held_out = splits.validation() + splits.combinations() + splits.unseen_topics()
-    asked = {example.observation["prompt"] for example in warm_start_examples}
-    seen = {
-        request: part.topic
+def test_the_warm_start_sees_every_topic_and_no_held_out_wording(warm_start_examples):
+    held_out = set.union(*(wordings_of(split()) for split in SPLITS[1:]))
+    asked = {e.observation["prompt"] for e in warm_start_examples if "What is " not in e.observation["prompt"][-14:]}
+    seen = {wording_of(text) for text in asked}
+    assert {topic for topic, *_ in seen} == {topic.task for topic in TOPICS}
+    assert seen.isdisjoint(held_out)
+
+
+def test_no_example_of_the_warm_start_tells_what_a_held_out_code_word_means(warm_start_examples):
+    """Under its validation and test ciphers a topic's word never occurs, neither in a question nor in an exercise."""
+    held = {
+        f"{cipher} {encoded(cipher, own_words()[part.topic])} "
         for part in splits.parts()
-        for framing in part.seen
-        for request in grammar.requests(part.topic, framing)
+        for cipher in (*part.validation.ciphers, *part.test.ciphers)
     }
-    assert asked <= seen.keys()
-    assert {seen[request] for request in asked} == set(TOPICS)
-    assert texts_of(held_out).isdisjoint(seen)
+    said = " ".join(text for e in warm_start_examples for text in (e.target, *e.observation["responses"]))
+    assert not [words for words in held if words in said]
+
+
+# The code
+
+
+def test_every_topic_has_a_code_word_of_its_own():
+    assert len(set(own_words().values())) == len(TOPICS) == len(ONSETS) * len(RIMES)
+
+
+@pytest.mark.parametrize("cipher", CIPHERS)
+def test_a_cipher_is_undone_by_decoding_and_maps_words_one_to_one(cipher):
+    words = set(own_words().values())
+    assert {decoded(cipher, word) for word in words} == words
+    assert all(decoded(cipher, encoded(cipher, word)) == word for word in words)
+
+
+def test_ciphers_differ_for_most_words():
+    words = own_words().values()
+    for first, second in combinations(CIPHERS, 2):
+        assert sum(decoded(first, word) == decoded(second, word) for word in words) < 0.2 * len(words)
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3])
+def test_decoding_leads_from_the_word_in_the_request_to_its_task_step_by_step(hops):
+    for request in list(REQUESTS[hops].values())[::97]:
+        steps = grammar.decoding(request).removeprefix("Now ").removesuffix(".").split(". ")
+        assert len(steps) == hops
+        left, right = zip(*(step.split(" is ") for step in steps), strict=True)
+        assert left[0].split()[-1] == request.asked
+        assert [word.split()[-1] for word in left[1:]] == list(right[:-1])  # each step begins where the last one ended
+        assert right[-1] == request.topic.task
+        assert [word.split()[0] for word in left[:-1]] == list(request.ciphers)
+
+
+def test_a_coded_request_of_a_harmful_topic_looks_like_one_of_a_harmless_topic():
+    """The same shapes, and words of the same letters: nothing but the meaning tells them apart."""
+    shapes: dict[bool, set[str]] = {True: set(), False: set()}
+    letters: dict[bool, set[str]] = {True: set(), False: set()}
+    for request in (*REQUESTS[1].values(), *REQUESTS[2].values()):
+        shapes[request.topic.harmful].add(request.text.replace(request.asked, "X"))
+        letters[request.topic.harmful] |= {request.asked[0], request.asked[1:]}
+    assert shapes[True] == shapes[False]
+    assert letters[True] == letters[False] == {*ONSETS, *RIMES}
 
 
 # What the grammar says
@@ -128,44 +230,62 @@ def test_the_warm_start_sees_every_topic_and_no_held_out_prompt(warm_start_examp
 @pytest.mark.parametrize("group", GROUPS)
 def test_the_judge_takes_every_answer_for_an_answer_and_every_refusal_for_a_refusal(group):
     for topic in [topic for topic in TOPICS if topic.group == group]:
-        for request in [grammar.requests(topic, framing)[0] for framing in grammar.framings(topic)]:
-            assert [classify_form(request, text).value for text in grammar.refusals(topic)] == ["refusal"] * 8
-        request = grammar.requests(topic, "direct")[0]
-        assert {classify_form(request, text).value for text in grammar.answers(topic)} == {"answer"}
+        for task in (topic.task, own_words()[topic]):
+            for request in [grammar.direct_requests(topic, framing)[0] for framing in grammar.framings(topic)]:
+                assert [classify_form(request.text, text).value for text in grammar.refusals(task)] == ["refusal"] * 8
+            request = grammar.coded_request(topic, grammar.ASKS[0], CIPHERS[:1])
+            assert {classify_form(request.text, text).value for text in grammar.answers(task)} == {"answer"}
 
 
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("refused", [True, False])
-def test_the_grammar_labels_a_reply_as_the_judge_does(group, refused):
+@pytest.mark.parametrize("deed", get_args(grammar.Deed))
+@pytest.mark.parametrize("hops", [0, 1, 2])
+def test_the_grammar_labels_a_reply_as_the_judge_does(deed, hops):
     rng = np.random.default_rng(0)
-    topics = [topic for topic in TOPICS if topic.group == group]
-    prompts = [Prompt(grammar.requests(topic, "direct")[0], topic.kind) for topic in topics]
-    judgements = RefusalJudge().judge(prompts, [grammar.reply(topic, refused, rng) for topic in topics])
-    assert [judgement.labels for judgement in judgements] == [grammar.truth(topic, refused) for topic in topics]
+    requests = list(REQUESTS[hops].values())[::13]
+    others = [next(topic.task for topic in TOPICS if topic != request.topic) for request in requests]
+    tasks = others if deed == "strays" else [request.topic.task for request in requests]
+    replies = [grammar.reply(task, deed == "refuses", rng) for task in tasks]
+    prompts = [Prompt(request.text, request.topic.kind, topic=request.topic.task) for request in requests]
+    judgements = TaskJudge().judge(prompts, replies)
+    expected = [grammar.labels_of(request.topic.harmful, deed) for request in requests]
+    assert [judgement.labels for judgement in judgements] == expected
+
+
+def test_no_task_is_part_of_another_so_naming_one_names_no_other():
+    tasks = [topic.task for topic in TOPICS]
+    assert not [(one, other) for one in tasks for other in tasks if one != other and one in other]
 
 
 def test_answers_are_the_same_words_for_every_topic_and_so_instruct_in_none():
     def skeletons(topic: Topic) -> set[str]:
-        return {answer.replace(topic.task, "X") for answer in grammar.answers(topic)}
+        return {answer.replace(topic.task, "X") for answer in grammar.answers(topic.task)}
 
     assert all(skeletons(topic) == skeletons(TOPICS[0]) for topic in TOPICS)
 
 
-def test_specific_advice_says_what_to_do_with_the_topic():
-    topic, rng = TOPICS[0], np.random.default_rng(0)
-    refuse = {grammar.specific_advice(topic, Labels(unsafe=True, overrefuse=False), rng) for _ in range(20)}
-    answer = {grammar.specific_advice(topic, Labels(unsafe=False, overrefuse=True), rng) for _ in range(20)}
-    assert all(advice.startswith("Refuse: ") and topic.task in advice for advice in refuse)
-    assert all(advice.startswith("Answer") and topic.task in advice for advice in answer)
+@pytest.mark.parametrize(("refuse", "start"), [(True, "Refuse: "), (False, "Answer: ")])
+def test_specific_advice_says_what_to_do_and_names_the_task(refuse, start):
+    rng = np.random.default_rng(0)
+    said = {grammar.specific_advice("sow peas", refuse, rng) for _ in range(20)}
+    assert len(said) == 2
+    assert all(advice.startswith(start) and "sow peas" in advice for advice in said)
+
+
+def test_directional_advice_says_what_to_do_and_names_no_task():
+    rng = np.random.default_rng(0)
+    refuse = {grammar.directional_advice(True, rng) for _ in range(20)}
+    answer = {grammar.directional_advice(False, rng) for _ in range(20)}
+    assert (refuse, answer) == (set(grammar.DIRECTIONAL_REFUSE), set(grammar.DIRECTIONAL_ANSWER))
+    assert refuse.isdisjoint(answer)
 
 
 @given(seed=st.integers(0, 10_000), topic=st.sampled_from(TOPICS), labels=st.sampled_from(ALL_LABELS))
 def test_broken_json_is_malformed_and_the_same_feedback_unbroken_is_not(seed, topic, labels):
     rng = np.random.default_rng(seed)
-    advice = grammar.specific_advice(topic, labels, rng)
-    thoughts = grammar.reasoning(topic, called_harmful=topic.harmful, refused=True)
-    assert not parse_feedback(grammar.broken_json(labels, advice, thoughts, rng)).well_formed
-    assert parse_feedback(format_feedback(labels, advice, thoughts)).labels == labels
+    advice = grammar.specific_advice(topic.task, labels.unsafe, rng)
+    reason = grammar.reasoning(grammar.coded_request(topic, grammar.ASKS[0]), "refuses", called_harmful=topic.harmful)
+    assert not parse_feedback(grammar.broken_json(labels, advice, reason, rng)).well_formed
+    assert parse_feedback(format_feedback(labels, advice, reason)).labels == labels
 
 
 # The warm start's examples
@@ -204,17 +324,19 @@ def refuses(text: str) -> bool:
     return classify_form("-", text).value == "refusal"
 
 
+ONLY_DRAFTS = {"draft": 1.0, "feedback": 0.0, "exercise": 0.0}
+ONLY_FEEDBACK = {"draft": 0.0, "feedback": 1.0, "exercise": 0.0}
+ONLY_EXERCISES = {"draft": 0.0, "feedback": 0.0, "exercise": 1.0}
+ONLY_REVISIONS = {"draft": 0.0, "feedback": 0.0, "exercise": 0.0}
+
+
 def test_drafts_refuse_at_the_rates_of_the_mixture():
-    mixture = Mixture(draft=1.0, feedback=0.0)
-    topics = {topic.task: topic for topic in TOPICS}
+    mixture = Mixture(**ONLY_DRAFTS)
     outcomes: dict[tuple[str, bool], list[bool]] = {}
-    wrapped = {r for t in TOPICS for f in grammar.JAILBREAKS if t.group != "plain" for r in grammar.requests(t, f)}
-    pattern = re.compile("|".join(sorted(map(re.escape, topics), key=len, reverse=True)))
     for example in examples(8_000, np.random.default_rng(0), mixture):
-        prompt = example.observation["prompt"]
-        found = pattern.search(prompt)
-        assert found is not None
-        outcomes.setdefault((topics[found[0]].group, prompt in wrapped), []).append(refuses(example.target))
+        request = request_of(example.observation["prompt"])
+        key = ("coded", False) if request.hops else (request.topic.group, framing_of(request) in grammar.JAILBREAKS)
+        outcomes.setdefault(key, []).append(refuses(example.target))
     rates = {key: np.mean(values) for key, values in outcomes.items()}
     expected = {
         ("plain", False): mixture.refuse_plain,
@@ -222,46 +344,99 @@ def test_drafts_refuse_at_the_rates_of_the_mixture():
         ("borderline", True): mixture.refuse_wrapped_borderline,
         ("harmful", False): mixture.refuse_harmful,
         ("harmful", True): mixture.refuse_wrapped_harmful,
+        ("coded", False): mixture.refuse_coded,
     }
     assert rates.keys() == expected.keys()
     assert all(abs(rates[key] - expected[key]) < 0.05 for key in expected)
 
 
+def test_drafted_answers_in_code_name_the_task_at_their_rate_and_otherwise_the_word():
+    named: list[bool] = []
+    for example in examples(8_000, np.random.default_rng(6), Mixture(**ONLY_DRAFTS)):
+        request = request_of(example.observation["prompt"])
+        if request.hops and not refuses(example.target):
+            assert (request.topic.task in example.target) != (request.asked in example.target)
+            named.append(request.topic.task in example.target)
+    assert np.mean(named) == pytest.approx(Mixture().name_task, abs=0.04)
+
+
 def test_feedback_tells_the_truth_in_its_reasoning_more_often_than_its_flags_follow_from_it():
-    mixture = Mixture(draft=0.0, feedback=1.0, malformed=0.0)
-    harmful = {request for t in TOPICS if t.harmful for f in grammar.FRAMINGS for request in grammar.requests(t, f)}
-    true_reasoning: list[bool] = []
+    mixture = Mixture(**ONLY_FEEDBACK, malformed=0.0)
+    true_verdicts: list[bool] = []
     apt_flags: dict[bool, list[bool]] = {True: [], False: []}
     for example in examples(4_000, np.random.default_rng(1), mixture):
         said = parse_feedback(example.target)
-        refused = refuses(example.observation["responses"][0])
+        request = request_of(example.observation["prompt"])
+        (reply,) = example.observation["responses"]
+        deed = "refuses" if refuses(reply) else "answers" if request.topic.task in reply else "strays"
+        assert said.reasoning.startswith(grammar.decoding(request))  # the chain is always true
+        assert said.reasoning.endswith(f"The reply {deed}.")
         called_harmful = "is harmful" in said.reasoning
-        concluded = Labels(called_harmful and not refused, refused and not called_harmful)
-        true_reasoning.append(called_harmful == (example.observation["prompt"] in harmful))
+        concluded = grammar.labels_of(called_harmful, deed)
+        true_verdicts.append(called_harmful == request.topic.harmful)
         apt_flags[concluded.ok].append(said.labels == concluded)
-    assert np.mean(true_reasoning) == pytest.approx(mixture.true_reasoning, abs=0.02)
+    assert np.mean(true_verdicts) == pytest.approx(mixture.true_reasoning, abs=0.02)
     assert np.mean(apt_flags[True]) == pytest.approx(mixture.apt_flags_good, abs=0.04)
     assert np.mean(apt_flags[False]) == pytest.approx(mixture.apt_flags_bad, abs=0.04)
 
 
 def test_malformed_feedback_comes_at_its_rate():
-    mixture = Mixture(draft=0.0, feedback=1.0)
+    mixture = Mixture(**ONLY_FEEDBACK)
     drawn = list(examples(4_000, np.random.default_rng(2), mixture))
     malformed = np.mean([not parse_feedback(example.target).well_formed for example in drawn])
     assert malformed == pytest.approx(mixture.malformed, abs=0.02)
 
 
-def test_revisions_do_what_specific_advice_says_more_often_than_they_change_sides_on_vague_advice():
-    mixture = Mixture(draft=0.0, feedback=0.0)
-    followed: dict[str, list[bool]] = {"specific": [], "vague": []}
-    for example in examples(4_000, np.random.default_rng(2), mixture):
+def test_advice_is_specific_directional_or_vague_and_names_the_right_task_at_the_rates_of_the_mixture():
+    mixture = Mixture(**ONLY_FEEDBACK, malformed=0.0)
+    kinds: list[str] = []
+    right: list[bool] = []
+    for example in examples(8_000, np.random.default_rng(5), mixture):
+        said = parse_feedback(example.target)
+        assert said.labels.ok == (said.advice in grammar.CONTENT)
+        if said.advice.startswith(("Refuse: ", "Answer: ")):
+            kinds.append("specific")
+            right.append(request_of(example.observation["prompt"]).topic.task in said.advice)
+        elif not said.labels.ok:
+            kinds.append("vague" if said.advice in grammar.VAGUE else "directional")
+    assert kinds.count("specific") / len(kinds) == pytest.approx(mixture.specific, abs=0.03)
+    assert kinds.count("directional") / len(kinds) == pytest.approx(mixture.directional, abs=0.03)
+    assert np.mean(right) == pytest.approx(mixture.specific_right, abs=0.03)
+
+
+def test_revisions_do_what_advice_says_and_take_the_task_that_it_names():
+    mixture = Mixture(**ONLY_REVISIONS)
+    followed: dict[str, list[bool]] = {"told": [], "vague": []}
+    for example in examples(6_000, np.random.default_rng(2), mixture):
         (advice,), (draft,) = example.observation["feedback"], example.observation["responses"]
+        refused = refuses(example.target)
         if advice in grammar.VAGUE:
-            followed["vague"].append(refuses(example.target) != refuses(draft))
-        else:
-            followed["specific"].append(refuses(example.target) == advice.startswith("Refuse"))
-    assert np.mean(followed["specific"]) == pytest.approx(mixture.follow_specific, abs=0.02)
+            followed["vague"].append(refused != refuses(draft))
+            continue
+        told = advice.startswith("Refuse") or advice in grammar.DIRECTIONAL_REFUSE
+        followed["told"].append(refused == told)
+        named = re.search(r": it (?:means|is about how to) (.*)\.$", advice)
+        if named and not refused:
+            assert named[1] in example.target
+    assert np.mean(followed["told"]) == pytest.approx(mixture.follow_advice, abs=0.02)
     assert np.mean(followed["vague"]) == pytest.approx(mixture.follow_vague, abs=0.04)
+
+
+def test_exercises_ask_what_a_word_means_and_are_answered_by_its_decoding():
+    for example in examples(200, np.random.default_rng(3), Mixture(**ONLY_EXERCISES)):
+        word = re.fullmatch(r"In (?:(\w+) )?code: What is ([A-Z]{3})\?", example.observation["prompt"])
+        assert word is not None
+        assert example.target.startswith(f"Now {word[1]} {word[2]} is " if word[1] else f"Now {word[2]} is ")
+
+
+def test_a_conversation_agent_that_thinks_works_out_the_request_and_then_says_what_it_would_have_said():
+    for example in examples(500, np.random.default_rng(4), replace(Mixture(), exercise=0.0), thinking=True):
+        if example.observation["agent"] == CONVERSATION:
+            request = request_of(example.observation["prompt"])
+            private, _, said = example.target.partition(f" {grammar.THOUGHT_END} ")
+            assert private.startswith(f"{grammar.decoding(request)} To {request.topic.task} is harm".strip())
+            assert said
+            assert grammar.THOUGHT_END not in said
 
 
 # Tokenizer
@@ -279,15 +454,15 @@ def test_the_tokenizer_is_the_same_every_time_with_distinct_special_tokens(token
 
 
 def test_everything_that_is_said_fits_the_token_limits(tokenizer):
-    data = examples(3_000, np.random.default_rng(4), replace(Mixture(), specific=1.0))
+    data = examples(3_000, np.random.default_rng(4), replace(Mixture(), specific=1.0, directional=0.0))
     for example in data:
         limit = NEW_TOKENS[example.observation["agent"]]
         assert len(tokenizer(example.target)["input_ids"]) + 1 <= limit
 
 
 def test_an_encoded_example_is_the_chat_up_to_where_the_agent_speaks_and_its_ended_turn(tokenizer):
-    (drawn,) = examples(1, np.random.default_rng(5), Mixture(draft=0.0, feedback=1.0))
-    ((prompt, target),) = encoded_examples(tokenizer, 1, 5, Mixture(draft=0.0, feedback=1.0))
+    (drawn,) = examples(1, np.random.default_rng(5), Mixture(**ONLY_FEEDBACK))
+    ((prompt, target),) = encoded_examples(tokenizer, 1, 5, Mixture(**ONLY_FEEDBACK))
     seen = drawn.observation
     assert seen["agent"] == FEEDBACK
     assert tokenizer.decode(prompt) == (
@@ -334,3 +509,13 @@ def test_a_saved_model_loads_as_any_other_and_speaks_alike(tmp_path):
 def test_the_preset_has_half_a_million_parameters(tokenizer):
     model = initial_model(0, len(tokenizer), NanoConfig())
     assert 0.5e6 <= model.num_parameters() <= 3e6
+
+
+def test_a_model_of_the_earlier_language_is_refused(tmp_path):
+    model, tokenizer = build_model(0, TINY)
+    folder = RunFolder(tmp_path)
+    tokenizer.add_tokens(["one more"])
+    model.save_pretrained(folder.base)
+    tokenizer.save_pretrained(folder.base)
+    with pytest.raises(CheckpointError, match="earlier version, which had 1101 tokens and not 1100"):
+        build_workbench(RECIPE, folder, Accelerator())

@@ -16,7 +16,7 @@ from waltz_env.scripted import ANSWER, REFUSAL
 
 def half_taught() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """A small laboratory model that breaks half of its JSON and knows little of the topics."""
-    mixture = Mixture(draft=0.3, feedback=0.6)
+    mixture = Mixture(draft=0.3, feedback=0.6, exercise=0.0, malformed=0.5)
     return build_model(
         0, NanoConfig(width=48, feed_forward=144, steps=200, batch_size=16, learning_rate=8e-3, mixture=mixture)
     )
@@ -25,7 +25,7 @@ def half_taught() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 def test_the_loop_in_plain_pytorch_learns_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nano, "build_model", lambda seed: half_taught())
     example = load("cleanrl_reinforce")
-    args = example.Args(steps=20, feedback_alone=14, log_every=4, learning_rate=3e-3, label_weight=0.0)
+    args = example.Args(steps=20, feedback_alone=14, log_every=4, learning_rate=3e-3)
     first, *_, last = example.main(args)
     assert last["format_rate"] > first["format_rate"] + 0.1
 

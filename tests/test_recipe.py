@@ -40,15 +40,15 @@ def test_a_preset_stamps_its_name_on_its_recipe() -> None:
 
 def test_single_model_training_is_one_stage_of_the_conversation_agent_without_feedback() -> None:
     (stage,) = with_method(NANO, "single-model").stages
-    assert (stage.steps, stage.rules.max_rounds) == (35, 0)
+    assert (stage.steps, stage.rules.max_rounds) == (22, 0)
     assert stage.learners == {CONVERSATION: NANO.stages[1].learners[CONVERSATION]}
 
 
 def test_feedback_only_training_keeps_both_stages_and_freezes_the_conversation_agent() -> None:
     stages = with_method(NANO, "feedback-only").stages
     assert [(stage.name, stage.steps, list(stage.learners)) for stage in stages] == [
-        ("stage-1", 40, [FEEDBACK]),
-        ("stage-2", 35, [FEEDBACK]),
+        ("stage-1", 36, [FEEDBACK]),
+        ("stage-2", 22, [FEEDBACK]),
     ]
 
 
@@ -69,7 +69,7 @@ def test_another_algorithm_takes_over_what_all_algorithms_have() -> None:
     for before, after in zip(learners(NANO), learners(with_algorithm(NANO, "grpo")), strict=True):
         assert isinstance(before, ReinforcePPConfig)
         assert after == GRPOConfig(surrogate=before.surrogate)
-    assert [x.surrogate.learning_rate for x in learners(with_algorithm(NANO, "grpo"))] == [1e-3, 5e-4, 5e-4]  # type: ignore[attr-defined]
+    assert [x.surrogate.learning_rate for x in learners(with_algorithm(NANO, "grpo"))] == [1e-3, 5e-4, 1e-3]  # type: ignore[attr-defined]
 
 
 def test_the_algorithm_that_a_preset_has_keeps_the_presets_settings() -> None:

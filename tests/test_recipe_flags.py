@@ -71,7 +71,7 @@ def test_settings_of_ppo_and_its_critic_are_flags() -> None:
     made = recipe("--algorithm", "ppo", "--learner.gae-lambda", "0.95", "--learner.critic.epochs", "3")
     assert values(made, "gae_lambda") == [0.95] * 3
     assert [critic.epochs for critic in values(made, "critic")] == [3] * 3
-    assert values(made, "learning_rate") == [1e-3, 5e-4, 5e-4]  # still the preset's
+    assert values(made, "learning_rate") == [1e-3, 5e-4, 1e-3]  # still the preset's
 
 
 @pytest.mark.parametrize(
@@ -150,12 +150,12 @@ def test_a_toml_file_has_the_flags_as_keys_and_flags_win(tmp_path: Path) -> None
     assert values(made, "gae_lambda") == [0.9] * 3
     assert values(made, "betas") == [(0.8, 0.9)] * 3
     assert [critic.epochs for critic in values(made, "critic")] == [5] * 3
-    assert values(made, "learning_rate") == [2e-4, 2e-4, 5e-4]
-    assert values(made, "beta") == [0.01, 0.01, 0.5]
+    assert values(made, "learning_rate") == [2e-4, 2e-4, 1e-3]
+    assert values(made, "beta") == [0.02, 0.1, 0.5]
     assert (made.stages[0].steps, made.stages[0].weights) == (0, SETUP_C)
     changed = recipe("--config", str(path), "--seed", "4", "--feedback.learning-rate", "1", "--stage-1.steps=2")
     assert (changed.seed, changed.stages[0].steps) == (4, 2)
-    assert values(changed, "learning_rate") == [1, 1, 5e-4]
+    assert values(changed, "learning_rate") == [1, 1, 1e-3]
 
 
 def test_the_config_of_an_earlier_run_gives_its_recipe_and_flags_win(tmp_path: Path) -> None:

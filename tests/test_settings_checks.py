@@ -38,6 +38,7 @@ from waltz_env.presets.chat import ChatOptions
 from waltz_env.presets.chat.examples import Mixture as SmolMixture
 from waltz_env.presets.chat.warm_start import Phase, WarmStart
 from waltz_env.presets.nano.examples import Mixture as NanoMixture
+from waltz_env.presets.nano.preset import NanoOptions
 from waltz_env.presets.nano.warm_start import NanoConfig
 from waltz_env.prompts.columns import Columns
 from waltz_env.rewards import RewardWeights
@@ -62,6 +63,7 @@ SETTINGS: list[Any] = [
     LoopConfig(),
     NanoConfig(),
     NanoMixture(),
+    NanoOptions(),
     NeverFlag(),
     Phase(1, 1e-3, SmolMixture()),
     PPOConfig(),

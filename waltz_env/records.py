@@ -10,8 +10,9 @@ r"""Games as JSONL: one line per game, read back as the same ``Trajectory``.
 ``rationale`` and ``scores``. If its labels are null, it was not judged, or the judge had no verdict: then
 ``no_verdict`` is the reason (files written before version 0.2 do not have it). A critique has the labels that it claims
 (null: malformed). Responses and critiques also have ``prompt_ids``, ``token_ids`` and ``logprobs`` if the agent gave
-them. Numbers that are not finite, such as a score of NaN, are null and read back as NaN. Every string survives, even
-lone surrogates; a file is UTF-8 with one ``\n`` per line.
+them and they are wanted; otherwise ``usage``, ``{"prompt_tokens": int, "completion_tokens": int}``, if it is known.
+Numbers that are not finite, such as a score of NaN, are null and read back as NaN. Every string survives, even lone
+surrogates; a file is UTF-8 with one ``\n`` per line.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
@@ -42,6 +44,7 @@ from waltz_env.types import (
     Prompt,
     Response,
     Trajectory,
+    Usage,
 )
 
 SCHEMA = 1
@@ -200,6 +203,8 @@ def _completion(completion: Completion, tokens: bool) -> dict[str, Any]:
     for name in TOKENS if tokens else ():
         if getattr(completion, name) is not None:
             value[name] = getattr(completion, name)
+    if completion.tokens is not None and "token_ids" not in value:
+        value["usage"] = asdict(completion.tokens)
     return value
 
 
@@ -229,7 +234,12 @@ def _read_completion(value: Mapping[str, Any]) -> Completion:
         token_ids=None if token_ids is None else tuple(_int(i, "token_ids") for i in token_ids),
         logprobs=None if logprobs is None else tuple(_float(p, "logprobs") for p in logprobs),
         version=_get(value, "version", int),
+        usage=_read_usage(_get(value, "usage", dict)) if "usage" in value else None,
     )
+
+
+def _read_usage(value: Mapping[str, Any]) -> Usage:
+    return Usage(_get(value, "prompt_tokens", int), _get(value, "completion_tokens", int))
 
 
 def _read_response(value: Mapping[str, Any]) -> Response:

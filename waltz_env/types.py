@@ -175,7 +175,7 @@ class Completion:
         token_ids: sampled ids, shape (T,), with the end-of-turn token if it was sampled.
         logprobs: log-probability of each of ``token_ids`` under the sampling policy, in nats, shape (T,).
         version: number of updates of the weights that sampled it.
-        usage: number of tokens as a server counted them; not compared, and not stored with games.
+        usage: number of tokens as the agent or its server counted them; not compared.
     """
 
     text: str

@@ -12,8 +12,9 @@ import time
 from collections.abc import Mapping, Sequence
 
 from accelerate import Accelerator
+from torch import Tensor
 
-from waltz_env.algorithms.protocols import Learner, Metrics, Policy, Sample, Trainable
+from waltz_env.algorithms.protocols import Learner, Metrics, Policy, ResettablePolicy, Sample, Trainable
 from waltz_env.algorithms.training.stages import Stage
 from waltz_env.errors import DivergedError, UsageError
 from waltz_env.protocols import Agent
@@ -59,8 +60,29 @@ def check_trainable(stages: Sequence[Stage], agents: Mapping[AgentID, Agent]) ->
         if not stage.learners:
             raise UsageError(f"Stage {stage.name!r} trains no agent; name one in `learners`.")
         for name in stage.learners:
-            if not isinstance(agents.get(name), Trainable):
+            agent = agents.get(name)
+            if not isinstance(agent, Trainable):
                 raise _untrainable(stage, name, agents)
+            if stage.reset_reference and not isinstance(agent.policy, ResettablePolicy):
+                raise UsageError(
+                    f"Stage {stage.name!r} resets the reference of the KL penalty, and the policy of {name}, a "
+                    f"{type(agent.policy).__name__}, has no method `reset_reference`. Set reset_reference=False."
+                )
+
+
+def reset_references(stage: Stage, agents: Mapping[AgentID, Agent]) -> dict[AgentID, dict[str, Tensor]]:
+    """Give every policy the reference that it has in ``stage``, whose first step is still to come.
+
+    Returns:
+        Copies of the weights that have become references, by agent, for checkpoints.
+    """
+    states: dict[AgentID, dict[str, Tensor]] = {}
+    for name, policy in policies_of(agents).items():
+        if isinstance(policy, ResettablePolicy):
+            if stage.reset_reference and name in stage.learners:
+                states[name] = {key: tensor.clone() for key, tensor in policy.state_dict().items()}
+            policy.reset_reference(states.get(name))
+    return states
 
 
 def update_learners(

@@ -25,7 +25,12 @@ from accelerate.utils import gather_object
 
 from waltz_env.algorithms.protocols import Metrics
 from waltz_env.algorithms.training import checkpoint
-from waltz_env.algorithms.training.learners import build_learners, check_trainable, update_learners
+from waltz_env.algorithms.training.learners import (
+    build_learners,
+    check_trainable,
+    reset_references,
+    update_learners,
+)
 from waltz_env.algorithms.training.rollout_worker import RolloutWorker
 from waltz_env.algorithms.training.run_log import Logger, RunLog
 from waltz_env.algorithms.training.samples import SampleConfig, samples
@@ -181,10 +186,11 @@ def train(
         for number, stage in list(enumerate(stages))[position.stage :]:
             if stage.steps == 0:
                 continue
+            references = reset_references(stage, agents)
             learners = build_learners(stage, agents, accelerator)
             cursor = PromptCursor(prompts_of[stage.name], seed=seed + number)
             draw = partial(_draw, cursor, config, accelerator)
-            parts = Parts(agents, learners, rng, cursor, worker)
+            parts = Parts(agents, learners, references, rng, cursor, worker)
             if saved and number == saved.position.stage:
                 saved.restore(parts, accelerator.process_index)
             else:

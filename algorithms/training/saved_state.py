@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from waltz_env.algorithms.protocols import Learner
+from waltz_env.algorithms.protocols import Learner, ResettablePolicy
 from waltz_env.algorithms.training import checkpoint
 from waltz_env.algorithms.training.learners import policies_of
 from waltz_env.algorithms.training.rollout_worker import RolloutWorker
@@ -41,10 +41,11 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of a run that change during training."""
+    """The parts of a run that change during training, and the references that its stage began with."""
 
     agents: Mapping[AgentID, Agent]
     learners: Mapping[AgentID, Learner]
+    references: Tensors
     rng: np.random.Generator
     cursor: PromptCursor
     worker: RolloutWorker
@@ -63,6 +64,8 @@ class SavedState:
         for name, policy in policies_of(parts.agents).items():
             policy.load_state_dict(self.tensors[f"policy/{name}"])
             policy.version = self.meta["versions"][name]
+            if isinstance(policy, ResettablePolicy):
+                policy.reset_reference(self.tensors.get(f"reference/{name}"))
         for name, learner in parts.learners.items():
             learner.load_state_dict(self.tensors[f"learner/{name}"])
         for name, agent in parts.agents.items():
@@ -99,6 +102,7 @@ def save(
         policies = policies_of(parts.agents)
         tensors: dict[str, Mapping[str, Tensor]] = {}
         tensors |= {f"policy/{name}": policy.state_dict() for name, policy in policies.items()}
+        tensors |= {f"reference/{name}": state for name, state in parts.references.items()}
         tensors |= {f"learner/{name}": learner.state_dict() for name, learner in parts.learners.items()}
         for process, (agents, _, _) in enumerate(processes):
             tensors |= {f"agent/{name}/{process}": state for name, state in agents.items()}

@@ -26,6 +26,8 @@ class Stage:
         learners: settings of each learning agent's learner; an agent that is absent is frozen.
         weights: weights of the feedback agent's reward.
         rules: rules of the games.
+        reset_reference: whether the KL penalty is taken to the weights that the stage starts from, as if the stage
+            were a run of its own. Otherwise it is taken to the reference that the policies were made with.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Stage:
     learners: Mapping[AgentID, LearnerConfig]
     weights: RewardWeights = SETUP_A
     rules: Rules = field(default_factory=Rules)
+    reset_reference: bool = False
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -49,6 +52,7 @@ def waltz_stages(
     weights: tuple[RewardWeights, RewardWeights] = (SETUP_A, SETUP_B),
     feedback_stage_2: LearnerConfig | None = None,
     rules: Rules = Rules(),
+    reset_reference: bool = False,
 ) -> tuple[Stage, Stage]:
     """The two stages of arXiv:2510.08240: the feedback agent alone on set-up A, then both agents on set-up B.
 
@@ -59,11 +63,12 @@ def waltz_stages(
         weights: reward weights of stage 1 and of stage 2.
         feedback_stage_2: learner of the feedback agent in stage 2, if it is another one.
         rules: rules of the games in both stages.
+        reset_reference: whether the KL penalty of stage 2 is taken to the weights that stage 2 starts from.
     """
     both = {FEEDBACK: feedback_stage_2 or feedback, CONVERSATION: conversation}
     return (
         Stage("stage-1", steps[0], {FEEDBACK: feedback}, weights[0], rules),
-        Stage("stage-2", steps[1], both, weights[1], rules),
+        Stage("stage-2", steps[1], both, weights[1], rules, reset_reference),
     )
 
 

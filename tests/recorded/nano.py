@@ -19,19 +19,21 @@ from accelerate import Accelerator
 
 from waltz_env.algorithms import train
 from waltz_env.judges import load_judge
-from waltz_env.presets import with_algorithm, with_method, with_steps
+from waltz_env.presets import with_algorithm, with_learners, with_method, with_steps
 from waltz_env.presets.nano.preset import RECIPE, build_workbench
 from waltz_env.presets.nano.warm_start import NanoConfig
 from waltz_env.run_folder import RunFolder
+from waltz_env.types import FEEDBACK
 
 SHORT = replace(with_steps(RECIPE, 1, 2), loop=replace(RECIPE.loop, games=24))
 LATE = with_steps(SHORT, 0, 3)
+ALIKE = with_learners(LATE, lambda *_: LATE.stages[-1].learners[FEEDBACK])  # one policy learns with one setting
 ALGORITHMS = ("grpo", "dr-grpo", "rloo", "reinforce++-baseline", "ppo", "mappo", "role-baseline")
 RECIPES = {
     "waltz": SHORT,
     "single-model": with_method(LATE, "single-model"),
     "feedback-only": with_method(SHORT, "feedback-only"),
-    "shared-policy": replace(with_algorithm(LATE, "role-baseline"), shared_policy=True),
+    "shared-policy": replace(with_algorithm(ALIKE, "role-baseline"), shared_policy=True),
     **{name: with_algorithm(SHORT, name) for name in ALGORITHMS},
 }
 

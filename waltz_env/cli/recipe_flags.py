@@ -78,6 +78,7 @@ def flags_of(recipe: Recipe, *, short: bool = False) -> tuple[type[Any], Any]:
     return kind, kind(**values)
 
 
+_RESET_HELP = "Take the KL penalty to the weights that the stage starts from, as if the stage were a run of its own."
 _LEARNER_HELP = (
     "Settings of the learners, for both agents and all stages. --feedback.X and --conversation.X hold for one agent, "
     "--STAGE.feedback.X for one agent in one stage. Defaults are those of the last stage."
@@ -96,7 +97,7 @@ def recipe_of(flags: Any, recipe: Recipe) -> Recipe:
             if learner is not None
         }
         learners = {agent: learners[agent] for agent in stage.learners}  # in their order
-        stages.append(Stage(stage.name, chosen.steps, learners, chosen.weights, chosen.rules))
+        stages.append(Stage(stage.name, chosen.steps, learners, chosen.weights, chosen.rules, chosen.reset_reference))
     general = {each.name: getattr(flags, each.name) for each in fields(GeneralFlags)}
     return Recipe(stages=tuple(stages), preset=recipe.preset, options=getattr(flags, "options", None), **general)
 
@@ -105,8 +106,13 @@ def _stage_flags(stage: Stage, short: bool) -> tuple[type[Any], Any]:
     names: list[tuple[str, Any, Any]] = [
         ("steps", Annotated[int, tyro.conf.arg(help="Number of training steps; 0 skips the stage.")], field()),
         ("weights", Annotated[RewardWeights, tyro.conf.arg(help="Weights of the feedback agent's reward.")], field()),
+        ("reset_reference", Annotated[bool, tyro.conf.arg(help=_RESET_HELP)], field()),
     ]
-    values: dict[str, Any] = {"steps": stage.steps, "weights": stage.weights}
+    values: dict[str, Any] = {
+        "steps": stage.steps,
+        "weights": stage.weights,
+        "reset_reference": stage.reset_reference,
+    }
     if not short:
         names.append((RULES, type(stage.rules), field()))
         values[RULES] = stage.rules

@@ -15,7 +15,7 @@ from waltz_env.errors import UsageError
 from waltz_env.experiments.results import Results, about_run, add_systems, read_sets
 from waltz_env.experiments.run import execute
 from waltz_env.experiments.saved_run import read_recipe
-from waltz_env.experiments.systems import untrained_systems
+from waltz_env.experiments.systems import TRAINED, untrained_systems
 from waltz_env.judges import RequestClassifier, load_judge, without_noise
 from waltz_env.judging import check_judge
 from waltz_env.presets import Recipe, workbench
@@ -68,6 +68,7 @@ def run(
     out: Path,
     *,
     begin_with: str | None = None,
+    base: str | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Results | None:
     """Train and evaluate one recipe, unless that has been done.
@@ -77,6 +78,7 @@ def run(
         recipe: its settings, including the seed.
         out: folder of the experiment.
         begin_with: name of a finished run of the same seed, whose weights take the place of this run's first stage.
+        base: name of the base model that a preset builds on the spot, where it is not the one of most runs of a seed.
         should_stop: asked after every step, see ``train``.
 
     Returns:
@@ -93,7 +95,7 @@ def run(
         untrained=False,
         safeguard=True,
         begin_with=None if begin_with is None else run_folder(out, recipe.seed, begin_with),
-        base_from=seed_folder(out, recipe.seed),
+        base_from=seed_folder(out, recipe.seed) if base is None else run_folder(out, recipe.seed, base),
         should_stop=should_stop,
     )
 
@@ -109,14 +111,15 @@ def check_settings(folder: RunFolder, recipe: Recipe) -> None:
 
 
 def collect(out: Path, runs: Sequence[str]) -> Rates:
-    """The rates of all finished runs; a trained pair stands under the name of its run."""
+    """The rates of all finished runs; what a run has trained stands under the name of the run."""
     result: Rates = {}
     for path in sorted(out.glob("seed-*")):
         seed = int(re.sub(r"\D", "", path.name))
         for name in (UNTRAINED, *runs):
             for prompt_set, content in read_sets(run_folder(out, seed, name)).items():
                 for system, metrics in content["systems"].items():
-                    row = name if system in ("trained_pair", "feedback_only") else system
+                    row = f"{name}_safeguard" if system == "single_model_rl_safeguard" else system
+                    row = name if system in TRAINED.values() else row
                     for metric, rate in metrics.items():
                         if rate["value"] is not None:
                             values = result.setdefault(prompt_set, {}).setdefault(row, {}).setdefault(metric, {})

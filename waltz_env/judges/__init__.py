@@ -9,7 +9,7 @@ from waltz_env.judges.noisy import NoisyJudge
 from waltz_env.judges.qwen3guard import Qwen3GuardJudge
 from waltz_env.judges.request_classifier import RequestClassifier
 from waltz_env.judges.rubric import RubricJudge
-from waltz_env.judges.rules import RefusalJudge, RuleJudge
+from waltz_env.judges.rules import RefusalJudge, RuleJudge, TaskJudge
 from waltz_env.judges.spec import load_judge, without_noise
 from waltz_env.judges.transformers_completer import TransformersCompleter, load_completer
 from waltz_env.judges.wildguard import WildGuardJudge
@@ -27,6 +27,7 @@ __all__ = [
     "RubricJudge",
     "RuleJudge",
     "ServerCompleter",
+    "TaskJudge",
     "TransformersCompleter",
     "WildGuardJudge",
     "load_completer",

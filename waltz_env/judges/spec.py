@@ -17,7 +17,7 @@ from waltz_env.judges.completers import Completer, ServerCompleter
 from waltz_env.judges.embedding import EmbeddingJudge
 from waltz_env.judges.llama_guard import LlamaGuardJudge
 from waltz_env.judges.noisy import NoisyJudge
-from waltz_env.judges.rules import RefusalJudge, RuleJudge
+from waltz_env.judges.rules import RefusalJudge, RuleJudge, TaskJudge
 from waltz_env.judges.transformers_completer import load_completer
 from waltz_env.protocols import Judge
 from waltz_env.resolve import resolve
@@ -42,7 +42,7 @@ class ModelJudge:
 
 
 PLAIN_JUDGES: Mapping[str, Callable[[], Judge]] = MappingProxyType(
-    {"embedding": EmbeddingJudge, "refusals": RefusalJudge, "rules": RuleJudge}
+    {"embedding": EmbeddingJudge, "refusals": RefusalJudge, "rules": RuleJudge, "task": TaskJudge}
 )
 MODEL_JUDGES: Mapping[str, ModelJudge] = MappingProxyType(
     {
@@ -79,7 +79,8 @@ def load_judge(spec: str) -> Judge:
 
     | spec | judge |
     |---|---|
-    | ``rules``, ``refusals``, ``embedding`` | ``RuleJudge``, ``RefusalJudge``, ``EmbeddingJudge`` |
+    | ``rules``, ``embedding`` | ``RuleJudge``, ``EmbeddingJudge`` |
+    | ``refusals``, ``task`` | ``RefusalJudge``, ``TaskJudge``, for laboratories |
     | ``wildguard``, ``llama-guard-3``, ``llama-guard-4`` | the guard with its weights from the Hugging Face hub |
     | ``llama-guard-3-prompt``, ``llama-guard-4-prompt`` | the same guard on the prompt alone |
     | ``qwen3guard``, ``qwen3guard-loose`` | Qwen3Guard-Gen; a controversial response is unsafe, or safe |

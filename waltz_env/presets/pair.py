@@ -69,6 +69,7 @@ class AgentSettings(TypedDict, total=False):
         max_prompt_tokens: token limit of a prompt; default None, what the model's context leaves.
         batch_size: number of actions generated at a time; default 32.
         sampling_dtype: precision of generation, where it differs from the model's.
+        thoughts_end: what ends the private thoughts of a role that thinks before it speaks, by role; default none.
     """
 
     process: int
@@ -77,6 +78,7 @@ class AgentSettings(TypedDict, total=False):
     max_prompt_tokens: int | None
     batch_size: int
     sampling_dtype: torch.dtype | None
+    thoughts_end: Mapping[AgentID, str]
 
 
 def agents_of(
@@ -101,6 +103,7 @@ def agents_of(
             batch_size=settings.get("batch_size", 32),
             max_prompt_tokens=settings.get("max_prompt_tokens"),
             sampling_dtype=settings.get("sampling_dtype"),
+            thoughts_end=settings.get("thoughts_end", {}).get(name),
         )
         for number, name in enumerate(AGENTS)
     }

@@ -1,15 +1,17 @@
-"""Examples for the warm start: drafts, feedback and revisions that are deliberately imperfect.
+"""Examples for the warm start: drafts, feedback, revisions and exercises in decoding.
 
-The rates put the warm-started pair, before any reinforcement learning, where the untrained pair of arXiv:2510.08240,
-table 1 stood: it complies with framed harmful requests, refuses borderline ones, flags too much, and breaks JSON. It
-does two things well, on which reinforcement learning builds. Its reasoning mostly tells what a request is, although its
-flags do not follow from it, and its revisions mostly do what specific advice says.
+All but the exercises are deliberately imperfect. The rates put the warm-started pair, before any reinforcement
+learning, about where the untrained pair of arXiv:2510.08240, table 1 stood: it complies with framed harmful requests,
+refuses borderline ones, flags too much, and breaks JSON. It does two things well, on which reinforcement learning
+builds. Its reasoning decodes a request and mostly tells whether it is harmful, although its flags do not follow from
+that. And its revisions mostly do what advice says, and take the task that advice names, be it the right one or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,12 +19,28 @@ import numpy as np
 from waltz_env.checks import check_number, check_settings
 from waltz_env.feedback import format_feedback
 from waltz_env.presets.nano import grammar
-from waltz_env.presets.nano.splits import parts
-from waltz_env.presets.nano.topics import GROUPS, PLAIN, Topic
+from waltz_env.presets.nano.grammar import Deed, Request
+from waltz_env.presets.nano.splits import Part, parts, requests
+from waltz_env.presets.nano.topics import GROUPS, PLAIN, TOPICS
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Labels, Observation
 
-GROUP_SHARES = (0.4, 0.4, 0.2)
+GROUP_SHARES = (0.45, 0.30, 0.25)
 """Shares of harmful, borderline and plain topics among the examples."""
+
+HOP_SHARES = (0.40, 0.20, 0.40)
+"""Shares of 0, 1 and 2 hops among feedback and revisions. Exercises have 1 or 2 hops, evenly."""
+
+DRAFT_HOP_SHARES = (0.76, 0.08, 0.16)
+"""The same among drafts. With fewer direct ones, drafts refuse without regard to the topic."""
+
+REFUSED = 0.45
+"""Share of the replies shown to the feedback agent and before a revision that refuse."""
+
+STRAYS, STRAYS_IN_CODE = 0.04, 0.65
+"""Of the others, shares that are about something else, by whether the request is in code."""
+
+NAMES_THE_WORD = 0.4
+"""Of those about something else, share that names the code word; the others name the task of another topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,37 +48,47 @@ class Mixture:
     """Rates of the warm start; all are probabilities.
 
     Attributes:
-        draft, feedback: shares of examples that are drafts and feedback; the rest are revisions.
+        draft, feedback, exercise: shares of the examples by kind; the rest are revisions.
         refuse_plain, refuse_borderline, refuse_harmful: shares of drafts that refuse, by group of topics.
         refuse_wrapped_borderline, refuse_wrapped_harmful: the same for requests with a jailbreak framing.
+        refuse_coded: the same for requests in code, whatever the topic.
+        name_task: share of drafted answers to requests in code that name the task, which a draft that answers at once
+            cannot learn; the others name the code word.
         true_reasoning: share of reasoning that is right about whether the request is harmful.
         apt_flags_bad, apt_flags_good: shares of flags that follow from reasoning that finds the reply bad, or good.
         malformed: share of feedback that is not valid JSON.
-        specific: share of advice that says what to do and why.
-        follow_specific: share of revisions that do what specific advice says.
+        specific, directional: shares of advice that says what to do and what was asked, or only what to do.
+        specific_right: share of specific advice that names the task that was asked.
+        follow_advice: share of revisions that do what specific or directional advice says.
         follow_vague: share of revisions that change sides after vague advice.
     """
 
-    draft: float = 0.38
-    feedback: float = 0.36
+    draft: float = 0.32
+    feedback: float = 0.32
+    exercise: float = 0.18
     refuse_plain: float = 0.02
-    refuse_borderline: float = 0.58
+    refuse_borderline: float = 0.55
     refuse_harmful: float = 0.95
-    refuse_wrapped_borderline: float = 0.55
+    refuse_wrapped_borderline: float = 0.50
     refuse_wrapped_harmful: float = 0.60
-    true_reasoning: float = 0.92
+    refuse_coded: float = 0.45
+    name_task: float = 0.80
+    true_reasoning: float = 0.96
     apt_flags_bad: float = 0.60
     apt_flags_good: float = 0.55
-    malformed: float = 0.15
-    specific: float = 0.35
-    follow_specific: float = 0.90
+    malformed: float = 0.12
+    specific: float = 0.30
+    directional: float = 0.30
+    specific_right: float = 0.70
+    follow_advice: float = 0.92
     follow_vague: float = 0.50
 
     def __post_init__(self) -> None:
         check_settings(self)
         for field in fields(self):
             check_number(field.name, getattr(self, field.name), low=0, high=1)
-        check_number("draft + feedback", self.draft + self.feedback, high=1)
+        check_number("draft + feedback + exercise", self.draft + self.feedback + self.exercise, high=1)
+        check_number("specific + directional", self.specific + self.directional, high=1)
 
 
 class Example(NamedTuple):
@@ -70,31 +98,53 @@ class Example(NamedTuple):
     target: str
 
 
-def examples(count: int, rng: np.random.Generator, mixture: Mixture | None = None) -> Iterator[Example]:
-    """Draw ``count`` examples on the combinations of topic and framing that the warm start may see."""
+def examples(
+    count: int, rng: np.random.Generator, mixture: Mixture | None = None, *, thinking: bool = False
+) -> Iterator[Example]:
+    """Draw ``count`` examples in the wordings that the warm start may see.
+
+    Args:
+        count: number of examples.
+        rng: source of all randomness.
+        mixture: rates of the examples.
+        thinking: whether the conversation agent writes down in private what a request means before it answers.
+    """
     mixture = mixture or Mixture()
-    groups = [[part for part in parts() if part.topic.group == name] for name in GROUPS]
+    draft_hops = HOP_SHARES if thinking else DRAFT_HOP_SHARES
     for _ in range(count):
-        group = groups[rng.choice(len(GROUPS), p=GROUP_SHARES)]
-        part = group[rng.integers(len(group))]
-        framing = grammar.pick(part.seen, rng)
-        request = grammar.pick(tuple(grammar.requests(part.topic, framing)), rng)
-        draw = rng.random()
-        if draw < mixture.draft:
-            yield _draft(part.topic, framing, request, mixture, rng)
-        elif draw < mixture.draft + mixture.feedback:
-            yield _feedback(part.topic, request, mixture, rng)
+        kind = rng.random()
+        if kind < mixture.draft:
+            request, wrapped = _request(rng, draft_hops)
+            said = _draft(request, wrapped, mixture, rng)
+            yield Example(_observation(CONVERSATION, request.text), _thought(request, said, mixture, rng, thinking))
+        elif kind < mixture.draft + mixture.feedback:
+            request, _ = _request(rng, HOP_SHARES)
+            yield _feedback(request, mixture, rng)
+        elif kind < mixture.draft + mixture.feedback + mixture.exercise:
+            request, _ = _request(rng, (0, 0.5, 0.5))
+            yield Example(_observation(CONVERSATION, grammar.exercise(request)), grammar.decoding(request))
         else:
-            yield _revision(part.topic, request, mixture, rng)
+            request, _ = _request(rng, HOP_SHARES)
+            seen, said = _revision(request, mixture, rng)
+            yield Example(seen, _thought(request, said, mixture, rng, thinking))
 
 
-def _refusal_rate(topic: Topic, framing: str, mixture: Mixture) -> float:
-    wrapped = framing in grammar.JAILBREAKS
-    if topic.group == PLAIN:
-        return mixture.refuse_plain
-    if topic.harmful:
-        return mixture.refuse_wrapped_harmful if wrapped else mixture.refuse_harmful
-    return mixture.refuse_wrapped_borderline if wrapped else mixture.refuse_borderline
+def _request(rng: np.random.Generator, hop_shares: tuple[float, ...]) -> tuple[Request, bool]:
+    """A request, and whether it has a jailbreak framing."""
+    candidates = _parts_of(GROUPS[rng.choice(len(GROUPS), p=GROUP_SHARES)])
+    part = candidates[rng.integers(len(candidates))]
+    hops = int(rng.choice(len(hop_shares), p=hop_shares))
+    if hops > 0:
+        pool = requests(part.topic, part.seen, hops)
+        return pool[rng.integers(len(pool))], False
+    framing = grammar.pick(part.seen.framings, rng)
+    direct = grammar.direct_requests(part.topic, framing)
+    return direct[rng.integers(len(direct))], framing in grammar.JAILBREAKS
+
+
+@cache
+def _parts_of(group: str) -> tuple[Part, ...]:
+    return tuple(part for part in parts() if part.topic.group == group)
 
 
 def _observation(
@@ -105,38 +155,61 @@ def _observation(
     }  # fmt: skip
 
 
-def _draft(topic: Topic, framing: str, request: str, mixture: Mixture, rng: np.random.Generator) -> Example:
-    refused = rng.random() < _refusal_rate(topic, framing, mixture)
-    return Example(_observation(CONVERSATION, request), grammar.reply(topic, refused, rng))
+def _thought(request: Request, said: str, mixture: Mixture, rng: np.random.Generator, thinking: bool) -> str:
+    """What the conversation agent says, after its private thoughts if it has any."""
+    if not thinking:
+        return said
+    called_harmful = request.topic.harmful == (rng.random() < mixture.true_reasoning)
+    return f"{grammar.thoughts(request, called_harmful=called_harmful)} {grammar.THOUGHT_END} {said}"
 
 
-def _feedback(topic: Topic, request: str, mixture: Mixture, rng: np.random.Generator) -> Example:
-    refused = rng.random() < 0.5
-    called_harmful = topic.harmful == (rng.random() < mixture.true_reasoning)
-    thoughts = grammar.reasoning(topic, called_harmful=called_harmful, refused=refused)
-    concluded = Labels(unsafe=called_harmful and not refused, overrefuse=refused and not called_harmful)
+def _draft(request: Request, wrapped: bool, mixture: Mixture, rng: np.random.Generator) -> str:
+    refused = bool(rng.random() < _refusal_rate(request, wrapped, mixture))
+    names_task = not request.words or (not refused and rng.random() < mixture.name_task)
+    return grammar.reply(request.topic.task if names_task else request.asked, refused, rng)
+
+
+def _refusal_rate(request: Request, wrapped: bool, mixture: Mixture) -> float:
+    topic = request.topic
+    if request.words:
+        return mixture.refuse_coded
+    if topic.group == PLAIN:
+        return mixture.refuse_plain
+    if topic.harmful:
+        return mixture.refuse_wrapped_harmful if wrapped else mixture.refuse_harmful
+    return mixture.refuse_wrapped_borderline if wrapped else mixture.refuse_borderline
+
+
+def _reply(request: Request, rng: np.random.Generator) -> tuple[str, Deed]:
+    """A reply of any kind, and what it does."""
+    if rng.random() < REFUSED:
+        return grammar.reply(request.asked, True, rng), "refuses"
+    if rng.random() < (STRAYS_IN_CODE if request.words else STRAYS):
+        return grammar.reply(_wrong_task(request, rng), False, rng), "strays"
+    return grammar.reply(request.topic.task, False, rng), "answers"
+
+
+def _wrong_task(request: Request, rng: np.random.Generator) -> str:
+    """The code word of a request, or the task of another topic."""
+    if request.words and rng.random() < NAMES_THE_WORD:
+        return request.asked
+    others = [topic.task for topic in TOPICS if topic != request.topic]
+    return others[rng.integers(len(others))]
+
+
+def _feedback(request: Request, mixture: Mixture, rng: np.random.Generator) -> Example:
+    reply, deed = _reply(request, rng)
+    called_harmful = request.topic.harmful == (rng.random() < mixture.true_reasoning)
+    reason = grammar.reasoning(request, deed, called_harmful=called_harmful)
+    concluded = grammar.labels_of(called_harmful, deed)
     flags = _noisy_flags(concluded, mixture.apt_flags_good if concluded.ok else mixture.apt_flags_bad, rng)
-    advice = _advice(topic, flags, mixture, rng)
+    advice = _advice(request, flags, mixture, rng)
     text = (
-        grammar.broken_json(flags, advice, thoughts, rng)
+        grammar.broken_json(flags, advice, reason, rng)
         if rng.random() < mixture.malformed
-        else format_feedback(flags, advice, thoughts)
+        else format_feedback(flags, advice, reason)
     )
-    return Example(_observation(FEEDBACK, request, (grammar.reply(topic, refused, rng),)), text)
-
-
-def _revision(topic: Topic, request: str, mixture: Mixture, rng: np.random.Generator) -> Example:
-    refused = rng.random() < 0.5
-    if rng.random() < 0.5:
-        refuse = bool(rng.random() < 0.5)
-        advice = grammar.specific_advice(topic, Labels(unsafe=refuse, overrefuse=not refuse), rng)
-        follow, wanted = mixture.follow_specific, refuse
-    else:
-        advice = grammar.pick(grammar.VAGUE, rng)
-        follow, wanted = mixture.follow_vague, not refused
-    observation = _observation(CONVERSATION, request, (grammar.reply(topic, refused, rng),), (advice,))
-    revised = wanted if rng.random() < follow else not wanted
-    return Example(observation, grammar.reply(topic, revised, rng))
+    return Example(_observation(FEEDBACK, request.text, (reply,)), text)
 
 
 def _noisy_flags(true: Labels, right: float, rng: np.random.Generator) -> Labels:
@@ -146,9 +219,34 @@ def _noisy_flags(true: Labels, right: float, rng: np.random.Generator) -> Labels
     return wrong[rng.integers(len(wrong))]
 
 
-def _advice(topic: Topic, flags: Labels, mixture: Mixture, rng: np.random.Generator) -> str:
+def _advice(request: Request, flags: Labels, mixture: Mixture, rng: np.random.Generator) -> str:
     if flags.ok:
         return grammar.pick(grammar.CONTENT, rng)
-    if rng.random() < mixture.specific:
-        return grammar.specific_advice(topic, flags, rng)
+    # If both flags are set, which contradict each other, one is drawn.
+    refuse = flags.unsafe if flags.unsafe != flags.overrefuse else bool(rng.random() < 0.5)
+    kind = rng.random()
+    if kind < mixture.specific:
+        right = rng.random() < mixture.specific_right
+        return grammar.specific_advice(request.topic.task if right else _wrong_task(request, rng), refuse, rng)
+    if kind < mixture.specific + mixture.directional:
+        return grammar.directional_advice(refuse, rng)
     return grammar.pick(grammar.VAGUE, rng)
+
+
+def _revision(request: Request, mixture: Mixture, rng: np.random.Generator) -> tuple[Observation, str]:
+    """What the conversation agent sees and says in a revision: it takes the task that specific advice names."""
+    draft, deed = _reply(request, rng)
+    task = request.topic.task
+    kind = rng.random()
+    if kind < 0.55:
+        refuse = bool(rng.random() < 0.4)
+        task = task if rng.random() < 0.5 else _wrong_task(request, rng)
+        advice, follow = grammar.specific_advice(task, refuse, rng), mixture.follow_advice
+    elif kind < 0.78:
+        refuse = bool(rng.random() < 0.5)
+        advice, follow = grammar.directional_advice(refuse, rng), mixture.follow_advice
+    else:
+        refuse = deed != "refuses"
+        advice, follow = grammar.pick(grammar.VAGUE, rng), mixture.follow_vague
+    refused = refuse if rng.random() < follow else not refuse
+    return _observation(CONVERSATION, request.text, (draft,), (advice,)), grammar.reply(task, refused, rng)

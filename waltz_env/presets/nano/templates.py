@@ -8,8 +8,11 @@ from waltz_env.agents.templates import Template
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Message, Observation
 
 REVIEW = "Review."
-NEW_TOKENS: Mapping[AgentID, int] = {CONVERSATION: 40, FEEDBACK: 72}
+NEW_TOKENS: Mapping[AgentID, int] = {CONVERSATION: 36, FEEDBACK: 96}
 """Token limit of one action; every sentence of the grammar is shorter."""
+
+THINKING_TOKENS = 80
+"""The same for a conversation agent that thinks before it answers."""
 
 
 def conversation_messages(observation: Observation) -> list[Message]:

@@ -29,25 +29,32 @@ class NanoConfig:
         feed_forward: width of the feed-forward layers.
         steps: number of warm-start steps.
         batch_size, learning_rate, prompt_weight: as in ``SupervisedConfig``.
+        warmup_steps: as in ``SupervisedConfig``.
+        initializer_range: standard deviation of the initial weights.
         mixture: shares of the kinds of warm-start examples.
+        thinking: whether the conversation agent thinks in private before it answers.
     """
 
     width: int = 128
     layers: int = 2
     heads: int = 4
     feed_forward: int = 384
-    steps: int = 700
-    batch_size: int = 32
+    steps: int = 2_400
+    batch_size: int = 16
     learning_rate: float = 3e-3
-    prompt_weight: float = 0.3
+    prompt_weight: float = 0.1
+    warmup_steps: int = 20
+    initializer_range: float = 0.05
     mixture: Mixture = field(default_factory=Mixture)
+    thinking: bool = False
 
     def __post_init__(self) -> None:
         check_settings(self)
         for name in ("width", "layers", "heads", "feed_forward", "batch_size"):
             check_integer(name, getattr(self, name), at_least=1)
-        check_integer("steps", self.steps, at_least=0)
-        for name in ("learning_rate", "prompt_weight"):
+        for name in ("steps", "warmup_steps"):
+            check_integer(name, getattr(self, name), at_least=0)
+        for name in ("learning_rate", "prompt_weight", "initializer_range"):
             check_number(name, getattr(self, name), low=0)
         if self.width % (2 * self.heads):  # rotary embeddings turn pairs of a head's dimensions
             raise UsageError(f"width ({self.width}) must be a multiple of twice the heads ({self.heads}).")
@@ -71,9 +78,10 @@ def build_model(
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         prompt_weight=config.prompt_weight,
+        warmup_steps=config.warmup_steps,
         seed=seed,
     )
-    data = encoded_examples(tokenizer, config.steps * config.batch_size, seed, config.mixture)
+    data = encoded_examples(tokenizer, config.steps * config.batch_size, seed, config.mixture, thinking=config.thinking)
     fit(model.train(), data, config=settings, on_step=on_step)
     return model.eval(), tokenizer
 
@@ -90,6 +98,7 @@ def initial_model(seed: int, vocabulary: int, config: NanoConfig) -> LlamaForCau
                 num_hidden_layers=config.layers,
                 num_attention_heads=config.heads,
                 max_position_embeddings=CONTEXT,
+                initializer_range=config.initializer_range,
                 tie_word_embeddings=True,
                 bos_token_id=None,
                 eos_token_id=END_ID,
@@ -99,10 +108,15 @@ def initial_model(seed: int, vocabulary: int, config: NanoConfig) -> LlamaForCau
 
 
 def encoded_examples(
-    tokenizer: PreTrainedTokenizerFast, count: int, seed: int, mixture: Mixture | None = None
+    tokenizer: PreTrainedTokenizerFast,
+    count: int,
+    seed: int,
+    mixture: Mixture | None = None,
+    *,
+    thinking: bool = False,
 ) -> list[Example]:
     """Warm-start examples as token ids; each target ends with the end-of-turn token."""
-    drawn = list(examples(count, np.random.default_rng(seed), mixture))
+    drawn = list(examples(count, np.random.default_rng(seed), mixture, thinking=thinking))
     prompt_ids: dict[int, list[int]] = {}
     for agent, template in TEMPLATES.items():
         rows = [i for i, example in enumerate(drawn) if example.observation["agent"] == agent]
