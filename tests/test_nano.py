@@ -58,10 +58,10 @@ def texts_of(prompts: list[Prompt]) -> set[str]:
 
 def every_request(hops: int) -> dict[str, Request]:
     """All requests that the grammar has, by their text."""
-    everything = Wordings(tuple(grammar.FRAMINGS), grammar.ASKS, CIPHERS)
+    everything = Wordings((), grammar.ASKS, CIPHERS)
     found = {}
     for topic in TOPICS:
-        wordings = everything._replace(framings=tuple(grammar.framings(topic)))
+        wordings = everything._replace(framings=(*grammar.framings(topic), *grammar.UNSEEN))
         found |= {request.text: request for request in splits.requests(topic, wordings, hops)}
     return found
 
@@ -74,8 +74,7 @@ def request_of(text: str) -> Request:
 
 
 def framing_of(request: Request) -> str:
-    framings = grammar.framings(request.topic)
-    return next(name for name in framings if request in grammar.direct_requests(request.topic, name))
+    return next(name for name in grammar.FRAMINGS if request in grammar.direct_requests(request.topic, name))
 
 
 def wording_of(text: str) -> tuple[str, ...]:
@@ -127,7 +126,7 @@ def test_a_split_is_half_harmful_a_quarter_borderline_and_a_quarter_plain_with_t
     }
 
 
-@pytest.mark.parametrize("split", [*SPLITS, splits.three_hops])
+@pytest.mark.parametrize("split", [*SPLITS, splits.three_hops, splits.unseen_framings])
 def test_prompts_carry_ids_and_source_and_are_the_same_every_time(split):
     prompts = split()
     assert len({prompt.id for prompt in prompts}) == len(texts_of(prompts)) == len(prompts)
@@ -135,7 +134,7 @@ def test_prompts_carry_ids_and_source_and_are_the_same_every_time(split):
     assert split() == prompts
 
 
-@pytest.mark.parametrize("split", [*SPLITS, splits.three_hops])
+@pytest.mark.parametrize("split", [*SPLITS, splits.three_hops, splits.unseen_framings])
 def test_a_prompt_asks_about_its_topic_and_has_its_kind(split):
     for prompt in split():
         topic = request_of(prompt.text).topic
@@ -151,7 +150,15 @@ def test_a_third_of_the_topics_is_never_in_reinforcement_learning_nor_in_validat
     unseen = topics_of(splits.unseen_topics())
     assert len(unseen) == len(TOPICS) // 3
     assert unseen.isdisjoint(topics_of(splits.train()) | topics_of(splits.validation()))
-    assert topics_of(splits.three_hops()) <= unseen
+    assert topics_of(splits.three_hops()) | topics_of(splits.unseen_framings()) <= unseen
+
+
+def test_robustness_is_measured_on_what_no_split_and_no_example_has(warm_start_examples):
+    asked = {example.observation["prompt"] for example in warm_start_examples}
+    known = set.union(asked, *(texts_of(split()) for split in SPLITS))
+    assert {request_of(prompt.text).hops for prompt in splits.three_hops()} == {3}
+    assert {framing_of(request_of(prompt.text)) for prompt in splits.unseen_framings()} == set(grammar.UNSEEN)
+    assert known.isdisjoint(texts_of(splits.three_hops()) | texts_of(splits.unseen_framings()))
 
 
 def test_the_combinations_set_asks_about_the_topics_of_reinforcement_learning():

@@ -135,6 +135,12 @@ def three_hops() -> list[Prompt]:
     return _prompts("three-hops", [(part.topic, part.test) for part in _of(Use.TEST)], 120, shares=(0, 0, 0, 1))
 
 
+def unseen_framings() -> list[Prompt]:
+    """Robustness, 120 prompts: topics that RL never saw in framings that nobody saw."""
+    wordings = Wordings(tuple(grammar.UNSEEN), (), ())
+    return _prompts("unseen-framings", [(part.topic, wordings) for part in _of(Use.TEST)], 120, shares=(1,))
+
+
 def _of(use: Use) -> list[Part]:
     return [part for part in parts() if part.use is use]
 
