@@ -10,6 +10,7 @@ Writes ``reasons.md`` (errors by number of hops, advice, flags, tokens) and the 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -213,6 +214,7 @@ def save(figure: Figure, path: Path) -> None:
 def draw_hops(runs: Runs, path: Path) -> None:
     """ASR + ORR by number of hops: a line for each system's mean, a small mark for each seed."""
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    labels: list[tuple[float, str, str]] = []  # height, text and color
     for offset, name in zip((-0.06, 0.0, 0.06), IN_HOPS, strict=True):
         _, _, label, color = SYSTEMS[name]
         seeds = [
@@ -226,9 +228,11 @@ def draw_hops(runs: Runs, path: Path) -> None:
         axes.plot(places, means, color=color, marker="o", linewidth=2)
         for place, values in zip(places, seeds, strict=True):
             axes.scatter([place] * len(values), values, s=10, color=color, alpha=0.5)
-        axes.annotate(
-            label, (2 + offset, means[2]), xytext=(12, 0), textcoords="offset points", color=color, va="center"
-        )
+        labels.append((means[2], label, color))
+    height = -math.inf
+    for mean, label, color in sorted(labels):
+        height = max(mean, height + 11)  # no label on another one
+        axes.annotate(label, (2.14, height), color=color, va="center")
     axes.set(xticks=range(3), xlim=(-0.2, 2.75), ylim=(0, None), ylabel="ASR + ORR, %")
     axes.set_xticklabels(["names its task", "one step\nto decode", "two steps\nto decode"])
     axes.set_title("Wrong final answers, by what it takes to understand the request", fontsize="medium", loc="left")
@@ -257,7 +261,7 @@ def draw_advice(runs: Runs, path: Path) -> None:
                 label, (len(means), means[-1]), xytext=(6, 0), textcoords="offset points", color=color, va="center"
             )
     axes.axvline(first + 0.5, color="#bbbbbb", linewidth=1)
-    axes.annotate("stage 2", (first + 1, 97), color="#777777", fontsize="small", va="top")
+    axes.annotate("stage 2", (first + 0.5, 101), color="#777777", fontsize="small", ha="center", annotation_clip=False)
     axes.set(ylim=(0, 100), xlim=(0, first + 31), xlabel="training step", ylabel="% of advice on bad drafts")
     axes.set_title("Advice that says what to do and what was really asked", fontsize="medium", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
