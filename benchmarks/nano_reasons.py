@@ -37,7 +37,12 @@ SYSTEMS = {
     "untrained pair": (UNTRAINED, "untrained_pair", "untrained pair", "#999999"),
     "single-model RL": ("single_model_rl", TRAINED["single-model"], "single-model RL", "#d55e00"),
     "as many steps as the pair": ("single_model_long", TRAINED["single-model"], "single-model RL, longer", "#d55e00"),
-    "single-model RL that thinks": ("single_model_thinking", TRAINED["single-model"], "single model that thinks first", "#cc79a7"),
+    "single-model RL that thinks": (
+        "single_model_thinking",
+        TRAINED["single-model"],
+        "one model, thinks first",
+        "#cc79a7",
+    ),
     "stage 1 alone": ("without_stage_2", TRAINED["waltz"], "stage 1 alone", "#56b4e9"),
     "pair, DIR off": ("dir_off", TRAINED["waltz"], "pair, DIR off", "#e69f00"),
     "trained pair": ("trained_pair", TRAINED["waltz"], "trained pair", "#0072b2"),
