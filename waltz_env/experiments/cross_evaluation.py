@@ -16,13 +16,13 @@ from waltz_env.experiments.cross_matrix import ALONE, WITH_FEEDBACK, Player, cro
 from waltz_env.experiments.evaluation import CLASSIFIER, EvaluationConfig, asked, check_same, systems_done
 from waltz_env.experiments.main_process import by_main_process
 from waltz_env.experiments.results import Results, add_systems, players, read_sets
-from waltz_env.experiments.saved_run import load_weights, newest_checkpoint, read_recipe
+from waltz_env.experiments.saved_run import base_folder, load_weights, newest_checkpoint, read_recipe
 from waltz_env.experiments.watch import Progress, Watch, quiet
 from waltz_env.files import alone, atomic_path, writable_folder
 from waltz_env.game import Game
 from waltz_env.judges import without_noise
 from waltz_env.judging import ask, with_judgements
-from waltz_env.presets import workbench
+from waltz_env.presets import Recipe, Workbench, workbench
 from waltz_env.prompts import PromptSet
 from waltz_env.protocols import Agent, Judge, Stateful
 from waltz_env.report.matrix import heat_map
@@ -95,7 +95,7 @@ def cross_play(
         by_main_process(lambda: until_done.enter_context(alone(writable_folder(out.path))), accelerator)
         check_same(out, about)
         judge = asked(judge_name)
-        bench = workbench(replace(recipes[0], engine=TRANSFORMERS), runs[0], accelerator=accelerator)
+        bench = _bench(runs[0], recipes[0], accelerator)
         sets = prompts or bench.tests
         if not config.exclude_unreadable:
             check_readable(chain(*sets.values()), bench.agents)
@@ -148,10 +148,15 @@ def cross_play(
 
 def _agent(player: Player, role: AgentID, accelerator: Accelerator, watch: Watch) -> Agent:
     """The player's agent of a role, as an evaluation of its run begins."""
-    bench = workbench(replace(player.recipe, engine=TRANSFORMERS), player.folder, accelerator=accelerator)
+    bench = _bench(player.folder, player.recipe, accelerator)
     if player.trained:
         load_weights(player.folder, bench)
     return watch.agents(bench.agents)[role]
+
+
+def _bench(folder: RunFolder, recipe: Recipe, accelerator: Accelerator) -> Workbench:
+    """What the run's preset builds, before any training."""
+    return workbench(replace(recipe, engine=TRANSFORMERS), base_folder(folder, recipe), accelerator=accelerator)
 
 
 def _row(

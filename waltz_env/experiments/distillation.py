@@ -26,7 +26,7 @@ from waltz_env.errors import UsageError
 from waltz_env.experiments.evaluation import asked
 from waltz_env.experiments.latency import Way, deployed, timed
 from waltz_env.experiments.results import Results, about_run, add_systems
-from waltz_env.experiments.saved_run import claim, load_run, load_weights, newest_checkpoint, read_recipe
+from waltz_env.experiments.saved_run import base_folder, claim, load_run, load_weights, newest_checkpoint, read_recipe
 from waltz_env.experiments.systems import TRAINED, trained_systems
 from waltz_env.experiments.watch import Progress, Watch, quiet
 from waltz_env.files import alone, atomic_folder
@@ -132,7 +132,8 @@ def distill(
     elif read_recipe(out) != distilled:
         raise UsageError(f"{out.path} holds another run, or was distilled with other settings. Choose another --out.")
     with alone(out.path):
-        for source, target in ((run.base, out.base), (run.prompts, out.prompts)):
+        kept = base_folder(run, recipe)
+        for source, target in ((kept.base, out.base), (kept.prompts, out.prompts)):
             _copy(source, target)
         if checkpoint.latest(out.checkpoints) is None:
             _, bench = load_run(run, accelerator)

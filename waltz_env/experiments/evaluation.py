@@ -22,7 +22,7 @@ from waltz_env.experiments.capabilities import capabilities
 from waltz_env.experiments.latency import latency
 from waltz_env.experiments.main_process import by_main_process
 from waltz_env.experiments.results import Results, add_systems, players, read_results, read_sets
-from waltz_env.experiments.saved_run import load_weights, newest_checkpoint, read_recipe
+from waltz_env.experiments.saved_run import base_folder, load_weights, newest_checkpoint, read_recipe
 from waltz_env.experiments.servers import Servers
 from waltz_env.experiments.systems import (
     SERVED,
@@ -202,7 +202,7 @@ def _evaluate(
     guard: Judge | None = None if config.safeguard == CLASSIFIER else asked(config.safeguard)
     sets = prompts
     if runs:
-        bench = workbench(recipes[0], runs[0], accelerator=accelerator)
+        bench = workbench(recipes[0], base_folder(runs[0], recipes[0]), accelerator=accelerator)
         guard = guard or RequestClassifier(bench.training_prompts)
         sets = sets or bench.tests
         if not config.exclude_unreadable:
@@ -256,7 +256,7 @@ def _evaluate(
     for folder, recipe, system in zip(runs, recipes, names, strict=True):
         if folder != runs[0]:
             close_engines(bench.agents)
-            bench = workbench(recipe, folder, accelerator=accelerator)
+            bench = workbench(recipe, base_folder(folder, recipe), accelerator=accelerator)
         if not load_weights(folder, bench):
             about["runs"][system]["interrupted"] = True
         agents = watch.agents(bench.agents)

@@ -84,9 +84,23 @@ def load_run(
     folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
     recipe = replace(read_recipe(folder), engine=engine)
     newest_checkpoint(folder)  # fails before anything is built
-    bench = workbench(recipe, folder, accelerator=accelerator)
+    bench = workbench(recipe, base_folder(folder, recipe), accelerator=accelerator)
     load_weights(folder, bench)
     return recipe, bench
+
+
+def base_folder(folder: RunFolder, recipe: Recipe) -> RunFolder:
+    """The folder that keeps what the run's preset made on the spot: its base model and its prompts.
+
+    It is the run's own, or, in an experiment over seeds, that of its seed, ``OUT/seed-S``; see ``over_seeds``.
+
+    Args:
+        folder: folder of the run.
+        recipe: its recipe.
+    """
+    above = RunFolder(folder.path.resolve().parent)
+    shared = above.path.name == f"seed-{recipe.seed}" and (above.base.exists() or above.prompts.exists())
+    return above if shared and not folder.base.exists() else folder
 
 
 def newest_checkpoint(folder: RunFolder) -> Path:
