@@ -136,6 +136,10 @@ def test_the_command_tells_all_pairs_and_draws_them(
     assert str(figure) in printed
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert main(["report", str(tmp_path)]) == 0
+    page = RunFolder(tmp_path).report.read_text("utf-8")
+    assert "ASR + ORR of all pairs of agents on mine" in page
+    assert "Safety against helpfulness" not in page  # a hundred pairs cannot be told apart there
+    assert "<image" not in page
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from waltz_env.files import atomic_path
 from waltz_env.report.curves import PANELS, panel
 from waltz_env.report.figures import marks, plane, svg, triggers, waiting
 from waltz_env.report.games import Group, pack
+from waltz_env.report.matrix import heat_map
 from waltz_env.report.tables import (
     JUDGED_RATES,
     RATES,
@@ -130,13 +131,22 @@ def _set(sources: Sequence[Source], name: str, number: int, looks: Mapping[str, 
         for system, found in source.results.get("judge_agreement", {}).get(name, {}).items()
         if any(rate["first"]["n"] for rate in found["rates"].values())
     ]
+    # A hundred pairs cannot be told apart in the other figures.
+    crossed = next((found for source in sources if (found := source.results.get("cross_play", {}).get(name))), None)
     return {
         "name": name,
         "note": SET_NOTES.get(name, ""),
         "rows": table,
         "columns": measured(table, RATES),
-        "plane": svg(partial(plane, table, looks), f"plane-{number}", f"ASR over ORR of the systems on {name}"),
-        "triggers": svg(
+        "matrix": None
+        if crossed is None
+        else svg(partial(heat_map, crossed, name), f"matrix-{number}", f"ASR + ORR of all pairs of agents on {name}"),
+        "plane": None
+        if crossed is not None
+        else svg(partial(plane, table, looks), f"plane-{number}", f"ASR over ORR of the systems on {name}"),
+        "triggers": None
+        if crossed is not None
+        else svg(
             partial(triggers, table, looks), f"triggers-{number}", f"Feedback trigger rate by kind of prompt on {name}"
         ),
         "failures": [
