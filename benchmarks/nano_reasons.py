@@ -266,7 +266,7 @@ def draw_advice(runs: Runs, path: Path) -> None:
                 label, (len(means), means[-1]), xytext=(6, 0), textcoords="offset points", color=color, va="center"
             )
     axes.axvline(first + 0.5, color="#bbbbbb", linewidth=1)
-    axes.annotate("stage 2", (first + 0.5, 101), color="#777777", fontsize="small", ha="center", annotation_clip=False)
+    axes.annotate("stage 2", (first + 1.2, 48), color="#777777", fontsize="small")
     axes.set(ylim=(0, 100), xlim=(0, first + 31), xlabel="training step", ylabel="% of advice on bad drafts")
     axes.set_title("Advice that says what to do and what was really asked", fontsize="medium", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
