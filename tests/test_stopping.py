@@ -25,6 +25,7 @@ from waltz_env.errors import AgentError, UsageError
 from waltz_env.game import Game
 from waltz_env.sampling_options import SamplingOptions
 from waltz_env.serving import Batcher, Duet, chat_prompt
+from waltz_env.stop_signal import stop_signal
 from waltz_env.types import CONVERSATION, Message
 
 CHAT: list[Message] = [{"role": "user", "content": "How do I kill a process?"}]
@@ -129,3 +130,17 @@ def refuses(url: str) -> bool:
     except httpx.TransportError:
         return True
     return False
+
+
+def test_signals_are_left_alone_outside_the_main_thread() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    found: list[object] = []
+
+    def work() -> None:
+        with stop_signal() as should_stop:
+            found.extend([should_stop(), *map(signal.getsignal, (signal.SIGINT, signal.SIGTERM))])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [False, *before]

@@ -199,7 +199,12 @@ def _is_too_long(error: Any) -> bool:
 def _reason(error: Any) -> str:
     """What is known of the reason: identifiers only, as the server's sentences may quote the request."""
     body = error.body if isinstance(error.body, dict) else {}
-    fields = {name: str(body.get(name) or "") for name in ("code", "type", "param")}
+    fields = {name: str(body.get(name) or "") for name in ("code", "type", "param", "status", "error_type")}
+    # FastAPI's form, of Mistral and others: the first thing that is wrong, and where it is in the body.
+    detail = body.get("detail")
+    if isinstance(detail, list) and detail and isinstance(detail[0], dict) and isinstance(detail[0].get("loc"), list):
+        place = ".".join(map(str, detail[0]["loc"])).removeprefix("body.")
+        fields |= {"type": str(detail[0].get("type") or ""), "param": place}
     known = {name: value for name, value in fields.items() if _IDENTIFIER.fullmatch(value)}
     reason = f" ({', '.join(f'{name} {value}' for name, value in known.items())})" if known else ""
     if error.status_code in KEY_REFUSED:

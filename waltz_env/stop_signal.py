@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,11 +12,16 @@ from types import FrameType
 
 @contextmanager
 def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Catch the first Ctrl-C or SIGTERM; a second one interrupts at once. For the main thread of a process.
+    """Catch the first Ctrl-C or SIGTERM; a second one interrupts at once.
+
+    Only the main thread of a process can catch signals. In any other, none is caught, and nothing asks to stop.
 
     Yields:
         Whether a signal has come, to be passed to ``train`` as ``should_stop``.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
     caught: list[int] = []
 
     def first(number: int, frame: FrameType | None) -> None:

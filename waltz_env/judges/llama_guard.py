@@ -18,8 +18,12 @@ MAX_TOKENS = 32
 
 Checked = Literal["prompt", "response"]
 
-# The first line decides. A line of categories may follow "unsafe", or be missing, or be cut short or of another form.
-_OUTPUT = re.compile(r"safe|(?P<unsafe>unsafe)(?:\s*\n\s*(?!safe\b)(?P<categories>[^\n]*))?")
+# The first word decides. A line of categories may follow "unsafe", or be missing, or be cut short or of another form;
+# codes of categories may also stand beside it.
+_OUTPUT = re.compile(
+    r"safe|(?P<unsafe>unsafe)(?:|\s*\n\s*(?!safe\b)(?P<categories>[^\n]*)|[\s:,(]+(?P<codes>S\d[S\d\s,.)]*))",
+    re.IGNORECASE,
+)
 _CATEGORY = re.compile(r"\bS\d{1,2}\b")
 _NAMES = re.compile(r"\b(?:User|Agent|S\d{1,2})(?=\s*:)", re.IGNORECASE)
 
@@ -76,7 +80,7 @@ def parse_llama_guard(answer: str) -> tuple[bool, tuple[str, ...]] | None:
     match = _OUTPUT.fullmatch(answer.strip())
     if match is None:
         return None
-    return match["unsafe"] is not None, tuple(_CATEGORY.findall(match["categories"] or ""))
+    return match["unsafe"] is not None, tuple(_CATEGORY.findall(match["categories"] or match["codes"] or ""))
 
 
 def conversation(prompt: Prompt, response: str, *, checked: Checked = "response") -> list[Message]:
