@@ -46,6 +46,7 @@ TRACKIO = ["trackio>=0.43"]
 WANDB = ["wandb>=0.31"]
 CAPABILITIES = [*TRAIN, "lm-eval>=0.4.9"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
+TINKER = [*TRAIN, "tinker>=0.25"]  # a server may want an older release than the latest: docs/scale.md
 TRL = [*TRAIN, *DATA, "trl>=1.16"]
 SB3 = ["scikit-learn>=1.5", "stable-baselines3>=2.7", "supersuit>=3.10"]
 DEV = [
@@ -57,6 +58,7 @@ DEV = [
     *TRACKIO,
     *WANDB,
     *CAPABILITIES,
+    *TINKER,
     *TRL,
     *SB3,
     "build>=1.2",
@@ -92,6 +94,7 @@ EXTRAS = {
     "wandb": WANDB,
     "capabilities": CAPABILITIES,
     "vllm": [*TRAIN, "vllm>=0.33"],
+    "tinker": TINKER,
     "trl": TRL,
     "docs": DOCS,
     "sb3": SB3,

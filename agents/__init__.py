@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from waltz_env.agents.openai_agent import OpenAIAgent
     from waltz_env.agents.policy import LanguageModelPolicy, full_policy, lora_policies
     from waltz_env.agents.smollm2 import load_smollm2
+    from waltz_env.agents.tinker_agent import TinkerAgent
+    from waltz_env.agents.tinker_policy import TinkerPolicy
     from waltz_env.agents.transformers_agent import TransformersAgent
     from waltz_env.agents.vllm_agent import VLLMAgent
     from waltz_env.agents.vllm_engine import VLLMEngine
@@ -24,6 +26,8 @@ else:
         on_first_use={
             "LanguageModelPolicy": "policy",
             "OpenAIAgent": "openai_agent",
+            "TinkerAgent": "tinker_agent",
+            "TinkerPolicy": "tinker_policy",
             "TransformersAgent": "transformers_agent",
             "VLLMAgent": "vllm_agent",
             "VLLMEngine": "vllm_engine",
@@ -47,6 +51,8 @@ __all__ = [
     "OpenAIAgent",
     "OracleFeedback",
     "Template",
+    "TinkerAgent",
+    "TinkerPolicy",
     "TransformersAgent",
     "VLLMAgent",
     "VLLMEngine",

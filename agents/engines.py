@@ -1,10 +1,12 @@
-"""What generates for agents whose models are in this process, by name: the models themselves, or vLLM.
+"""What generates for agents, by name: the models in this process, vLLM, or a service that also trains them.
 
 | name | who generates |
 |---|---|
 | ``transformers`` | the model itself |
 | ``vllm`` | vLLM in this process (``VLLMEngine``) |
 | ``vllm@URL,URL`` | running vLLM servers, each with a copy of the base model (``VLLMServers``) |
+| ``tinker`` | the hosted Tinker service, which holds and trains the weights, too (``TinkerPolicy``) |
+| ``tinker@URL`` | another service with the Tinker API |
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from waltz_env.errors import UsageError, unknown_name
+from waltz_env.extras import install_command
 from waltz_env.protocols import Agent
 from waltz_env.types import AgentID
 
-TRANSFORMERS, VLLM = "transformers", "vllm"
+TRANSFORMERS, VLLM, TINKER = "transformers", "vllm", "tinker"
 NEEDS_VLLM = "The engine vllm needs vLLM: `pip install vllm` on a machine with a GPU. On a CPU see docs/performance.md."
 _PROMPT_TOKENS = 4096  # longest prompt, where an agent allows all that a long context leaves
 
 
 def server_urls(name: str) -> tuple[str, ...]:
-    """The addresses in the name of an engine; none if it is in this process.
+    """The addresses of vLLM servers in the name of an engine; none if it is something else.
 
     >>> server_urls("vllm@http://127.0.0.1:8000,http://127.0.0.1:8002/v1")
     ('http://127.0.0.1:8000', 'http://127.0.0.1:8002')
@@ -31,11 +34,12 @@ def server_urls(name: str) -> tuple[str, ...]:
     Raises:
         UsageError: there is no engine of that name, or an address is malformed or named twice.
     """
-    if name in (TRANSFORMERS, VLLM):
-        return ()
     kind, at, places = name.partition("@")
+    if name in (TRANSFORMERS, VLLM) or kind == TINKER:
+        service_url(name)
+        return ()
     if kind != VLLM or not at:
-        raise unknown_name("engine", name, [TRANSFORMERS, VLLM, f"{VLLM}@URL,URL"])
+        raise unknown_name("engine", name, [TRANSFORMERS, VLLM, f"{VLLM}@URL,URL", TINKER, f"{TINKER}@URL"])
     urls = tuple(place.strip().rstrip("/").removesuffix("/v1") for place in places.split(","))
     for url in urls:
         parts = urlsplit(url)
@@ -47,6 +51,29 @@ def server_urls(name: str) -> tuple[str, ...]:
     return urls
 
 
+def trains_elsewhere(name: str) -> bool:
+    """Whether the engine of that name is a service that holds and trains the weights."""
+    return name.partition("@")[0] == TINKER
+
+
+def service_url(name: str) -> str | None:
+    """The address in the name of such an engine; None if it has none.
+
+    >>> service_url("tinker@http://127.0.0.1:8000/")
+    'http://127.0.0.1:8000'
+
+    Raises:
+        UsageError: the address is malformed.
+    """
+    kind, at, place = name.partition("@")
+    if kind != TINKER or not at:
+        return None
+    parts = urlsplit(place)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "," in place or parts.query:
+        raise UsageError(f"The address of a Tinker service is one URL such as http://127.0.0.1:8000; got {place!r}.")
+    return place.rstrip("/")
+
+
 def check_engine(name: str, *, processes: int = 1) -> None:
     """Check that there is such an engine here, before a model is loaded.
 
@@ -55,9 +82,14 @@ def check_engine(name: str, *, processes: int = 1) -> None:
         processes: number of processes that train or evaluate together.
 
     Raises:
-        UsageError: there is no such engine, vLLM is not installed, or several processes would share one device.
+        UsageError: there is no such engine, what it needs is not installed, or several processes would share one device
+            or one client of a service.
     """
     server_urls(name)
+    if trains_elsewhere(name) and find_spec("tinker") is None:
+        raise UsageError(f"The engine {name} needs the package tinker. Install: {install_command('tinker')}")
+    if trains_elsewhere(name) and processes > 1:
+        raise UsageError(f"The engine {name} works in one process: the service has all the devices.")
     if name == VLLM and find_spec("vllm") is None:
         raise UsageError(NEEDS_VLLM)
     if name == VLLM and processes > 1:
@@ -69,14 +101,22 @@ def on_engine(agents: Mapping[AgentID, Agent], name: str) -> Mapping[AgentID, Ag
 
     Args:
         agents: agents of the roles.
-        name: name of the engine; ``transformers`` returns the agents as they are.
+        name: name of the engine; ``transformers`` returns the agents as they are, and so does a service that trains if
+            their weights are there.
 
     Raises:
-        UsageError: an agent is not a ``TransformersAgent``, the roles have different models, or the engine cannot be
-            had or cannot take these policies.
+        UsageError: an agent is not a ``TransformersAgent``, or its weights are not on the service, the roles have
+            different models, or the engine cannot be had or cannot take these policies.
         SyncError: the engine computes something else with the base model than the trainer.
     """
     if name == TRANSFORMERS:
+        return agents
+    if trains_elsewhere(name):
+        if not all(_is_on_service(agent) for agent in agents.values()):
+            raise UsageError(
+                f"The engine {name} holds and trains the weights, and these agents have theirs in this process. Train "
+                f"a pair there: waltz train --model NAME --engine {name}"
+            )
         return agents
     from waltz_env.agents.transformers_agent import TransformersAgent
     from waltz_env.agents.vllm_agent import VLLMAgent
@@ -123,6 +163,12 @@ def on_engine(agents: Mapping[AgentID, Agent], name: str) -> Mapping[AgentID, Ag
         )
         for role, agent in moved.items()
     }
+
+
+def _is_on_service(agent: Agent) -> bool:
+    from waltz_env.agents.tinker_agent import TinkerAgent
+
+    return isinstance(agent, TinkerAgent)
 
 
 def close_engines(agents: Mapping[AgentID, Agent]) -> None:

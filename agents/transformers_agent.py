@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from waltz_env.agents.phrases import Phrases
 from waltz_env.agents.policy import LanguageModelPolicy
@@ -78,7 +78,7 @@ class TransformersAgent:
         self.encoder = PromptEncoder(
             policy.tokenizer, template, max_tokens=_prompt_limit(policy.model, max_new_tokens, max_prompt_tokens)
         )
-        self._stop_ids = stop_ids(policy.model, policy.tokenizer)
+        self._stop_ids = stop_ids(policy.model.generation_config, policy.tokenizer)
         self._generator = random_stream(seed)
         self._phrases: defaultdict[str, Phrases] = defaultdict(Phrases)
 
@@ -152,7 +152,7 @@ class TransformersAgent:
                     if options[row].series:
                         self._phrases[options[row].series].add(result.token_ids)
                     completions[row] = as_completion(
-                        self.policy,
+                        self.policy.tokenizer,
                         prompts[row],
                         _within(result, sampling[row].limit),
                         keep_ids=sampling[row].on_policy(self.policy.temperature),
@@ -216,7 +216,7 @@ class _Writing:
     def take(self, tokens: Sequence[int]) -> bool:
         self._tokens += tokens
         if self._complete is not None and len(self._tokens) <= self._limit:
-            self.whole = self._complete(_text(self._policy, self._tokens))
+            self.whole = self._complete(_text(self._policy.tokenizer, self._tokens))
         return self.whole is not None or len(self._tokens) >= self._limit
 
 
@@ -228,7 +228,7 @@ def _within(sampled: Sampled, limit: int) -> Sampled:
 
 
 def as_completion(
-    policy: LanguageModelPolicy,
+    tokenizer: PreTrainedTokenizerBase,
     prompt: Sequence[int],
     sampled: Sampled,
     *,
@@ -239,14 +239,14 @@ def as_completion(
     """Turns sampled ids into the action of an agent.
 
     Args:
-        policy: the policy that was sampled from; its tokenizer decodes.
+        tokenizer: decodes the ids.
         prompt: ids that the policy was conditioned on.
         sampled: the sampled ids and their log-probabilities.
         keep_ids: whether the ids are a sample of the policy's own distribution, so that a learner may have them.
         version: version of the weights that were sampled from.
         thoughts_end: what ends private thoughts, which are left out of the text.
     """
-    text = _text(policy, sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids)
+    text = _text(tokenizer, sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids)
     if thoughts_end is not None:
         text = text.partition(thoughts_end)[2].strip()
     return Completion(
@@ -260,17 +260,17 @@ def as_completion(
     )
 
 
-def _text(policy: LanguageModelPolicy, ids: Sequence[int]) -> str:
-    return str(policy.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def stop_ids(config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids that end an assistant turn: the model's, the tokenizer's, and what the chat template puts after a turn.
 
     Raises:
         UsageError: nothing ends a turn.
     """
-    configured = model.generation_config.eos_token_id if model.generation_config else None
+    configured = config.eos_token_id if config else None
     ids = {tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])}
     ids.add(end_of_turn(tokenizer))
     if not ids - {None}:

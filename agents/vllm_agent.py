@@ -74,7 +74,7 @@ class VLLMAgent:
         self.json_schema = json_schema
         self.thoughts_end = thoughts_end
         self._encoder = PromptEncoder(policy.tokenizer, template, max_tokens=min(room, max_prompt_tokens or room))
-        self._stop_ids = stop_ids(policy.model, policy.tokenizer)
+        self._stop_ids = stop_ids(policy.model.generation_config, policy.tokenizer)
         self._generator = random_stream(seed)
         self._pinned: Pinned | None = None
 
@@ -125,7 +125,7 @@ class VLLMAgent:
         )
         return [
             as_completion(
-                self.policy,
+                self.policy.tokenizer,
                 prompt,
                 result,
                 keep_ids=self.json_schema is None and row.on_policy(self.policy.temperature),

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,9 +34,22 @@ class Logprobs(NamedTuple):
 
 
 def known_logprobs(
-    policy: Policy, samples: Sequence[Sample], *, steps: Sequence[Step], config: SurrogateConfig, processes: Processes
+    samples: Sequence[Sample],
+    *,
+    score: Callable[[bool], Tensor],
+    tokens: int,
+    config: SurrogateConfig,
+    processes: Processes,
 ) -> tuple[Logprobs, Metrics]:
     """Look up or compute log-probabilities under pi_old and, with a KL penalty, under the reference.
+
+    Args:
+        samples: the N samples of this process.
+        score: computes the log-probabilities of their tokens, (N, T) float32 and 0 outside the mask: under the policy
+            as it is now or, called with True, under the reference.
+        tokens: number of sampled tokens over all processes.
+        config: whether pi_old is computed, and whether there is a penalty and a correction.
+        processes: processes that update together.
 
     Returns:
         The log-probabilities, and metrics over the tokens of all processes. With a penalty (``beta`` above 0): ``kl``
@@ -46,8 +59,8 @@ def known_logprobs(
         ``sampler_weight`` (mean).
     """
     sampled, mask = pad([sample.logprobs for sample in samples])
-    old = sampled if config.old_logprobs == "sampler" else _logprobs(policy, steps, mask, config, processes)
-    reference = _logprobs(policy, steps, mask, config, processes, reference=True) if config.beta > 0 else None
+    old = sampled if config.old_logprobs == "sampler" else score(False)
+    reference = score(True) if config.beta > 0 else None
     # Sums over the tokens of this process; every process has the same names in them, also one without samples.
     sums = {}
     if reference is not None:
@@ -64,7 +77,6 @@ def known_logprobs(
             weights = probability_ratio(old, sampled).clamp(max=config.sampler_cap)
             sums["sampler_weight"] = weights[mask].sum().item()
     gathered = processes.gather([sums])
-    tokens = sum(step.tokens for step in steps)
     metrics = {name: sum(part[name] for part in gathered) / tokens for name in sums}
     everywhere = processes.gather(largest)
     if everywhere:
@@ -73,16 +85,28 @@ def known_logprobs(
 
 
 @torch.no_grad()
-def _logprobs(
+def trainer_logprobs(
     policy: Policy,
-    steps: Sequence[Step],
     mask: Tensor,
+    *,
+    steps: Sequence[Step],
     config: SurrogateConfig,
     processes: Processes,
-    *,
-    reference: bool = False,
+    reference: bool,
 ) -> Tensor:
-    """Log-probabilities of the sampled tokens now, or under the reference: (N, T) float32, 0 outside ``mask``."""
+    """Log-probabilities of the sampled tokens as ``policy`` computes them, or its reference.
+
+    Args:
+        policy: the policy, in this process.
+        mask: true on sampled tokens, (N, T) bool.
+        steps: the N samples as micro-batches.
+        config: limits the memory of a forward pass.
+        processes: precision of a forward pass.
+        reference: whether the reference computes them.
+
+    Returns:
+        (N, T) float32, 0 outside ``mask``.
+    """
     result = torch.zeros(mask.shape)
     for batch in batches_of(steps):
         with processes.autocast():

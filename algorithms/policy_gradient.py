@@ -16,10 +16,10 @@ from dataclasses import replace
 from accelerate.accelerator import Accelerator
 from torch import Tensor
 
-from waltz_env.algorithms.batches import Step, deal
+from waltz_env.algorithms.batches import Step, deal, pad
 from waltz_env.algorithms.critic import Critic, CriticConfig
 from waltz_env.algorithms.estimator import Estimator
-from waltz_env.algorithms.logprobs import known_logprobs
+from waltz_env.algorithms.logprobs import known_logprobs, trainer_logprobs
 from waltz_env.algorithms.losses import Aggregation
 from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import Metrics, Policy, Sample
@@ -76,15 +76,11 @@ class PolicyGradient:
         """
         config, estimator = self.config, self.estimator
         all_facts = self._processes.gather([SampleFacts.of(sample) for sample in samples])
-        metrics = summary(all_facts, self.policy.version)
-        if estimator.needs_groups:
-            metrics |= lone_rows(all_facts)
-
-        # Which agents have something to learn? All processes decide alike, so none waits for one that has stopped.
-        estimator.observe(all_facts)
-        learning = estimator.agents_to_learn(all_facts, config.min_reward_std)
+        metrics, learning = what_to_learn(
+            estimator, all_facts, version=self.policy.version, min_std=config.min_reward_std
+        )
         if not learning:
-            return metrics | {"skipped": 1.0}
+            return metrics
         rows = [sample for sample in samples if sample.agent in learning]
 
         # What is known of their tokens: log-probabilities under pi_old and the reference.
@@ -95,7 +91,16 @@ class PolicyGradient:
             device=self.policy.device,
             processes=self._processes,
         )
-        logprobs, known = known_logprobs(self.policy, rows, steps=steps, config=config, processes=self._processes)
+        _, mask = pad([sample.logprobs for sample in rows])
+        logprobs, known = known_logprobs(
+            rows,
+            score=lambda reference: trainer_logprobs(
+                self.policy, mask, steps=steps, config=config, processes=self._processes, reference=reference
+            ),
+            tokens=sum(step.tokens for step in steps),
+            config=config,
+            processes=self._processes,
+        )
         batch = UpdateBatch(
             facts=[SampleFacts.of(sample) for sample in rows],
             all_facts=all_facts,
@@ -114,7 +119,7 @@ class PolicyGradient:
             batch = replace(batch, values=self._critic.values(inputs, mask=batch.mask))
             learned = self._improve(batch, steps)
             learned |= self._critic.fit(inputs, targets=estimator.value_targets(batch)[batch.mask])
-        return metrics | {"skipped": 0.0} | known | learned | estimator.metrics(batch)
+        return metrics | known | learned | estimator.metrics(batch)
 
     def _improve(self, batch: UpdateBatch, steps: Sequence[Step]) -> Metrics:
         advantages = self.estimator.advantages(batch)
@@ -135,3 +140,24 @@ class PolicyGradient:
         self.estimator.load_state_dict(state)
         if self._critic is not None:
             self._critic.load_state_dict(state)
+
+
+def what_to_learn(
+    estimator: Estimator, all_facts: Sequence[SampleFacts], *, version: int, min_std: float
+) -> tuple[Metrics, set[str]]:
+    """The first metrics of an update, and the agents that it learns from; none if the update is to be skipped.
+
+    All processes decide alike, so none waits for one that has stopped.
+
+    Args:
+        estimator: takes note of the samples.
+        all_facts: facts of the samples of all processes.
+        version: the policy's present version.
+        min_std: see ``Estimator.agents_to_learn``.
+    """
+    metrics = summary(all_facts, version)
+    if estimator.needs_groups:
+        metrics |= lone_rows(all_facts)
+    estimator.observe(all_facts)
+    learning = estimator.agents_to_learn(all_facts, min_std)
+    return metrics | {"skipped": float(not learning)}, learning

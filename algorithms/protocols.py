@@ -144,6 +144,55 @@ class SeparablePolicy(Policy, Protocol):
 
 
 @runtime_checkable
+class RemotePolicy(Protocol):
+    """Trainable weights of one agent on a service that makes forward passes, gradients and optimizer steps itself.
+
+    Rows are pairs of token ids: those of the prompt, (P,), and those that were sampled, (T,). Values per row are those
+    of its T sampled tokens. The temperature is that of ``Policy``, and so is the version.
+    """
+
+    temperature: float
+    version: int
+
+    def logprobs(
+        self, rows: Sequence[tuple[Sequence[int], Sequence[int]]], *, reference: bool = False
+    ) -> list[list[float]]:
+        """Log-probabilities in nats, per row, under the current weights, or under those that training began from."""
+        ...
+
+    def step(
+        self,
+        rows: Sequence[tuple[Sequence[int], Sequence[int]]],
+        *,
+        old_logprobs: Sequence[Sequence[float]],
+        advantages: Sequence[Sequence[float]],
+        clip: float,
+        learning_rate: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        max_grad_norm: float,
+    ) -> tuple[list[list[float]], float | None]:
+        """Make one AdamW step on the sum of the clipped objective's negative over all tokens of all rows.
+
+        Returns:
+            Log-probabilities before the step, per row, and the norm of the gradient before clipping, if it is known.
+        """
+        ...
+
+    def restart_optimizer(self) -> None:
+        """Forget the moments of the optimizer, and keep the weights."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What ``load_state_dict`` finds weights and optimizer again by."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what ``state_dict`` named."""
+        ...
+
+
+@runtime_checkable
 class Learner(Protocol):
     """Anything that improves one policy from samples."""
 
@@ -186,7 +235,7 @@ class Trainable(Protocol):
         policy: the weights that the agent acts with. Agents with the same policy learn together.
     """
 
-    policy: Policy
+    policy: Policy | RemotePolicy
 
     def act(self, observations: Sequence[Observation]) -> Sequence[Completion]:
         """One completion per observation, with token ids and log-probabilities; see ``Agent``."""

@@ -276,12 +276,12 @@ def test_what_ends_a_turn_comes_from_the_model_the_tokenizer_and_the_chat_templa
     model = tiny_model()
     end = tiny_tokenizer().convert_tokens_to_ids(END)
     model.generation_config.eos_token_id = [7, 9]
-    assert stop_ids(model, tiny_tokenizer()) == [7, 9, end]
+    assert stop_ids(model.generation_config, tiny_tokenizer()) == [7, 9, end]
     model.generation_config.eos_token_id = None
-    assert stop_ids(model, tiny_tokenizer()) == [end]
-    assert stop_ids(model, bare_tokenizer(END)) == [end]
+    assert stop_ids(model.generation_config, tiny_tokenizer()) == [end]
+    assert stop_ids(model.generation_config, bare_tokenizer(END)) == [end]
     with pytest.raises(UsageError, match="Nothing ends a turn"):
-        stop_ids(model, bare_tokenizer("."))
+        stop_ids(model.generation_config, bare_tokenizer("."))
 
 
 def test_acting_in_bfloat16_leaves_the_weights_as_they_were_and_the_log_probabilities_near() -> None:

@@ -20,6 +20,7 @@ _MODULES: Mapping[str, str] = {  # modules of the smallest extra that brings the
     "wandb": "wandb",
     "capabilities": "lm_eval",
     "vllm": "vllm",
+    "tinker": "tinker",
     "trl": "trl",
     "sb3": "stable_baselines3 supersuit",
 }

@@ -14,14 +14,15 @@ from collections.abc import Mapping, Sequence
 from accelerate import Accelerator
 from torch import Tensor
 
-from waltz_env.algorithms.protocols import Learner, Metrics, Policy, ResettablePolicy, Sample, Trainable
+from waltz_env.algorithms.protocols import Learner, Metrics, Policy, RemotePolicy, ResettablePolicy, Sample, Trainable
+from waltz_env.algorithms.remote_learner import remote_learner
 from waltz_env.algorithms.training.stages import Stage
 from waltz_env.errors import DivergedError, UsageError
 from waltz_env.protocols import Agent
 from waltz_env.types import AgentID
 
 
-def policies_of(agents: Mapping[AgentID, Agent]) -> dict[AgentID, Policy]:
+def policies_of(agents: Mapping[AgentID, Agent]) -> dict[AgentID, Policy | RemotePolicy]:
     """The policy of each agent that carries one."""
     return {name: agent.policy for name, agent in agents.items() if isinstance(agent, Trainable)}
 
@@ -30,7 +31,8 @@ def build_learners(stage: Stage, agents: Mapping[AgentID, Agent], accelerator: A
     """The learner of each agent that learns in ``stage``; agents with the same policy have the same one.
 
     Raises:
-        UsageError: an agent carries no policy, or agents with the same policy have different settings.
+        UsageError: an agent carries no policy, agents with the same policy have different settings, or an algorithm
+            cannot train a policy on a service (see ``check_remote``).
     """
     policies = policies_of(agents)
     learners: dict[AgentID, Learner] = {}
@@ -38,8 +40,13 @@ def build_learners(stage: Stage, agents: Mapping[AgentID, Agent], accelerator: A
         if name not in policies:
             raise _untrainable(stage, name, agents)
         sharing = next((other for other in learners if policies[other] is policies[name]), None)
+        policy = policies[name]
         if sharing is None:
-            learners[name] = config.build(policies[name], accelerator)
+            learners[name] = (
+                remote_learner(config, policy)
+                if isinstance(policy, RemotePolicy)
+                else config.build(policy, accelerator)
+            )
         elif stage.learners[sharing] == config:
             learners[name] = learners[sharing]
         else:

@@ -41,8 +41,8 @@ class Benchmark:
         preset: models, prompts, judge and common settings.
         config: in place of the preset, settings of an earlier run (config.json), or a TOML file with flags of train.
         steps: number of steps of each stage; the default is the preset's.
-        engine: engine that samples: transformers, vllm (in each run's process), or running vLLM servers, vllm@URL,URL;
-            the default is that of the preset or the file.
+        engine: engine that samples: transformers, vllm (in each run's process), running vLLM servers (vllm@URL,URL), or
+            a Tinker service that also trains (tinker, tinker@URL); the default is that of the preset or the file.
         jobs: number of runs at a time.
         rows: benchmark.json files of other people, whose rows are added to the table and the pictures.
         threshold: R_c of the training games that counts as solved, for the number of games until then.

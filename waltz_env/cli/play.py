@@ -49,7 +49,8 @@ class Play:
         max_rounds: largest number of rounds of feedback and revision; the default is that of the run's training, or 1.
         max_new_tokens: token limit of one turn, for models.
         seed: seed of sampling.
-        engine: engine of the models: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL.
+        engine: engine of the models: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL; of a
+            run that a Tinker service trained, tinker or tinker@URL.
     """
 
     agents: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="AGENTS")] = SCRIPTED

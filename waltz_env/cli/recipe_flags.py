@@ -31,7 +31,8 @@ class GeneralFlags:
     Attributes:
         seed: seeds everything random.
         judge: judge of the responses in training and evaluation, by name; see docs/judges.md.
-        engine: engine that samples: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL.
+        engine: engine that samples: transformers, vllm (in this process), running vLLM servers (vllm@URL,URL), or a
+            Tinker service that also trains: tinker (the hosted one), tinker@URL.
         loop: settings of the training loop.
         test_samples: games on each held-out prompt.
         test_each_stage: play the held-out prompts after each stage, and not only after the last one.

@@ -47,7 +47,8 @@ class Serve:
         max_rounds: maximum rounds of feedback and revision, 0 for none; as the run was trained by default.
         max_batch: maximum number of requests that run together on one model in this process.
         seed: sampling seed.
-        engine: engine of the models: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL.
+        engine: engine of the models: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL; of a
+            run that a Tinker service trained, tinker or tinker@URL.
         timeout: seconds that a draft or a revision may run.
         feedback_timeout: seconds that one critique may run.
         queue_timeout: seconds that a request may wait for its turns before it is turned away.

@@ -16,7 +16,7 @@ from waltz_env.experiments.cross_matrix import ALONE, WITH_FEEDBACK, Player, cro
 from waltz_env.experiments.evaluation import CLASSIFIER, EvaluationConfig, asked, check_same, systems_done
 from waltz_env.experiments.main_process import by_main_process
 from waltz_env.experiments.results import Results, add_systems, players, read_sets
-from waltz_env.experiments.saved_run import base_folder, load_weights, newest_checkpoint, read_recipe
+from waltz_env.experiments.saved_run import base_folder, load_weights, newest_checkpoint, read_recipe, with_engine
 from waltz_env.experiments.watch import Progress, Watch, quiet
 from waltz_env.files import alone, atomic_path, writable_folder
 from waltz_env.game import Game
@@ -156,7 +156,7 @@ def _agent(player: Player, role: AgentID, accelerator: Accelerator, watch: Watch
 
 def _bench(folder: RunFolder, recipe: Recipe, accelerator: Accelerator) -> Workbench:
     """What the run's preset builds, before any training."""
-    return workbench(replace(recipe, engine=TRANSFORMERS), base_folder(folder, recipe), accelerator=accelerator)
+    return workbench(with_engine(recipe, TRANSFORMERS), base_folder(folder, recipe), accelerator=accelerator)
 
 
 def _row(

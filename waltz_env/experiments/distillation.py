@@ -7,7 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -26,7 +26,15 @@ from waltz_env.errors import UsageError
 from waltz_env.experiments.evaluation import asked
 from waltz_env.experiments.latency import Way, deployed, timed
 from waltz_env.experiments.results import Results, about_run, add_systems
-from waltz_env.experiments.saved_run import base_folder, claim, load_run, load_weights, newest_checkpoint, read_recipe
+from waltz_env.experiments.saved_run import (
+    base_folder,
+    claim,
+    load_run,
+    load_weights,
+    newest_checkpoint,
+    read_recipe,
+    with_engine,
+)
 from waltz_env.experiments.systems import TRAINED, trained_systems
 from waltz_env.experiments.watch import Progress, Watch, quiet
 from waltz_env.files import alone, atomic_folder
@@ -100,7 +108,7 @@ def distill(
         JudgeError: the judge has no verdict on a first question.
     """
     config, accelerator = config or DistillConfig(), accelerator or Accelerator()
-    recipe = replace(read_recipe(run), engine=TRANSFORMERS)
+    recipe = with_engine(read_recipe(run), TRANSFORMERS)
     if recipe.distilled is not None:
         raise UsageError(f"{run.path} has been distilled already. Name the run that it was distilled from.")
     if accelerator.num_processes > 1:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from waltz_env.agents import LanguageModelPolicy, TransformersAgent
+from waltz_env.agents import LanguageModelPolicy, TinkerAgent, TransformersAgent
+from waltz_env.agents.engines import trains_elsewhere
 from waltz_env.algorithms.training.learners import build_learners, update_learners
 from waltz_env.algorithms.training.samples import samples
 from waltz_env.errors import UsageError
@@ -82,7 +83,10 @@ def dry_run(recipe: Recipe, *, accelerator: Accelerator) -> Iterator[Part]:
     recipe.check()
     options = recipe.options
     quantize = options.quantize if isinstance(options, ChatOptions) else "none"
-    if isinstance(options, ChatOptions):  # told before the weights are loaded, which may be what does not fit
+    is_here = not trains_elsewhere(recipe.engine)
+    if (
+        isinstance(options, ChatOptions) and is_here
+    ):  # told before the weights are loaded, which may be what does not fit
         outlined = outlined_agents(recipe, accelerator=accelerator)
         yield from _memory(outlined, recipe, quantize=quantize, device=accelerator.device)
     judge = load_judge(recipe.judge)
@@ -239,7 +243,11 @@ def _policies(agents: Mapping[AgentID, Agent]) -> dict[AgentID, LanguageModelPol
 
 
 def _model_lines(agents: Mapping[AgentID, Agent]) -> list[str]:
-    lines = []
+    lines = [
+        f"{name}: {agent.policy.model}, on the service; trained: an adapter of rank {agent.policy.rank}"
+        for name, agent in agents.items()
+        if isinstance(agent, TinkerAgent)
+    ]
     for name, policy in _policies(agents).items():
         base = {each: tensor for each, tensor in policy.model.named_parameters() if ".lora_" not in each}
         dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in base.values()})
@@ -294,7 +302,7 @@ def _length_lines(agents: Mapping[AgentID, Agent], games: Sequence[Trajectory]) 
         turns = [
             turn.completion for game in games for turn in (game.responses if name == CONVERSATION else game.critiques)
         ]
-        if isinstance(agent, TransformersAgent) and turns:
+        if isinstance(agent, TransformersAgent | TinkerAgent) and turns:
             shown = Game(games[0].prompt)
             if name == FEEDBACK:
                 shown.act(games[0].responses[0].completion)

@@ -22,7 +22,7 @@ from waltz_env.experiments.capabilities import capabilities
 from waltz_env.experiments.latency import latency
 from waltz_env.experiments.main_process import by_main_process
 from waltz_env.experiments.results import Results, add_systems, players, read_results, read_sets
-from waltz_env.experiments.saved_run import base_folder, load_weights, newest_checkpoint, read_recipe
+from waltz_env.experiments.saved_run import base_folder, load_weights, newest_checkpoint, read_recipe, with_engine
 from waltz_env.experiments.servers import Servers
 from waltz_env.experiments.systems import (
     SERVED,
@@ -62,7 +62,8 @@ class EvaluationConfig:
         judge: judge of the responses, by name; the default is that of the first run's training, without noise.
         safeguard: a judge by name, or ``"classifier"``: a linear classifier of requests, fitted on the first run's
             training prompts; without a run there is none.
-        engine: engine of the runs: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL.
+        engine: engine of the runs: transformers, vllm (in this process), or running vLLM servers, vllm@URL,URL; of runs
+            that a Tinker service trained, tinker or tinker@URL.
         untrained: whether to play the untrained systems.
         latency: number of prompts, spread over the first set, on which the last run is timed; 0 for none.
         capabilities: tasks of lm-evaluation-harness for the conversation agent of the last run and for its base.
@@ -175,7 +176,7 @@ def _evaluate(
 ) -> Results:
     """Play what ``out`` lacks, which no other process can open until that is done; the rest as in ``evaluate``."""
     check_engine(config.engine, processes=accelerator.num_processes)
-    recipes = [replace(read_recipe(folder), engine=config.engine) for folder in runs]
+    recipes = [with_engine(read_recipe(folder), config.engine) for folder in runs]
     names = system_names(runs, recipes)
     rules = _pair_rules(recipes)
     about: Results = {

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from waltz_env.agents.engines import TRANSFORMERS, check_engine, on_engine
+from waltz_env.agents.engines import TRANSFORMERS, check_engine, on_engine, trains_elsewhere
 from waltz_env.errors import UsageError, unknown_name
 from waltz_env.protocols import Agent
 from waltz_env.rules import Rules
@@ -47,6 +47,8 @@ def load_pair(
     from waltz_env.experiments.saved_run import load_run
     from waltz_env.presets.pair import lora_pair
 
+    if is_model and trains_elsewhere(engine):
+        raise UsageError(f"The engine {engine} generates for runs that it trained; {name} is a model.")
     if not is_model:
         recipe, bench = load_run(folder, Accelerator(), engine=engine)
         return bench.agents, recipe.rules

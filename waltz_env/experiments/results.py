@@ -199,7 +199,7 @@ def players(bench: Workbench) -> dict[str, dict[str, Any]]:
     """How each agent with a policy acts: its model, its temperature, its token limit and the chats that it reads."""
     return {
         name: {
-            "model": policy.model.name_or_path,
+            "model": getattr(policy.model, "name_or_path", policy.model),  # on a service a model is a name
             "temperature": policy.temperature,
             "max_new_tokens": getattr(agent, "max_new_tokens", None),
             "chats": chats(name, agent.template) if hasattr(agent, "template") else {},

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from waltz_env.agents import LanguageModelPolicy
+from waltz_env.agents import LanguageModelPolicy, TinkerPolicy
 from waltz_env.agents.engines import check_engine
 from waltz_env.algorithms import Stage, train
 from waltz_env.algorithms.processes import check_accelerator
@@ -208,7 +208,7 @@ def _execute(
     )
     if accelerator.is_main_process:
         for name, policy in policies_of(bench.agents).items():
-            if isinstance(policy, LanguageModelPolicy):
+            if isinstance(policy, LanguageModelPolicy | TinkerPolicy):
                 policy.save(folder.weights / name)
         _draw_curves(folder)
         results = add_systems(folder, after, about, expected=expected)

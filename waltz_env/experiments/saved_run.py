@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from waltz_env.agents.engines import TRANSFORMERS
+from waltz_env.agents.engines import TRANSFORMERS, trains_elsewhere
 from waltz_env.algorithms.training import checkpoint
 from waltz_env.algorithms.training.learners import policies_of
 from waltz_env.errors import CheckpointError, DataError, UsageError, unknown_name
@@ -78,11 +78,11 @@ def load_run(
         engine: what generates, whatever the run was trained with; see ``agents.engines``.
 
     Raises:
-        UsageError: there is no run in ``folder``.
+        UsageError: there is no run in ``folder``, or the engine cannot have its weights.
         CheckpointError: the run has no checkpoint yet.
     """
     folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
-    recipe = replace(read_recipe(folder), engine=engine)
+    recipe = with_engine(read_recipe(folder), engine)
     newest_checkpoint(folder)  # fails before anything is built
     bench = workbench(recipe, base_folder(folder, recipe), accelerator=accelerator)
     load_weights(folder, bench)
@@ -101,6 +101,22 @@ def base_folder(folder: RunFolder, recipe: Recipe) -> RunFolder:
     above = RunFolder(folder.path.resolve().parent)
     shared = above.path.name == f"seed-{recipe.seed}" and (above.base.exists() or above.prompts.exists())
     return above if shared and not folder.base.exists() else folder
+
+
+def with_engine(recipe: Recipe, engine: str) -> Recipe:
+    """The recipe of a run that was trained, with another engine to generate with.
+
+    Raises:
+        UsageError: the weights are on a service that trained them and the engine is not one, or the other way round.
+    """
+    if trains_elsewhere(recipe.engine) and not trains_elsewhere(engine):
+        raise UsageError(
+            f"The weights of this run are on the service that trained them: give --engine {recipe.engine}, or where "
+            "that service is now."
+        )
+    if trains_elsewhere(engine) and not trains_elsewhere(recipe.engine):
+        raise UsageError(f"The weights of this run are here, and the engine {engine} has its own. Use another engine.")
+    return replace(recipe, engine=engine)
 
 
 def newest_checkpoint(folder: RunFolder) -> Path:

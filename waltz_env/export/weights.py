@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from waltz_env.agents import load_model, lora_policies
+from waltz_env.agents.engines import trains_elsewhere
 from waltz_env.agents.lora import CONFIG_FILE
 from waltz_env.errors import CheckpointError, UsageError
 from waltz_env.experiments.saved_run import read_recipe
@@ -71,11 +72,16 @@ def plan(run: RunFolder, *, role: str | None = None, merged: bool = False, base_
         base_name: name of the base on the hub, if the run loaded it from a folder.
 
     Raises:
-        UsageError: there is no run, it has not trained that role, it has whole models where adapters are asked for, or
-            its roles have different bases.
+        UsageError: there is no run, its weights are on a service, it has not trained that role, it has whole models
+            where adapters are asked for, or its roles have different bases.
         CheckpointError: the run is not finished, or its base model is gone.
     """
     recipe = read_recipe(run)
+    if trains_elsewhere(recipe.engine):
+        raise UsageError(
+            f"The weights of {run.path} are on the service that trained them; {run.weights} names their paths there. "
+            "Download them: tinker checkpoint download PATH"
+        )
     trained = [
         name
         for name, agent in ROLES.items()

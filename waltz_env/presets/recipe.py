@@ -8,10 +8,11 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from accelerate import Accelerator
 
-from waltz_env.agents.engines import TRANSFORMERS, server_urls
+from waltz_env.agents.engines import TRANSFORMERS, server_urls, trains_elsewhere
 from waltz_env.algorithms import LearnerConfig, LoopConfig, Stage, single_model_stage
 from waltz_env.algorithms.protocols import needs_groups
 from waltz_env.algorithms.registry import ALGORITHMS, ENTRY_POINTS, algorithm, with_settings
+from waltz_env.algorithms.remote_learner import check_remote
 from waltz_env.algorithms.supervised import SupervisedConfig
 from waltz_env.algorithms.surrogate import SurrogateConfig
 from waltz_env.checks import check_choice, check_integer, check_settings
@@ -39,6 +40,19 @@ class PresetOptions(Protocol):
         ...
 
 
+@runtime_checkable
+class ServiceOptions(PresetOptions, Protocol):
+    """Options of a preset whose models a service may hold and train."""
+
+    def check_service(self) -> None:
+        """Check what can be told before the service is asked for anything.
+
+        Raises:
+            UsageError: no service can follow the settings.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Settings of a training run.
@@ -48,7 +62,8 @@ class Recipe:
         preset: name of the preset that builds models and prompts; ``preset`` fills it in.
         seed: seeds everything random.
         judge: judge of the responses, by name (see ``load_judge``).
-        engine: what generates in training and in its evaluations, by name (see ``agents.engines``).
+        engine: what generates in training and in its evaluations, and may also train, by name (see
+            ``agents.engines``).
         loop: settings of the training loop.
         test_samples: games on each held-out prompt.
         test_each_stage: whether to play the held-out prompts after each stage, and not only after the last one.
@@ -88,13 +103,15 @@ class Recipe:
 
         Raises:
             UsageError: an algorithm compares games on one prompt and each prompt is played once, the roles share a
-                policy and a stage trains one of them alone, the preset's own settings cannot work, or the run has been
-                distilled from another one.
+                policy and a stage trains one of them alone, the preset's own settings cannot work, the engine is to
+                train what it cannot, or the run has been distilled from another one.
         """
         if self.distilled is not None:
             raise UsageError("A distilled run has no stages to train. Its own command continues it: waltz distill.")
         if self.options is not None:
             self.options.check()
+        if trains_elsewhere(self.engine):
+            self._check_service()
         for stage in self.stages:
             for agent, learner in stage.learners.items():
                 if needs_groups(learner) and self.loop.games_per_prompt == 1 and self.loop.samples.group == "prompt":
@@ -108,6 +125,17 @@ class Recipe:
                     f"With one policy for both roles both learn from the first step, and {stage.name} trains "
                     f"{', '.join(stage.learners)} alone. Leave the stage out: --{stage.name}.steps 0."
                 )
+
+    def _check_service(self) -> None:
+        if not isinstance(self.options, ServiceOptions):
+            raise UsageError(
+                f"The engine {self.engine} trains models that it has, and the preset {self.preset} makes its own. Name "
+                "one that the service has: --model NAME."
+            )
+        self.options.check_service()
+        for stage in self.stages:
+            for learner in stage.learners.values():
+                check_remote(learner)
 
     @property
     def method(self) -> Method | Literal["distilled"]:

@@ -103,6 +103,26 @@ class ChatOptions:
                 "leave out --quantize."
             )
 
+    def check_service(self) -> None:
+        """Check what can be told before a service that trains the models is asked for them.
+
+        Raises:
+            UsageError: a setting is about models in this process, or no service can follow it.
+        """
+        left_out = {
+            "--all-weights": self.all_weights,
+            "--quantize": self.quantize != "none",
+            "--warm-start": self.warm_start > 0,
+            "--gradient-checkpointing": self.gradient_checkpointing,
+            "--dtype": self.dtype != "auto",
+            "--temperature": self.temperature != 1.0,
+        }
+        given = [flag for flag, is_given in left_out.items() if is_given]
+        if given:
+            raise UsageError(
+                f"A service trains LoRA adapters on models of its own, at temperature 1: leave out {', '.join(given)}."
+            )
+
     @property
     def models(self) -> dict[AgentID, str]:
         """The model of each role."""

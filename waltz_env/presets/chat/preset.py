@@ -17,13 +17,16 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 
-from waltz_env.agents import TransformersAgent, fast_dtype
+from waltz_env.agents import TinkerAgent, TransformersAgent, fast_dtype
+from waltz_env.agents.engines import service_url, trains_elsewhere
+from waltz_env.agents.tinker_policy import connect
 from waltz_env.algorithms import LoopConfig, ReinforcePPConfig, SampleConfig, SurrogateConfig, waltz_stages
 from waltz_env.errors import UsageError
 from waltz_env.files import atomic_folder
 from waltz_env.presets.chat import models
 from waltz_env.presets.chat.options import ChatOptions
 from waltz_env.presets.chat.prompt_sets import prompt_sets
+from waltz_env.presets.chat.service import service_agents
 from waltz_env.presets.chat.warm_start import WarmStart, own_answers, phases_of, teach
 from waltz_env.presets.recipe import Preset, Recipe, Workbench
 from waltz_env.prompts import PromptSet
@@ -72,8 +75,8 @@ def build_workbench(recipe: Recipe, folder: RunFolder, accelerator: Accelerator)
 
 def build_agents(
     recipe: Recipe, folder: RunFolder, *, accelerator: Accelerator, prompts: PromptSet
-) -> dict[AgentID, TransformersAgent]:
-    """The agents alone.
+) -> Mapping[AgentID, TransformersAgent | TinkerAgent]:
+    """The agents alone, with weights in this process or, if the engine trains elsewhere, on its service.
 
     Args:
         recipe: settings of the run, with options for this preset.
@@ -82,6 +85,9 @@ def build_agents(
         prompts: prompts for a warm start.
     """
     options = options_of(recipe)
+    if trains_elsewhere(recipe.engine):
+        url = service_url(recipe.engine)
+        return service_agents(connect(url), options, hosted=url is None, seed=recipe.seed, shared=recipe.shared_policy)
     sources: Mapping[AgentID, str | Path] = options.models
     if options.warm_start:
         sources = _warm_started(options, folder.base, prompts, seed=recipe.seed, accelerator=accelerator)
