@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from copy import deepcopy
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from tinker import types
@@ -182,6 +182,20 @@ class TrainingClient:
         return done(types.ForwardBackwardOutput(loss_fn_output_type="ArrayRecord", loss_fn_outputs=outputs))
 
 
+class Sequenced(NamedTuple):
+    """What ``tinker.types.SampledSequence`` tells; its own arguments differ between releases."""
+
+    stop_reason: str
+    tokens: list[int]
+    logprobs: list[float]
+
+
+class Response(NamedTuple):
+    """What ``tinker.types.SampleResponse`` tells."""
+
+    sequences: list[Sequenced]
+
+
 class SamplingClient:
     """What ``tinker.SamplingClient`` is: weights that stay as they are; None is the base model."""
 
@@ -191,7 +205,7 @@ class SamplingClient:
 
     def sample(
         self, prompt: types.ModelInput, num_samples: int, sampling_params: types.SamplingParams
-    ) -> Future[types.SampleResponse]:
+    ) -> Future[Response]:
         self.service.counted("sample")
         assert num_samples == 1
         with self.service.lock, self._policy().sampling_model(adapter=self.state is not None) as model:
@@ -204,12 +218,8 @@ class SamplingClient:
                 stop_ids=[stop for stop in sampling_params.stop or () if isinstance(stop, int)],
                 temperature=sampling_params.temperature,
             )
-        sequence = types.SampledSequence(
-            stop_reason="stop" if sampled.stopped else "length",
-            _tokens_list=list(sampled.token_ids),
-            _logprobs_list=list(sampled.logprobs),
-        )
-        return done(types.SampleResponse(sequences=[sequence]))
+        reason = "stop" if sampled.stopped else "length"
+        return done(Response([Sequenced(reason, list(sampled.token_ids), list(sampled.logprobs))]))
 
     def compute_logprobs(self, prompt: types.ModelInput) -> Future[list[float | None]]:
         self.service.counted("compute_logprobs")
