@@ -31,6 +31,8 @@ from waltz_env.presets import preset
 from waltz_env.records import read_games
 from waltz_env.types import Completion, Prompt, Response, Trajectory
 
+PRICES = (0.001, 0.003, 0.01)  # as in paper_table.py
+
 # Every system by its run, its name there, what it is called in figures, and its color (Okabe and Ito, 2008).
 SYSTEMS = {
     "baseline": (UNTRAINED, "baseline", "untrained, no feedback", "#999999"),
@@ -46,6 +48,7 @@ SYSTEMS = {
     "stage 1 alone": ("without_stage_2", TRAINED["waltz"], "stage 1 alone", "#56b4e9"),
     "pair, DIR off": ("dir_off", TRAINED["waltz"], "pair, DIR off", "#e69f00"),
     "trained pair": ("trained_pair", TRAINED["waltz"], "trained pair", "#0072b2"),
+    **{f"price {p} per token": (f"price_{p}", TRAINED["waltz"], f"price {p}", "#999999") for p in PRICES},
     "pair that thinks": ("pair_thinking", TRAINED["waltz"], "pair that thinks", "#009e73"),
 }
 IN_HOPS = ("single-model RL", "pair, DIR off", "trained pair")

@@ -45,6 +45,7 @@ from waltz_env.rules import Rules
 from waltz_env.stop_signal import stop_signal
 from waltz_env.types import FEEDBACK
 
+PRICES = (0.001, 0.003, 0.01)  # per token of a critique
 SHOWN = ("asr", "orr", "ftr", "ftr_plain", "label_accuracy", "improved")
 
 
@@ -84,6 +85,16 @@ def with_thinking(recipe: Recipe) -> Recipe:
     return replace(recipe, options=replace(recipe.options, thinking=True))
 
 
+def with_price(price: float) -> Callable[[Recipe], Recipe]:
+    """The recipe whose stage 2 charges the feedback agent for each token of a critique."""
+
+    def priced(recipe: Recipe) -> Recipe:
+        *first, last = recipe.stages
+        return replace(recipe, stages=(*first, replace(last, weights=replace(last.weights, length=price))))
+
+    return priced
+
+
 # Every run of the table by the name of the system it trains, in the order of execution.
 RUNS: dict[str, Callable[[Recipe], Recipe]] = {
     "without_stage_2": without_stage(2),
@@ -104,6 +115,7 @@ RUNS: dict[str, Callable[[Recipe], Recipe]] = {
     "shared_policy": with_shared_policy,
     "rounds_2": lambda recipe: with_stages(recipe, rules=Rules(max_rounds=2)),
     "rounds_3": lambda recipe: with_stages(recipe, rules=Rules(max_rounds=3)),
+    **{f"price_{price}": with_price(price) for price in PRICES},
 }
 # These start from the weights of ``without_stage_2``, so each seed's stage 1 (set-up A, T_max 1) is trained once.
 # Their stage 2 is a separate run, so it meets the prompts in another order than stage 2 of ``waltz train``.
@@ -115,6 +127,7 @@ AFTER_STAGE_1 = {
     "revisions_only",
     "rounds_2",
     "rounds_3",
+    *(f"price_{price}" for price in PRICES),
 }
 # Their warm start is another one, which they share.
 THINKING = {"single_model_thinking", "pair_thinking"}
