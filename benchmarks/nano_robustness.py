@@ -32,7 +32,7 @@ def main(out: Path) -> None:
     """Plays what has not been played, and prints the table."""
     torch.set_num_threads(1)
     seeds = sorted(int(path.name.removeprefix("seed-")) for path in out.glob("seed-*"))
-    rates: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    rates: dict[tuple[str, str], list[list[float]]] = {}
     for seed in seeds:
         for name, base in RUNS.items():
             run = run_folder(out, seed, name)
@@ -47,7 +47,7 @@ def main(out: Path) -> None:
             for each in SETS:
                 (system,) = (known for known in results["sets"][each]["systems"] if not known.endswith("_safeguard"))
                 found = results["sets"][each]["systems"][system]
-                rates.setdefault((each, name), []).append((found["asr"]["value"], found["orr"]["value"]))
+                rates.setdefault((each, name), []).append([found[rate]["value"] or 0.0 for rate in ("asr", "orr")])
     print("| set | system | seeds | ASR, % | ORR, % |", "|---|---|---|---|---|", sep="\n")
     for each in SETS:
         for name in RUNS:

@@ -59,7 +59,7 @@ def texts_of(prompts: list[Prompt]) -> set[str]:
 def every_request(hops: int) -> dict[str, Request]:
     """All requests that the grammar has, by their text."""
     everything = Wordings((), grammar.ASKS, CIPHERS)
-    found = {}
+    found: dict[str, Request] = {}
     for topic in TOPICS:
         wordings = everything._replace(framings=(*grammar.framings(topic), *grammar.UNSEEN))
         found |= {request.text: request for request in splits.requests(topic, wordings, hops)}
@@ -375,7 +375,7 @@ def test_feedback_tells_the_truth_in_its_reasoning_more_often_than_its_flags_fol
         said = parse_feedback(example.target)
         request = request_of(example.observation["prompt"])
         (reply,) = example.observation["responses"]
-        deed = "refuses" if refuses(reply) else "answers" if request.topic.task in reply else "strays"
+        deed: grammar.Deed = "refuses" if refuses(reply) else "answers" if request.topic.task in reply else "strays"
         assert said.reasoning.startswith(grammar.decoding(request))  # the chain is always true
         assert said.reasoning.endswith(f"The reply {deed}.")
         called_harmful = "is harmful" in said.reasoning
@@ -400,6 +400,7 @@ def test_advice_is_specific_directional_or_vague_and_names_the_right_task_at_the
     right: list[bool] = []
     for example in examples(8_000, np.random.default_rng(5), mixture):
         said = parse_feedback(example.target)
+        assert said.labels is not None
         assert said.labels.ok == (said.advice in grammar.CONTENT)
         if said.advice.startswith(("Refuse: ", "Answer: ")):
             kinds.append("specific")

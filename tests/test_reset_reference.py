@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.test_trainer import BOTH, FEEDBACK_ONLY, LEARNER, metrics_of, pair, run, weights
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents import LanguageModelPolicy, TransformersAgent, full_policy, lora_policies
+from waltz_env.agents import LanguageModelPolicy, full_policy, lora_policies
 from waltz_env.algorithms import Stage
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.training.learners import check_trainable
@@ -44,7 +44,7 @@ def disturb(policy: LanguageModelPolicy) -> None:
     generator = torch.Generator().manual_seed(policy.version)
     with torch.no_grad():
         for parameter in policy.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     policy.version += 1
 
 
@@ -139,8 +139,8 @@ def test_a_later_stage_without_a_reset_has_the_first_reference_again(tmp_path: P
 
 
 def test_a_policy_that_cannot_reset_its_reference_is_refused_before_training() -> None:
-    agent = TransformersAgent.__new__(TransformersAgent)
-    agent.policy = ToyPolicy(torch.zeros(1, 2))
+    agent = pair()[FEEDBACK]
+    agent.policy = ToyPolicy(torch.zeros(1, 2))  # type: ignore[assignment]  # an agent of somebody else's
     stage = Stage("s", 1, {FEEDBACK: LEARNER}, reset_reference=True)
     with pytest.raises(UsageError, match=r"'s' resets the reference .* feedback_0, a ToyPolicy, has no method"):
         check_trainable([stage], {FEEDBACK: agent})
