@@ -31,6 +31,7 @@ from waltz_env.algorithms.training.stages import Stage
 from waltz_env.checks import check_settings
 from waltz_env.choice import Dynamics
 from waltz_env.errors import UsageError, UsageTypeError
+from waltz_env.experiments.distillation import DistillConfig
 from waltz_env.experiments.evaluation import EvaluationConfig
 from waltz_env.experiments.servers import Servers
 from waltz_env.presets import Recipe
@@ -55,6 +56,7 @@ SETTINGS: list[Any] = [
     ChatOptions(model="hub/name", feedback_model="hub/other", feedback_tokens=64, context=1024),
     Columns(text=("question",), kind="label"),
     CriticConfig(),
+    DistillConfig(),
     Dynamics(),
     EvaluationConfig(judge="rules", capability_limit=10, capabilities=("ifeval",)),
     FollowAdvice(),
