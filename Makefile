@@ -6,6 +6,8 @@ VLLM_VENV ?= .venv-vllm
 INTEROP_VENV ?= .venv-interop
 AGILERL_VENV ?= .venv-agilerl
 CLIENTS_VENV ?= .venv-clients
+TINKER_VENV ?= .venv-tinker
+TINKER_PYTHON ?= python3.12
 
 BIN := $(VENV)/bin
 # Installed before everything else and by exact version: a looser request may replace it by another build.
@@ -16,7 +18,7 @@ TRAIN := $(VENV)/.installed-train
 DOCS := $(VENV)/.installed-docs
 CLIENTS := $(addprefix $(CLIENTS_VENV)/,garak/.installed lm-eval/.installed inspect/.installed promptfoo/.installed)
 
-.PHONY: help train test test-serving test-report test-vllm test-interop test-clients lint format docs clean
+.PHONY: help train test test-serving test-report test-vllm test-interop test-tinker test-clients lint format docs clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -41,6 +43,9 @@ test-interop: $(INTEROP_VENV)/.installed $(AGILERL_VENV)/.installed $(DEV)  ## r
 	OMP_NUM_THREADS=1 $(AGILERL_VENV)/bin/python -m pytest tests/interop/test_agilerl.py -o filterwarnings=
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/interop/test_trl.py -o filterwarnings=
 
+test-tinker: $(TINKER_VENV)/.installed  ## train on SkyRL's own Tinker server on the CPU, in an environment of its own with Python 3.12
+	OMP_NUM_THREADS=1 $(TINKER_VENV)/bin/python -m pytest tests/skyrl -o filterwarnings=
+
 test-clients: $(CLIENTS) $(DEV)  ## run garak, lm-evaluation-harness, Inspect and promptfoo against the chat server, each in an environment of its own
 	CLIENTS_VENV=$(CLIENTS_VENV) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/clients
 
@@ -57,7 +62,7 @@ docs: $(DOCS)  ## build the documentation site: site/index.html; its search need
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:  ## remove the virtual environment, builds and caches; runs/ stays
-	rm -rf $(VENV) $(VLLM_VENV) $(INTEROP_VENV) $(AGILERL_VENV) $(CLIENTS_VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf $(VENV) $(VLLM_VENV) $(INTEROP_VENV) $(AGILERL_VENV) $(CLIENTS_VENV) $(TINKER_VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is written last, so an interrupted step is done again.
@@ -108,6 +113,13 @@ $(AGILERL_VENV)/.installed: setup.py
 	$(AGILERL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
 	$(AGILERL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet agilerl==2.58.0 peft pytest hypothesis
 	$(AGILERL_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps pettingzoo==1.27.0 -e .
+	touch $@
+
+# SkyRL wants Python 3.12, and a client that is as old as its server. From PyPI it forgets aiohttp.
+$(TINKER_VENV)/.installed: setup.py
+	$(TINKER_PYTHON) -m venv $(TINKER_VENV)
+	$(TINKER_VENV)/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
+	$(TINKER_VENV)/bin/python -m pip --disable-pip-version-check install --quiet 'skyrl[tinker,jax]==0.4.0' aiohttp tinker==0.25.0 -e '.[tinker]' pytest hypothesis
 	touch $@
 
 # They meet this project over HTTP alone, so it is not installed beside them.
