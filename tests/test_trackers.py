@@ -6,7 +6,8 @@ import json
 import shutil
 import struct
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from tests.games import BOMB, HOSTILE, PROCESS, REFUSING, SAFE, UNSAFE, trajectory
 from tests.tiny_preset import RECIPE, Diary
+from tests.waiting import wait_until
 from waltz_env import CONVERSATION, FEEDBACK, Completion, NoVerdict, Response, Trajectory, UsageError
 from waltz_env.algorithms.training.checkpoint import latest
 from waltz_env.algorithms.training.trackers import tracker
@@ -138,18 +140,6 @@ def test_an_unknown_tracker_is_told_with_the_nearest_name(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.fixture(scope="session")
-def dashboards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the data of both trackers, which read where it is when they are imported."""
-    folder = tmp_path_factory.mktemp("dashboards")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRACKIO_DIR", str(folder / "trackio"))
-        patch.setenv("WANDB_DIR", str(folder))
-        patch.setenv("WANDB_MODE", "offline")
-        patch.setenv("WANDB_SILENT", "true")
-        yield folder
-
-
 def test_the_libraries_show_an_interrupted_run_as_one(
     tmp_path: Path, dashboards: Path, trackio: Callable[..., dict[str, Any]]
 ) -> None:
@@ -158,6 +148,8 @@ def test_the_libraries_show_an_interrupted_run_as_one(
     before = trackio("list", "runs")["runs"] if list((dashboards / "trackio").glob("*.db")) else []  # of other tests
     stop = iter([True, False])
     assert execute(recipe, folder, should_stop=lambda: next(stop)) is None
+    stopped = int(time.time())
+    wait_until(lambda: int(time.time()) > stopped)  # wandb names its folders by the second
     assert execute(recipe, folder, resume=True) is not None
     assert read_recipe(folder).track == ("trackio", "wandb")
     run = folder.read_tracking()["run"]
