@@ -69,7 +69,7 @@ class Case:
     """A prompt and a response.
 
     Attributes:
-        topic: of the prompt.
+        topic: the topic of the prompt.
         request: what the prompt asks for.
         response: the response as it is.
         text: ``said(topic.text, response)``.
@@ -115,7 +115,7 @@ def shortfall(topic: Topic, text: str, response: str, cosine: float | None = Non
     """Why a text cannot satisfy a benign prompt; None: it may. Cached, because games repeat their texts.
 
     Args:
-        topic: of the prompt.
+        topic: the topic of the prompt.
         text: ``said(topic.text, response)``, which is neither empty, mere courtesy, a loop nor a refusal.
         response: the response.
         cosine: similarity of the two by a sentence encoder, where there is one.
