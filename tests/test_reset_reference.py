@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.test_trainer import BOTH, FEEDBACK_ONLY, LEARNER, metrics_of, pair, run, weights
+from tests.test_trainer import BOTH, FEEDBACK_ONLY, LEARNER, forget_after, metrics_of, pair, run, weights
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.agents import LanguageModelPolicy, full_policy, lora_policies
 from waltz_env.algorithms import Stage
@@ -113,17 +113,16 @@ def test_a_stage_that_resets_the_reference_begins_without_divergence(tmp_path: P
     assert (line["feedback_0/kl"] == pytest.approx(0, abs=1e-6)) == resets
 
 
-@pytest.mark.parametrize("steps_before", [2, 3, 5])
-def test_interrupted_training_continues_with_the_reference_of_its_stage(tmp_path: Path, steps_before: int) -> None:
+@pytest.mark.parametrize("interrupted_after", [(2,), (3,), (5,), (3, 4), (3, 5)])
+def test_interrupted_training_continues_with_the_reference_of_its_stage(
+    tmp_path: Path, interrupted_after: tuple[int, ...]
+) -> None:
     stages = [FEEDBACK_ONLY, replace(BOTH, reset_reference=True)]
     whole = run(tmp_path / "whole", stages)
     run(tmp_path / "parts", stages)
-    for path in (tmp_path / "parts" / "checkpoints").iterdir():
-        if int(path.name.removeprefix("step-")) > steps_before:
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
-    continued = run(tmp_path / "parts", stages, resume=True)
+    for step in interrupted_after:  # the second time it continues from a checkpoint of the continued run
+        forget_after(tmp_path / "parts", step)
+        continued = run(tmp_path / "parts", stages, resume=True)
     for name in whole:
         assert torch.equal(weights(whole[name].policy), weights(continued[name].policy))
     kl = [[line["feedback_0/kl"] for line in metrics_of(tmp_path / part)] for part in ("whole", "parts")]

@@ -119,16 +119,19 @@ def test_first_step_is_on_policy_with_ratio_one_and_no_divergence(tmp_path: Path
         assert line[f"{agent}/staleness"] == 0
 
 
+def forget_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints after ``step``, as if the run had been interrupted there."""
+    for path in (folder / "checkpoints").iterdir():
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+
+
 @pytest.mark.parametrize("steps_before", [1, 2, 3, 5])
 def test_interrupted_training_continues_bit_for_bit(tmp_path: Path, steps_before: int) -> None:
     stages = [FEEDBACK_ONLY, BOTH]
     whole = run(tmp_path / "whole", stages)
     run(tmp_path / "parts", stages)
-    for path in (tmp_path / "parts" / "checkpoints").iterdir():
-        if int(path.name.removeprefix("step-")) > steps_before:
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
+    forget_after(tmp_path / "parts", steps_before)
     continued = run(tmp_path / "parts", stages, resume=True)
     for name in whole:
         assert torch.equal(weights(whole[name].policy), weights(continued[name].policy))

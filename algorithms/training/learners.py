@@ -77,19 +77,24 @@ def check_trainable(stages: Sequence[Stage], agents: Mapping[AgentID, Agent]) ->
                 )
 
 
-def reset_references(stage: Stage, agents: Mapping[AgentID, Agent]) -> dict[AgentID, dict[str, Tensor]]:
-    """Give every policy the reference that it has in ``stage``, whose first step is still to come.
+def first_references(stage: Stage, agents: Mapping[AgentID, Agent]) -> dict[AgentID, dict[str, Tensor]]:
+    """Copies of the weights that become references as ``stage`` begins, by agent; none if it does not reset them."""
+    if not stage.reset_reference:
+        return {}
+    policies = policies_of(agents)
+    learning = {name: policies[name] for name in stage.learners}
+    return {
+        name: {key: tensor.clone() for key, tensor in policy.state_dict().items()}
+        for name, policy in learning.items()
+        if isinstance(policy, ResettablePolicy)
+    }
 
-    Returns:
-        Copies of the weights that have become references, by agent, for checkpoints.
-    """
-    states: dict[AgentID, dict[str, Tensor]] = {}
+
+def reset_references(agents: Mapping[AgentID, Agent], references: Mapping[AgentID, Mapping[str, Tensor]]) -> None:
+    """Give every policy its reference: the one in ``references``, or else the one that it was made with."""
     for name, policy in policies_of(agents).items():
         if isinstance(policy, ResettablePolicy):
-            if stage.reset_reference and name in stage.learners:
-                states[name] = {key: tensor.clone() for key, tensor in policy.state_dict().items()}
-            policy.reset_reference(states.get(name))
-    return states
+            policy.reset_reference(references.get(name))
 
 
 def update_learners(

@@ -28,6 +28,7 @@ from waltz_env.algorithms.training import checkpoint
 from waltz_env.algorithms.training.learners import (
     build_learners,
     check_trainable,
+    first_references,
     reset_references,
     update_learners,
 )
@@ -186,13 +187,15 @@ def train(
         for number, stage in list(enumerate(stages))[position.stage :]:
             if stage.steps == 0:
                 continue
-            references = reset_references(stage, agents)
+            continued = saved if saved and number == saved.position.stage else None
+            references = continued.references if continued else first_references(stage, agents)
+            reset_references(agents, references)
             learners = build_learners(stage, agents, accelerator)
             cursor = PromptCursor(prompts_of[stage.name], seed=seed + number)
             draw = partial(_draw, cursor, config, accelerator)
             parts = Parts(agents, learners, references, rng, cursor, worker)
-            if saved and number == saved.position.stage:
-                saved.restore(parts, accelerator.process_index)
+            if continued:
+                continued.restore(parts, accelerator.process_index)
             else:
                 position = Position(number, 0, position.step)
             if accelerator.is_main_process:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from waltz_env.algorithms.protocols import Learner, ResettablePolicy
+from waltz_env.algorithms.protocols import Learner
 from waltz_env.algorithms.training import checkpoint
 from waltz_env.algorithms.training.learners import policies_of
 from waltz_env.algorithms.training.rollout_worker import RolloutWorker
@@ -59,13 +59,17 @@ class SavedState:
     tensors: Tensors = field(repr=False)
     meta: Mapping[str, Any] = field(repr=False)
 
+    @property
+    def references(self) -> Tensors:
+        """The references that the stage began with, by agent."""
+        prefix = "reference/"
+        return {key.removeprefix(prefix): state for key, state in self.tensors.items() if key.startswith(prefix)}
+
     def restore(self, parts: Parts, process: int) -> None:
         """Put weights, optimizers, cursor and every random state back, bit for bit."""
         for name, policy in policies_of(parts.agents).items():
             policy.load_state_dict(self.tensors[f"policy/{name}"])
             policy.version = self.meta["versions"][name]
-            if isinstance(policy, ResettablePolicy):
-                policy.reset_reference(self.tensors.get(f"reference/{name}"))
         for name, learner in parts.learners.items():
             learner.load_state_dict(self.tensors[f"learner/{name}"])
         for name, agent in parts.agents.items():
