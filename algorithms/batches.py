@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import Policy, Sample
 
+_POSITIONS = 512  # positions whose probabilities exist at a time where entropy is computed
+_PASS = 400  # padded tokens that take about as long as one forward pass more
+
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows of one forward pass: prompts padded on the left to P, completions on the right to T; L = P + T.
+    """Rows of one forward pass: each a prompt and its completion, padded on the right to L.
 
     Attributes:
         rows: index of each row in the samples, (B,) int64, on the CPU.
         input_ids: token ids, (B, L) int64.
         attention_mask: 1 on real tokens, (B, L) int64.
-        position_ids: position counted from each row's first real token, (B, L) int64.
+        position_ids: position in the row, (B, L) int64.
         targets: ids of the sampled tokens, (B, T) int64.
-        mask: true on sampled tokens, (B, T) bool.
+        mask: true on sampled tokens, (B, T) bool; there are M.
+        reads: true on the positions before sampled tokens, whose logits predict these, (B, K) bool, of the last K
+            positions. Positions and tokens are in the same order: those of ``reads`` predict those of ``mask``.
     """
 
     rows: Tensor
@@ -31,6 +37,7 @@ class MicroBatch:
     position_ids: Tensor
     targets: Tensor
     mask: Tensor
+    reads: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,7 @@ def deal(
     sizes_everywhere = processes.gather([sizes])  # [process][step] -> (rows, tokens)
     steps = []
     for hand, of_step in zip(hands, zip(*sizes_everywhere, strict=True), strict=True):
-        lengths = [(len(samples[i].prompt_ids), len(samples[i].token_ids)) for i in hand]
+        lengths = [len(samples[i].prompt_ids) + len(samples[i].token_ids) for i in hand]
         batches = [
             collate(samples, [hand[i] for i in group], device=device)
             for group in microbatches(lengths, tokens_per_microbatch)
@@ -83,51 +90,62 @@ def batches_of(steps: Sequence[Step]) -> Iterator[MicroBatch]:
     return (batch for step in steps for batch in step.batches)
 
 
-def microbatches(lengths: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
-    """Group rows of similar length so that each group pads to at most ``budget`` tokens.
+def microbatches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group rows of similar length so that each group pads to at most ``budget`` tokens, and all of them to few.
 
     Args:
-        lengths: (P, T) per row: number of tokens of its prompt and of its completion.
+        lengths: number of tokens per row.
         budget: largest number of tokens in a group, padding included. A row that exceeds it is a group by itself.
 
     Returns:
-        Indices into ``lengths``, each exactly once, shortest rows first.
+        Indices into ``lengths``, each exactly once, shortest rows first: of all such groups those with the fewest
+        padded tokens, where each group counts as ``_PASS`` tokens more.
 
-    >>> microbatches([(9, 9), (1, 2), (2, 1)], budget=8)
-    [[1, 2], [0]]
+    >>> microbatches([900, 30, 20], budget=10_000)
+    [[2, 1], [0]]
+    >>> microbatches([900, 30, 20], budget=50)
+    [[2], [1], [0]]
     """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    # costs[n]: the least cost of the n shortest rows; starts[n]: where the last of their groups begins. That group is
+    # as wide as its last row.
+    costs, starts = np.zeros(len(order) + 1, dtype=np.int64), np.zeros(len(order) + 1, dtype=np.int64)
+    for end, i in enumerate(order, start=1):
+        first = end - max(1, min(end, budget // max(1, lengths[i])))
+        totals = costs[first:end] + lengths[i] * np.arange(end - first, 0, -1) + _PASS
+        starts[end] = first + totals.argmin()
+        costs[end] = totals.min()
     groups: list[list[int]] = []
-    longest = (0, 0)
-    for i in sorted(range(len(lengths)), key=lambda i: sum(lengths[i])):
-        wider = (max(longest[0], lengths[i][0]), max(longest[1], lengths[i][1]))
-        if groups and (len(groups[-1]) + 1) * sum(wider) <= budget:
-            groups[-1].append(i)
-            longest = wider
-        else:
-            groups.append([i])
-            longest = lengths[i]
+    end = len(order)
+    while end:
+        groups.insert(0, order[starts[end] : end])
+        end = int(starts[end])
     return groups
 
 
 def collate(samples: Sequence[Sample], rows: Sequence[int], *, device: torch.device) -> MicroBatch:
     """Stack ``samples[i] for i in rows``."""
     chosen = [samples[i] for i in rows]
-    prompt = max(len(sample.prompt_ids) for sample in chosen)
-    length = prompt + max(len(sample.token_ids) for sample in chosen)
-    ids = torch.zeros(len(chosen), length, dtype=torch.long)
-    attention = torch.zeros_like(ids)
-    for row, sample in enumerate(chosen):
-        start, end = prompt - len(sample.prompt_ids), prompt + len(sample.token_ids)
-        ids[row, start:end] = torch.tensor(sample.prompt_ids + sample.token_ids)
-        attention[row, start:end] = 1
-    positions = (attention.cumsum(-1) - 1).clamp(min=0)
+    starts = torch.tensor([len(sample.prompt_ids) for sample in chosen]).unsqueeze(1)
+    ends = starts + torch.tensor([len(sample.token_ids) for sample in chosen]).unsqueeze(1)
+    ids, targets = (
+        nn.utils.rnn.pad_sequence([torch.tensor(row) for row in several], batch_first=True)
+        for several in (
+            [sample.prompt_ids + sample.token_ids for sample in chosen],
+            [sample.token_ids for sample in chosen],
+        )
+    )
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    # The logits BEFORE a token predict it: one position earlier.
+    reads = (starts - 1 <= positions) & (positions < ends - 1)
     return MicroBatch(
         rows=torch.tensor(rows),
         input_ids=ids.to(device),
-        attention_mask=attention.to(device),
+        attention_mask=(positions < ends).long().to(device),
         position_ids=positions.to(device),
-        targets=ids[:, prompt:].to(device),
-        mask=attention[:, prompt:].bool().to(device),
+        targets=targets.to(device),
+        mask=(torch.arange(targets.shape[1]) < ends - starts).to(device),
+        reads=reads[:, int(starts.min()) - 1 :].to(device),
     )
 
 
@@ -141,10 +159,10 @@ def pad(rows: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
 
 
 def completion_logits(policy: Policy, batch: MicroBatch, *, reference: bool = False) -> Tensor:
-    """Logits of the distribution that each token was sampled from, temperature included: (B, T, V) float32."""
-    keep = batch.targets.shape[1] + 1  # the logits BEFORE a token predict it: one position earlier, the last unused
+    """Logits of the distribution that each token was sampled from, temperature included: (M, V) float32."""
+    keep = batch.reads.shape[1]
     logits = policy.logits(batch.input_ids, batch.attention_mask, batch.position_ids, keep=keep, reference=reference)
-    return at_temperature(logits[:, :-1], policy.temperature)
+    return at_temperature(logits[batch.reads], policy.temperature)
 
 
 def at_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -153,12 +171,12 @@ def at_temperature(logits: Tensor, temperature: float) -> Tensor:
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
-    """Log-probabilities (B, T) of ``targets`` (B, T) under ``logits`` (B, T, V), without a (B, T, V) copy of them."""
+    """Log-probabilities (M,) of ``targets`` (M,) under ``logits`` (M, V), without an (M, V) copy of them."""
     return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
 
 @torch.no_grad()
 def token_entropy(logits: Tensor) -> Tensor:
-    """Entropy (B, T) in nats of ``logits`` (B, T, V); the probabilities of only one row exist at a time."""
-    entropy = [row.logsumexp(-1) - (row.softmax(-1) * row).sum(-1) for row in logits.detach()]
-    return torch.stack(entropy)
+    """Entropy (M,) in nats of ``logits`` (M, V); the probabilities of a few positions exist at a time."""
+    entropy = [part.logsumexp(-1) - (part.softmax(-1) * part).sum(-1) for part in logits.detach().split(_POSITIONS)]
+    return torch.cat(entropy)

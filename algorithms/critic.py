@@ -109,11 +109,12 @@ class Critic:
         for batch in batches_of(steps):
             width = batch.targets.shape[1]
             with self._processes.autocast():
-                hidden = policy.features(batch.input_ids, batch.attention_mask, batch.position_ids, keep=width + 1)
-            # Of width + 1 positions the last is dropped: V of a token reads the position before it, not its own.
-            # Lines and hidden states are picked by the same mask in the same order, so they match one to one.
+                hidden = policy.features(
+                    batch.input_ids, batch.attention_mask, batch.position_ids, keep=batch.reads.shape[1]
+                )
+            # V of a token reads the position before it. Lines and positions are in the same order, row by row.
             chosen = lines[batch.rows, :width][batch.mask.cpu()].to(policy.device)
-            features[chosen] = hidden[:, :-1][batch.mask].float()
+            features[chosen] = hidden[batch.reads].float()
         states = _states(samples, self._state_size).repeat_interleave(mask.sum(1), dim=0).to(policy.device)
         return torch.cat([F.layer_norm(features, features.shape[1:]), states], dim=1)
 

@@ -106,10 +106,10 @@ def fit(
         optimizer.zero_grad()
         total = sum(len(target) + config.prompt_weight * (len(prompt) - 1) for prompt, target in batch)
         loss = 0.0
-        lengths = [(len(prompt), len(target)) for prompt, target in batch]
+        lengths = [len(prompt) + len(target) for prompt, target in batch]
         for rows in microbatches(lengths, config.tokens_per_microbatch):
             ids, weights = _collate([batch[i] for i in rows], config.prompt_weight, device)
-            first = 0 if config.prompt_weight else min(lengths[i][0] for i in rows) - 1  # predicts what is learned
+            first = 0 if config.prompt_weight else min(len(batch[i][0]) for i in rows) - 1  # predicts what is learned
             with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
                 logits = forward(ids, ids.shape[1] - first)
             part = _weighted_loss(logits, ids[:, first:], weights[:, first:]) / total

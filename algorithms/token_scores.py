@@ -19,7 +19,7 @@ from waltz_env.algorithms.batches import MicroBatch, at_temperature, completion_
 from waltz_env.algorithms.protocols import Policy, SeparablePolicy
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""From logits (b, t, V) float32 and the sampled tokens (b, t) to a number for each, (b, t) float32."""
+"""From logits (M, V) float32 and the sampled tokens (M,) to a number for each, (M,) float32."""
 
 
 def token_scores(
@@ -34,30 +34,40 @@ def token_scores(
         logits_at_once: largest number of logits, positions times vocabulary, that exist at once.
         reference: whether to ask the frozen reference instead, without gradient.
     """
-    if isinstance(policy, SeparablePolicy) and batch.targets.numel() * policy.vocabulary_size > logits_at_once:
-        # One position before each token, as in `completion_logits`; the last one predicts nothing.
-        separate = policy.hidden_states(
-            batch.input_ids,
-            batch.attention_mask,
-            batch.position_ids,
-            keep=batch.targets.shape[1] + 1,
-            reference=reference,
-        )
-        if separate is not None:
-            hidden, head = separate
+    targets = batch.targets[batch.mask]  # (M,), row by row; the logits of `batch.reads` are in the same order
+    columns = None
+    if isinstance(policy, SeparablePolicy) and batch.reads.numel() * policy.vocabulary_size > logits_at_once:
+        columns = _in_parts(policy, batch, targets, scores, logits_at_once=logits_at_once, reference=reference)
+    if columns is None:
+        logits = completion_logits(policy, batch, reference=reference)
+        columns = [score(logits, targets) for score in scores]
+    return tuple(column.new_zeros(batch.mask.shape).masked_scatter(batch.mask, column) for column in columns)
 
-            def part(hidden: Tensor, targets: Tensor) -> list[Tensor]:
-                logits = at_temperature(head(hidden.unsqueeze(0)), policy.temperature)
-                return [score(logits, targets.unsqueeze(0)).squeeze(0) for score in scores]
 
-            # Sampled tokens alone, of all rows: (M, D) and (M,).
-            read, targets = hidden[:, :-1][batch.mask], batch.targets[batch.mask]
-            size = max(1, logits_at_once // policy.vocabulary_size)
-            parts = [
-                checkpoint(part, *several, use_reentrant=False, preserve_rng_state=False)
-                for several in zip(read.split(size), targets.split(size), strict=True)
-            ]
-            columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-            return tuple(column.new_zeros(batch.mask.shape).masked_scatter(batch.mask, column) for column in columns)
-    logits = completion_logits(policy, batch, reference=reference)
-    return tuple(score(logits, batch.targets) for score in scores)
+def _in_parts(
+    policy: SeparablePolicy,
+    batch: MicroBatch,
+    targets: Tensor,
+    scores: Sequence[Score],
+    *,
+    logits_at_once: int,
+    reference: bool,
+) -> list[Tensor] | None:
+    """Each of ``scores``, (M,) float32, from a few logits at a time; None if the head cannot be applied by itself."""
+    separate = policy.hidden_states(
+        batch.input_ids, batch.attention_mask, batch.position_ids, keep=batch.reads.shape[1], reference=reference
+    )
+    if separate is None:
+        return None
+    hidden, head = separate
+
+    def part(hidden: Tensor, targets: Tensor) -> list[Tensor]:
+        logits = at_temperature(head(hidden.unsqueeze(0)).squeeze(0), policy.temperature)
+        return [score(logits, targets) for score in scores]
+
+    size = max(1, logits_at_once // policy.vocabulary_size)
+    parts = [
+        checkpoint(part, *several, use_reentrant=False, preserve_rng_state=False)
+        for several in zip(hidden[batch.reads].split(size), targets.split(size), strict=True)
+    ]
+    return [torch.cat(column) for column in zip(*parts, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from itertools import product
 
@@ -119,25 +120,44 @@ def test_the_gradient_of_reward_less_penalty_by_enumeration() -> None:
     torch.testing.assert_close(gradient(-(probabilities.detach() * losses.sum(1)).sum(), table), exact)
 
 
-def test_batches_pad_prompts_left_and_completions_right() -> None:
+def test_batches_pad_rows_on_the_right_and_read_before_each_sampled_token() -> None:
     policy = ToyPolicy(random_table(10))
-    samples = [row(policy, (1, 2, 3), (4,), 0.0), row(policy, (5,), (6, 7), 0.0)]
+    samples = [row(policy, (1, 2, 3), (4,), 0.0), row(policy, (5, 6), (7, 8, 9), 0.0)]
     batch = collate(samples, [1, 0], device=CPU)
     assert batch.rows.tolist() == [1, 0]
-    assert batch.input_ids.tolist() == [[0, 0, 5, 6, 7], [1, 2, 3, 4, 0]]
-    assert batch.attention_mask.tolist() == [[0, 0, 1, 1, 1], [1, 1, 1, 1, 0]]
-    assert batch.position_ids.tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 3]]
-    assert batch.targets.tolist() == [[6, 7], [4, 0]]
-    assert batch.mask.tolist() == [[True, True], [True, False]]
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, 9], [1, 2, 3, 4, 0]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4]]
+    assert batch.targets.tolist() == [[7, 8, 9], [4, 0, 0]]
+    assert batch.mask.tolist() == [[True, True, True], [True, False, False]]
+    # The last four positions: the first that predicts a sampled token is the second of row 1.
+    assert batch.reads.tolist() == [[True, True, True, False], [False, True, False, False]]
 
 
-@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=40), st.integers(1, 200))
-def test_microbatches_keep_every_row_once_and_within_the_budget(lengths: list[tuple[int, int]], budget: int) -> None:
+@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200))
+def test_microbatches_keep_every_row_once_and_within_the_budget(lengths: list[int], budget: int) -> None:
     groups = microbatches(lengths, budget)
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
     for group in groups:
-        padded = max(lengths[i][0] for i in group) + max(lengths[i][1] for i in group)
-        assert len(group) == 1 or len(group) * padded <= budget
+        assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget
+
+
+def padded(groups: list[list[int]], lengths: list[int]) -> int:
+    """Cost of the groups: their padded tokens, and 400 for each."""
+    return sum(400 + len(group) * max(lengths[i] for i in group) for group in groups)
+
+
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=7), st.sampled_from([500, 2000, 10_000]))
+def test_no_other_microbatches_of_sorted_rows_have_less_padding(lengths: list[int], budget: int) -> None:
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    costs = []
+    for cuts in itertools.product([False, True], repeat=len(order) - 1):
+        groups = [[order[0]]]
+        for i, cut in zip(order[1:], cuts, strict=True):
+            groups.append([i]) if cut else groups[-1].append(i)
+        if all(len(group) == 1 or len(group) * lengths[group[-1]] <= budget for group in groups):
+            costs.append(padded(groups, lengths))
+    assert padded(microbatches(lengths, budget), lengths) == min(costs)
 
 
 def test_padding_restores_rows_of_any_length() -> None:
@@ -152,11 +172,11 @@ def test_logprobs_and_entropy_are_of_the_distribution_at_the_temperature() -> No
     policy = ToyPolicy(table, temperature=2.0)  # square roots .8, .4, .447 over their sum
     logits = completion_logits(policy, collate([row(policy, (0,), (1, 0), 0.0)], [0], device=CPU))
     total = 0.8 + 0.4 + math.sqrt(0.2)
-    logprobs = token_logprobs(logits, torch.tensor([[1, 0]]))
-    torch.testing.assert_close(logprobs, torch.tensor([[math.log(0.4 / total), math.log(1 / 3)]]))
+    logprobs = token_logprobs(logits, torch.tensor([1, 0]))
+    torch.testing.assert_close(logprobs, torch.tensor([math.log(0.4 / total), math.log(1 / 3)]))
     p = [0.8 / total, 0.4 / total, math.sqrt(0.2) / total]
     expected = -sum(q * math.log(q) for q in p)
-    torch.testing.assert_close(token_entropy(logits), torch.tensor([[expected, math.log(3)]]))
+    torch.testing.assert_close(token_entropy(logits), torch.tensor([expected, math.log(3)]))
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
