@@ -52,6 +52,11 @@ class Processes:
     Args:
         accelerator: accelerator of this process; None for a run in one process, in the precision of the weights.
 
+    Attributes:
+        count: number of processes.
+        index: number of this process, from 0.
+        several: whether there is more than one.
+
     Raises:
         UsageError: see ``check_accelerator``.
     """
@@ -60,7 +65,9 @@ class Processes:
         if accelerator is not None:
             check_accelerator(accelerator)
         self._accelerator = accelerator
-        self.several = accelerator is not None and accelerator.num_processes > 1
+        self.count = 1 if accelerator is None else accelerator.num_processes
+        self.index = 0 if accelerator is None else accelerator.process_index
+        self.several = self.count > 1
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass in accelerate's mixed precision."""

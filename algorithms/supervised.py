@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from waltz_env.algorithms.batches import microbatches
 from waltz_env.algorithms.optimizer import check_betas, check_gradient, schedule_factor
+from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import Policy
 from waltz_env.checks import check_integer, check_number, check_settings
 from waltz_env.errors import UsageError
@@ -76,6 +78,7 @@ def fit(
     *,
     config: SupervisedConfig | None = None,
     on_step: Callable[[int, float], object] | None = None,
+    accelerator: Accelerator | None = None,
 ) -> list[float]:
     """Train on (prompt, target) pairs by weighted next-token cross-entropy.
 
@@ -85,6 +88,8 @@ def fit(
         examples: pairs of token ids; they are used in a seeded order, as often as the steps need.
         config: the settings; ``SupervisedConfig()`` by default.
         on_step: called after each step with the number of steps done and the loss; for a progress bar.
+        accelerator: accelerator of this process, if several fit together. All have the same weights and examples, and
+            each computes its share of every batch.
 
     Returns:
         The loss of each step, in nats per weighted token, before that step changes the weights.
@@ -96,6 +101,7 @@ def fit(
     _check(examples)
     forward, parameters, device = _parts(policy)
     check_whole(parameters, task="Supervised fitting")
+    processes = Processes(accelerator)
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
@@ -106,21 +112,23 @@ def fit(
         optimizer.zero_grad()
         total = sum(len(target) + config.prompt_weight * (len(prompt) - 1) for prompt, target in batch)
         loss = 0.0
-        lengths = [len(prompt) + len(target) for prompt, target in batch]
+        share = batch[processes.index :: processes.count]
+        lengths = [len(prompt) + len(target) for prompt, target in share]
         for rows in microbatches(lengths, config.tokens_per_microbatch):
-            ids, weights = _collate([batch[i] for i in rows], config.prompt_weight, device)
-            first = 0 if config.prompt_weight else min(len(batch[i][0]) for i in rows) - 1  # predicts what is learned
+            ids, weights = _collate([share[i] for i in rows], config.prompt_weight, device)
+            first = 0 if config.prompt_weight else min(len(share[i][0]) for i in rows) - 1  # predicts what is learned
             with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
                 logits = forward(ids, ids.shape[1] - first)
             part = _weighted_loss(logits, ids[:, first:], weights[:, first:]) / total
             part.backward()
             loss += part.item()
+        processes.sum_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         check_gradient(norm, of=f"Step {step + 1}: the")
         optimizer.step()
-        losses.append(loss)
+        losses.append(sum(processes.gather([loss])))
         if on_step is not None:
-            on_step(step + 1, loss)
+            on_step(step + 1, losses[-1])
     return losses
 
 

@@ -17,6 +17,7 @@ from tests.learners import random_table, toy_config
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import STATE, LearnerConfig, Metrics, Sample
 from waltz_env.algorithms.registry import ALGORITHMS
+from waltz_env.algorithms.supervised import SupervisedConfig, fit
 from waltz_env.cli.processes import processes
 from waltz_env.errors import UsageError
 from waltz_env.experiments.main_process import by_main_process
@@ -53,6 +54,15 @@ def update(samples: list[Sample], config: LearnerConfig, accelerator: Accelerato
     return policy.table.detach(), metrics
 
 
+def fitted(accelerator: Accelerator) -> tuple[Tensor, list[float]]:
+    """Four supervised steps on batches of three; the last batch of an epoch has one example, and one process none."""
+    policy = ToyPolicy(random_table(5))
+    examples = [((i % 5,), tuple(range(1 + i % 4))) for i in range(7)]
+    settings = SupervisedConfig(steps=4, batch_size=3, learning_rate=0.05, prompt_weight=0.1)
+    losses = fit(policy, examples, config=settings, accelerator=accelerator)
+    return policy.table.detach(), losses
+
+
 def worker(rank: int, folder: str) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS="1")
     os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -65,6 +75,7 @@ def worker(rank: int, folder: str) -> None:
                 mine = rows()[:count] if rank == 0 else rows()[count:]
                 results[f"{name}-{share}"] = update(mine, config, accelerator)
         results["nobody"] = update([], CONFIGS["reinforce++"], accelerator)
+        results["fitted"] = fitted(accelerator)
         results["decided"] = by_main_process(lambda: f"by {rank}", accelerator)
         try:
             by_main_process(partial(fail, f"told by {rank}"), accelerator)
@@ -88,6 +99,9 @@ def test_two_processes_make_the_update_of_one(tmp_path: Path) -> None:
                 their_table, their_metrics = results[f"{name}-{share}"]
                 assert torch.allclose(their_table, table, rtol=0, atol=1e-6), f"{name}, {share}"
                 assert their_metrics == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+        table, losses = fitted(Accelerator(cpu=True))
+        assert torch.allclose(results["fitted"][0], table, rtol=0, atol=1e-6)
+        assert results["fitted"][1] == pytest.approx(losses)
         table, metrics = results["nobody"]
         assert torch.equal(table, random_table(5))
         assert metrics["skipped"] == 1

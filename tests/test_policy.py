@@ -145,12 +145,15 @@ def test_the_reference_gives_no_gradient() -> None:
     assert not policy.logits(*batch(), 2, reference=True).requires_grad
 
 
-def test_padding_on_the_left_changes_nothing() -> None:
+@pytest.mark.parametrize(("left", "right"), [(7, 0), (0, 7), (3, 4)])
+def test_padding_on_either_side_changes_nothing(left: int, right: int) -> None:
     policy = fresh(Path())
     ids, mask, positions = batch((12, 5))
-    padded = policy.logits(ids, mask, positions, 5)[1]
     alone = policy.logits(ids[1:, 7:], mask[1:, 7:], positions[1:, 7:], 5)[0]
-    torch.testing.assert_close(padded, alone, atol=1e-5, rtol=0)
+    for padded in (ids, mask, positions):
+        padded[1] = torch.nn.functional.pad(padded[1, 7:], (left, right))
+    found = policy.logits(ids, mask, positions, 12)[1, left : left + 5]
+    torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
 
 
 def test_only_the_last_positions_are_computed_and_they_are_the_same() -> None:

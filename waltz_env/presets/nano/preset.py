@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -96,12 +97,13 @@ def build_workbench(
 def _base(
     seed: int, folder: Path, accelerator: Accelerator, config: NanoConfig
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    if accelerator.is_main_process and not folder.exists():
-        with tqdm(total=config.steps, desc="warm start") as bar:
-            built = build_model(seed, config, on_step=lambda *_: bar.update())
-        with atomic_folder(folder) as temporary:
-            for part in built:
-                part.save_pretrained(temporary)
+    if gather_object([not folder.exists()])[0]:  # all processes do what the first one sees
+        with tqdm(total=config.steps, desc="warm start", disable=not accelerator.is_main_process) as bar:
+            built = build_model(seed, config, on_step=lambda *_: bar.update(), accelerator=accelerator)
+        if accelerator.is_main_process:
+            with atomic_folder(folder) as temporary:
+                for part in built:
+                    part.save_pretrained(temporary)
     accelerator.wait_for_everyone()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if len(tokenizer) != VOCABULARY:

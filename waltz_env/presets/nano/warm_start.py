@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from waltz_env.agents.prompt_encoder import PromptEncoder
@@ -61,7 +62,11 @@ class NanoConfig:
 
 
 def build_model(
-    seed: int, config: NanoConfig | None = None, *, on_step: Callable[[int, float], object] | None = None
+    seed: int,
+    config: NanoConfig | None = None,
+    *,
+    on_step: Callable[[int, float], object] | None = None,
+    accelerator: Accelerator | None = None,
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Build and warm-start the model. The same seed gives the same weights on the same CPU.
 
@@ -69,6 +74,7 @@ def build_model(
         seed: seed of the initial weights, the examples and their order. Tokenizer and prompt splits do not change.
         config: size of the model and its warm start; the default is ``NanoConfig()``.
         on_step: called after each warm-start step with the number of steps done and the loss.
+        accelerator: accelerator of this process, if several build the model together.
     """
     config = config or NanoConfig()
     tokenizer = build_tokenizer()
@@ -82,7 +88,7 @@ def build_model(
         seed=seed,
     )
     data = encoded_examples(tokenizer, config.steps * config.batch_size, seed, config.mixture, thinking=config.thinking)
-    fit(model.train(), data, config=settings, on_step=on_step)
+    fit(model.train(), data, config=settings, on_step=on_step, accelerator=accelerator)
     return model.eval(), tokenizer
 
 
