@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -23,7 +24,9 @@ FULL_DISTRIBUTION = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 class OpenAIAgent:
     """An agent that asks a chat server for its completions, many at a time.
 
-    ``act`` works anywhere, also in notebooks; ``aact`` works in any event loop.
+    ``act`` works anywhere, also in notebooks; ``aact`` works in any event loop. A completion with
+    ``SamplingOptions.on_text`` is asked for as a stream, with its usage. For servers that refuse ``stream`` or
+    ``stream_options``, leave it out: ``ServerClient(parameters={"stream": None})``, ``{"stream_options": None}``.
 
     Learners need token ids and log-probabilities and refuse completions without them; completions have them only with
     ``token_ids=True``. Servers report the log-probabilities of temperature 1 and of the unconstrained distribution, so
@@ -124,12 +127,29 @@ class OpenAIAgent:
             self._request(observation, number, wanted)
             for number, (observation, wanted) in enumerate(zip(observations, options, strict=True), first)
         ]
-        answers = await self.server.ask("chat/completions", requests, started=started)
-        outcomes = [self._outcome(answer, wanted) for answer, wanted in zip(answers, options, strict=True)]
+        streams = [self._stream(wanted) for wanted in options]
+        for request, stream in zip(requests, streams, strict=True):
+            if stream is not None:
+                request["stream_options"] = {"include_usage": True}
+        answers = await self.server.ask(
+            "chat/completions",
+            requests,
+            started=started,
+            on_chunk=[stream.take if stream else None for stream in streams],
+        )
+        outcomes = [
+            self._outcome(answer or (stream.body() if stream else answer), wanted)
+            for answer, stream, wanted in zip(answers, streams, options, strict=True)
+        ]
         failures = [outcome for outcome in outcomes if isinstance(outcome, ServerError)]
         if failures:
             _raise_together(outcomes, failures)
         return [outcome for outcome in outcomes if isinstance(outcome, Completion)]
+
+    def _stream(self, options: SamplingOptions) -> _Stream | None:
+        if options.on_text is None or self._token_ids or "stream" in self.server.parameters:
+            return None
+        return _Stream(options.on_text)
 
     def _request(self, observation: Observation, number: int, options: SamplingOptions) -> dict[str, Any]:
         messages = [
@@ -201,6 +221,56 @@ class _Answer(BaseModel):
             return read(value)
         except ValidationError:
             return None  # a text is worth more than its count
+
+
+class _Delta(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _ChunkChoice(BaseModel):
+    delta: _Delta
+    finish_reason: str | None = None
+
+
+class _Chunk(BaseModel):
+    """The parts of a stream's chunk that are read; the last one may have the usage and no choice."""
+
+    choices: tuple[_ChunkChoice, ...] = ()
+    usage: Any = None
+
+
+class _Stream:
+    """A chat completion that arrives in chunks."""
+
+    def __init__(self, on_text: Callable[[str], None]) -> None:
+        self._on_text = on_text
+        self._text = self._refusal = ""
+        self._finish: str | None = None
+        self._usage: Any = None
+        self._readable = True
+
+    def take(self, chunk: str) -> None:
+        """Takes a chunk as JSON."""
+        try:
+            read = _Chunk.model_validate_json(chunk)
+        except ValidationError:
+            self._readable = False
+            return
+        self._usage = read.usage or self._usage
+        for choice in read.choices[:1]:
+            self._finish = choice.finish_reason or self._finish
+            self._refusal += choice.delta.refusal or ""
+            if choice.delta.content and self._readable:
+                self._text += choice.delta.content
+                self._on_text(self._text)
+
+    def body(self) -> str:
+        """The same completion as a server would send it whole; empty if it has no end or some of it was unreadable."""
+        if self._finish is None or not self._readable:
+            return ""
+        message = {"content": self._text or None, "refusal": self._refusal or None}
+        return json.dumps({"choices": [{"message": message, "finish_reason": self._finish}], "usage": self._usage})
 
 
 def _read(body: str, token_ids: bool) -> Completion:

@@ -134,10 +134,12 @@ class TransformersAgent:
                         complete=options[row].complete,
                         phrases=self._phrases[options[row].series] if options[row].series else None,
                         limit=sampling[row].limit,
+                        on_text=options[row].on_text,
+                        thoughts_end=self.thoughts_end,
                     )
                     for row in rows
                 ]
-                watched = any(options[row].complete or options[row].series for row in rows)
+                watched = any(options[row].complete or options[row].series or options[row].on_text for row in rows)
                 sampler = partial(sample_ahead, followers=writings) if watched else sample
                 sampled = sampler(
                     model,
@@ -202,12 +204,16 @@ class _Writing:
         complete: Callable[[str], str | None] | None,
         phrases: Phrases | None,
         limit: int,
+        on_text: Callable[[str], None] | None = None,
+        thoughts_end: str | None = None,
     ) -> None:
         self.whole: str | None = None
         self._policy = policy
         self._complete = complete
         self._phrases = phrases
         self._limit = limit
+        self._on_text = on_text
+        self._thoughts_end = thoughts_end
         self._tokens: list[int] = []
 
     def guess(self, most: int) -> Sequence[int]:
@@ -215,9 +221,17 @@ class _Writing:
 
     def take(self, tokens: Sequence[int]) -> bool:
         self._tokens += tokens
-        if self._complete is not None and len(self._tokens) <= self._limit:
-            self.whole = self._complete(_text(self._policy.tokenizer, self._tokens))
+        if len(self._tokens) <= self._limit:
+            self._tell()
         return self.whole is not None or len(self._tokens) >= self._limit
+
+    def _tell(self) -> None:
+        if self._complete is not None:
+            self.whole = self._complete(_text(self._policy.tokenizer, self._tokens))
+        if self._on_text is not None and self.whole is None:
+            # A character of several tokens reads as U+FFFD until its last one.
+            written = _text(self._policy.tokenizer, self._tokens).rstrip("\ufffd")
+            self._on_text(_aloud(written, self._thoughts_end))
 
 
 def _within(sampled: Sampled, limit: int) -> Sampled:
@@ -246,9 +260,7 @@ def as_completion(
         version: version of the weights that were sampled from.
         thoughts_end: what ends private thoughts, which are left out of the text.
     """
-    text = _text(tokenizer, sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids)
-    if thoughts_end is not None:
-        text = text.partition(thoughts_end)[2].strip()
+    text = _aloud(_text(tokenizer, sampled.token_ids[:-1] if sampled.stopped else sampled.token_ids), thoughts_end)
     return Completion(
         text=text,
         finish="stop" if sampled.stopped else "length",
@@ -258,6 +270,11 @@ def as_completion(
         logprobs=sampled.logprobs if keep_ids else None,
         version=version,
     )
+
+
+def _aloud(text: str, thoughts_end: str | None) -> str:
+    """What is said aloud, after the private thoughts."""
+    return text if thoughts_end is None else text.partition(thoughts_end)[2].strip()
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -333,9 +333,9 @@ def step(hardware: Hardware, model: Model, judge: Model, load: Workload, plan: P
     turn_seconds: dict[str, float] = {}
     causes: dict[str, float] = {}
     for name, turn in turns.items():
-        seconds = sampling(hardware, model, turn, texts[name], plan.samplers, held=taken)
-        turn_seconds[name] = sum(seconds.values())
-        for cause, time in seconds.items():
+        by_cause = sampling(hardware, model, turn, texts[name], plan.samplers, held=taken)
+        turn_seconds[name] = sum(by_cause.values())
+        for cause, time in by_cause.items():
             causes[cause] = causes.get(cause, 0.0) + time
 
     judging = 0.0

@@ -13,6 +13,9 @@ from waltz_env.errors import UsageError, UsageTypeError
 class SamplingOptions:
     """Wishes for one completion. None, or no stop string, leaves the agent's own setting.
 
+    An agent that streams calls ``on_text``, from any thread, whenever it has written more of the completion. What it is
+    told is the text so far, always the beginning of ``Completion.text``. Other agents never call it.
+
     Attributes:
         temperature: sampling temperature; 0 is greedy.
         top_p: probability mass of the smallest set of tokens to sample from, in (0, 1].
@@ -23,6 +26,7 @@ class SamplingOptions:
             agent that can stop there ends with that text; any other writes on.
         series: name of the completions whose phrases this one probably repeats; empty if there are none. An agent may
             then check many tokens at once, which changes how long a completion takes, and not what it says.
+        on_text: hears the text so far while it is written; it must not block or raise.
 
     Raises:
         UsageError: a value is out of range.
@@ -36,6 +40,7 @@ class SamplingOptions:
     stop: tuple[str, ...] = ()
     complete: Callable[[str], str | None] | None = None
     series: str = ""
+    on_text: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -51,5 +56,7 @@ class SamplingOptions:
                 raise UsageError(f"seed must have at most 64 bits; got {self.seed}.")
         if self.complete is not None and not callable(self.complete):
             raise UsageTypeError(f"complete must be a function of the text so far; got {self.complete!r}.")
+        if self.on_text is not None and not callable(self.on_text):
+            raise UsageTypeError(f"on_text must be a function of the text so far; got {self.on_text!r}.")
         if not all(self.stop):
             raise UsageError("A stop string must not be empty.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 import re
+import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ class ServerClient:
         requests: Sequence[Mapping[str, Any]],
         *,
         started: Callable[[], None] = lambda: None,
+        on_chunk: Sequence[Callable[[str], None] | None] = (),
     ) -> list[str | ServerError]:
         """Return the body of each answer, or the error in its place, in order. Await it on the client's own loop.
 
@@ -105,9 +107,15 @@ class ServerClient:
             endpoint: path below ``base_url``.
             requests: arguments of the official client's ``create``.
             started: called whenever a request has got a free slot and is about to be sent.
+            on_chunk: for each request, what is called with every chunk of its stream, as JSON; None for an answer that
+                comes whole. The body of a stream is empty. Once it has begun, it is not tried again. A server may
+                answer whole all the same.
         """
         by = asyncio.get_running_loop().time() + self.deadline
-        return await asyncio.gather(*(self._ask(endpoint, request, by, started) for request in requests))
+        hearers = on_chunk or [None] * len(requests)
+        return await asyncio.gather(
+            *(self._ask(endpoint, each, by, started, hearer) for each, hearer in zip(requests, hearers, strict=True))
+        )
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the client's loop and return its result."""
@@ -125,7 +133,12 @@ class ServerClient:
         self._loop.close()
 
     async def _ask(
-        self, endpoint: Endpoint, request: Mapping[str, Any], by: float, started: Callable[[], None]
+        self,
+        endpoint: Endpoint,
+        request: Mapping[str, Any],
+        by: float,
+        started: Callable[[], None],
+        on_chunk: Callable[[str], None] | None,
     ) -> str | ServerError:
         import openai
 
@@ -139,7 +152,16 @@ class ServerClient:
         try:
             async with asyncio.timeout_at(by), slots:
                 started()
-                return (await create(**_with_parameters(request, self.parameters))).text
+                arguments = _with_parameters(request, self.parameters)
+                if on_chunk is None:
+                    return (await create(**arguments)).text
+                answer = await create(**arguments, stream=True)
+                if "event-stream" not in answer.headers.get("content-type", ""):  # it came whole all the same
+                    return (await answer.http_response.aread()).decode(errors="replace")
+                async with answer.parse() as stream:
+                    async for chunk in stream:
+                        on_chunk(chunk.model_dump_json(warnings=False))
+                return ""
         except TimeoutError:
             return failed(f"gave no answer within the deadline of {self.deadline:g} s", "timeout")
         except openai.APITimeoutError:
@@ -151,9 +173,9 @@ class ServerClient:
                 f"answered with status {error.status_code}{_reason(error)}",
                 "overloaded" if error.status_code in BUSY else "error",
             )
-        except openai.APIConnectionError:
+        except (openai.APIConnectionError, _dropped()):
             return failed("could not be reached or dropped the connection", "unavailable")
-        except openai.OpenAIError:
+        except (openai.OpenAIError, ValueError):  # the second for a chunk that is not JSON
             return failed("answered with something that cannot be read", "error")
 
 
@@ -175,6 +197,14 @@ def _connect(base_url: str | None, api_key: str | None, slots: int, timeout: flo
     except openai.OpenAIError as error:
         raise UsageError(f"No client for {base_url or 'the default server'}: {error}") from error
     return _Connection(client, asyncio.Semaphore(slots))
+
+
+def _dropped() -> type[Exception]:
+    """What openai lets through, before version 3, where a connection breaks off in the middle of a stream."""
+    import openai
+
+    error: type[Exception] = getattr(sys.modules.get("httpx"), "TransportError", openai.APIConnectionError)
+    return error
 
 
 def _with_parameters(request: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:

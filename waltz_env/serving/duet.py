@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
@@ -22,6 +23,7 @@ from waltz_env.serving.batcher import CLOSED, Batcher
 from waltz_env.serving.chat import chat_prompt
 from waltz_env.serving.cutting import cut, estimate
 from waltz_env.serving.reply import Failure, Latency, Reply
+from waltz_env.serving.telling import Telling
 from waltz_env.serving.turn import Turn
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Completion, Message, Observation, Usage
 
@@ -79,6 +81,11 @@ class Duet:
 
     ``Reply.failure`` and ``Reply.refused`` tell; ``failures`` counts by agent and kind. If the draft itself fails, that
     is an ``AgentError``.
+
+    ``SamplingOptions.on_text`` hears an answer while it is written, if the agent streams and no critique can follow: a
+    revision in the last round, or, in mode ``"off"``, the draft. It never hears anything of a draft that the feedback
+    agent reads. If such an answer breaks off, nothing can replace what was heard, so that is an ``AgentError`` under
+    both policies.
 
     Args:
         agents: agents by role. In mode ``"off"`` the conversation agent is enough.
@@ -150,6 +157,7 @@ class Duet:
         Args:
             messages: the chat, oldest message first.
             options: how drafts and revisions are sampled and where they end. The feedback agent sees them as they end.
+                ``on_text`` hears the answer while it is written, see the class.
 
         Raises:
             UsageError: the chat cannot be answered, see ``chat_prompt``.
@@ -170,7 +178,9 @@ class Duet:
 
     async def arespond(self, messages: Sequence[Message], *, options: SamplingOptions = SamplingOptions()) -> Reply:
         """Do the same as ``respond`` without blocking, in any event loop. Cancelling it drops its requests."""
-        return await self._play(Game(chat_prompt(messages), self.rules), options)
+        game = Game(chat_prompt(messages), self.rules)
+        with closing(Telling(options, longest=self.rules.max_chars)) as telling:
+            return await self._play(game, options, telling)
 
     def close(self, *, wait: bool = True) -> None:
         """End the threads. The agents stay open.
@@ -201,11 +211,11 @@ class Duet:
             )
         return [reply for reply in replies if reply is not None]
 
-    async def _play(self, game: Game, options: SamplingOptions) -> Reply:
+    async def _play(self, game: Game, options: SamplingOptions, telling: Telling) -> Reply:
         start = time.monotonic()
         spent = {"draft": 0.0, "feedback": 0.0, "revision": 0.0, "queue": 0.0}
         used: list[tuple[AgentID, Usage]] = []
-        failure = None
+        failure: Failure | None = None
         while game.turn is not None and failure is None:
             agent, phase = game.turn, _phase(game)
             turn = Turn(
@@ -213,19 +223,22 @@ class Duet:
                 running=self.feedback_timeout if agent == FEEDBACK else self.timeout,
             )
             observation = game.observe(agent)
-            asked = self._feedback_options if agent == FEEDBACK else options
+            heard = telling.on_text if _is_last(game) else None
+            asked = self._feedback_options if agent == FEEDBACK else replace(options, on_text=heard)
             outcome = await _within(turn, self._ask(agent, observation, asked, turn=turn, since=start))
             spent[phase] += turn.seconds["running"]
             spent["queue"] += turn.seconds["waiting"]
             if isinstance(outcome, Completion):
                 used.append((agent, outcome.tokens or estimate(observation, outcome)))
                 game.act(cut(outcome, asked, count=not self.takes_options))
-                failure = _malformed(game)
+                failure = _malformed(game) or _contradiction(game, telling)
             else:
                 failure = _failure(agent, outcome)
         if failure is not None:
             self.failures[failure.agent, failure.kind] += 1
         played = game.trajectory()
+        if failure is not None and telling.told:
+            raise AgentError(f"The answer broke off: {failure.reason}", kind=failure.kind)
         if failure is not None and (not played.responses or failure.kind in NO_ANSWER):
             missing = "answer" if played.responses else "draft"
             raise AgentError(f"There is no {missing}: {failure.reason}", kind=failure.kind)
@@ -277,6 +290,21 @@ async def _within(turn: Turn, work: Awaitable[Completion]) -> Completion | BaseE
 def _ends_if_nothing_is_flagged(rules: Rules) -> bool:
     """Whether a game is over once both flags are false, whatever the rest of the critique will be."""
     return not rules.always_revise and type(rules).asks_revision is Rules.asks_revision
+
+
+def _is_last(game: Game) -> bool:
+    """Whether no critique can follow the next response, and no malformed one came before."""
+    played = game.trajectory()
+    if len(played.critiques) < game.rules.max_rounds:
+        return False
+    return not played.critiques or played.critiques[-1].feedback.well_formed
+
+
+def _contradiction(game: Game, telling: Telling) -> Failure | None:
+    """The failure of an agent whose response does not begin with what it told of it."""
+    if game.trajectory().final.text.startswith(telling.told):
+        return None
+    return Failure(CONVERSATION, "error", "The response does not begin with what was told of it.")
 
 
 def _malformed(game: Game) -> Failure | None:

@@ -1,4 +1,8 @@
-"""A reply of the pair as a chat completion, whole or as a stream of server-sent events."""
+"""A reply of the pair as a chat completion, whole or as a stream of server-sent events.
+
+Nobody may see a draft before the feedback agent has approved it. A stream begins when the answer is final, or with a
+revision that no critique can follow.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from waltz_env.serving.http.schemas import (
     AnswerMessage,
@@ -37,42 +41,58 @@ def review(reply: Reply) -> Review:
     return "reviewed" if reply.reviewed else "unreviewed"
 
 
-def chat_answer(reply: Reply, *, model: str, mode: str, details: bool) -> ChatAnswer:
+class Head(NamedTuple):
+    """What an answer and all chunks of a stream begin with."""
+
+    id: str
+    created: int
+    model: str
+
+
+def head_of(model: str) -> Head:
+    """Return the head of a new answer."""
+    return Head(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), model)
+
+
+def chat_answer(reply: Reply, head: Head, *, mode: str, details: bool) -> ChatAnswer:
     """Return the whole answer. An unreviewed one has its summary whether ``details`` are wanted or not."""
     return ChatAnswer(
-        id=f"chatcmpl-{uuid.uuid4().hex}",
-        created=int(time.time()),
-        model=model,
+        **head._asdict(),
         choices=(Choice(message=AnswerMessage(content=encodable(reply.text)), finish_reason=_finish_reason(reply)),),
         usage=_usage(reply),
         waltz=summary(reply, mode) if details or review(reply) == "unreviewed" else None,
     )
 
 
-def events(answer: ChatAnswer, *, include_usage: bool) -> Iterator[str]:
-    """Yield the answer as server-sent events: role, pieces of text, finish reason, usage if wanted, ``[DONE]``.
+def beginning(head: Head) -> str:
+    """Return the first event of a stream: the role."""
+    return _event(head, [ChunkChoice(delta=Delta(role="assistant", content=""))])
 
-    Nobody may see a draft before the feedback agent has approved it, so a stream begins when the answer is final.
-    """
-    (choice,) = answer.choices
-    text = choice.message.content
-    yield _event(answer, [ChunkChoice(delta=Delta(role="assistant", content=""))])
+
+def pieces(head: Head, text: str) -> Iterator[str]:
+    """Yield more of the text as events."""
+    text = encodable(text)
     for start in range(0, len(text), PIECE):
-        yield _event(answer, [ChunkChoice(delta=Delta(content=text[start : start + PIECE]))])
-    yield _event(answer, [ChunkChoice(delta=Delta(), finish_reason=choice.finish_reason)], waltz=answer.waltz)
+        yield _event(head, [ChunkChoice(delta=Delta(content=text[start : start + PIECE]))])
+
+
+def ending(head: Head, answer: ChatAnswer, *, include_usage: bool) -> Iterator[str]:
+    """Yield the last events of a stream: finish reason, usage if wanted, ``[DONE]``."""
+    (choice,) = answer.choices
+    yield _event(head, [ChunkChoice(delta=Delta(), finish_reason=choice.finish_reason)], waltz=answer.waltz)
     if include_usage:
-        yield _event(answer, [], usage=answer.usage)
+        yield _event(head, [], usage=answer.usage)
     yield "data: [DONE]\n\n"
 
 
 def _event(
-    answer: ChatAnswer,
+    head: Head,
     choices: list[ChunkChoice],
     *,
     usage: UsageReport | None = None,
     waltz: FeedbackSummary | None = None,
 ) -> str:
-    chunk = Chunk(id=answer.id, created=answer.created, model=answer.model, choices=choices, usage=usage, waltz=waltz)
+    chunk = Chunk(**head._asdict(), choices=choices, usage=usage, waltz=waltz)
     return f"data: {chunk.model_dump_json()}\n\n"
 
 

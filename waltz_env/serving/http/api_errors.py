@@ -25,11 +25,17 @@ class Problem(NamedTuple):
 
     def response(self, scope: Scope) -> JSONResponse:
         """Return the answer that carries the error, and put its reason on record for the log."""
+        return JSONResponse(self._body(scope).model_dump(), self.status, headers=self.headers)
+
+    def event(self, scope: Scope) -> str:
+        """Return the last event of a stream that breaks off, and put its reason on record for the log."""
+        return f"data: {self._body(scope).model_dump_json()}\n\n"
+
+    def _body(self, scope: Scope) -> ErrorBody:
         about = scope["state"]["about"]
         about |= {"error": self.code, "message": self.message} | ({"param": self.param} if self.param else {})
         kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
-        detail = ErrorDetail(message=self.message, type=kind, param=self.param, code=self.code)
-        return JSONResponse(ErrorBody(error=detail).model_dump(), self.status, headers=self.headers)
+        return ErrorBody(error=ErrorDetail(message=self.message, type=kind, param=self.param, code=self.code))
 
 
 _BY_AGENT: Mapping[AgentFailure, Problem] = {

@@ -6,18 +6,20 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from waltz_env.errors import AgentError, UsageError
 from waltz_env.sampling_options import SamplingOptions
 from waltz_env.serving.duet import Duet
-from waltz_env.serving.http.answers import chat_answer, events, review, summary
+from waltz_env.serving.http.answers import beginning, chat_answer, ending, head_of, pieces, review, summary
 from waltz_env.serving.http.api_errors import RETRY_AFTER, Problem, by_agent, documented
 from waltz_env.serving.http.chat_request import NO_JSON, ChatRequest, told
 from waltz_env.serving.http.gate import CHAT, Gate
@@ -25,12 +27,14 @@ from waltz_env.serving.http.limits import Limits
 from waltz_env.serving.http.metrics import Metrics
 from waltz_env.serving.http.recorder import CLIENT_LEFT, KNOWN_ELSEWHERE, Recorder
 from waltz_env.serving.http.schemas import ChatAnswer, Health, Model, ModelList
+from waltz_env.serving.reply import Reply
 from waltz_env.types import Message
 
 T = TypeVar("T")
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 STOPPING = Problem(503, "The server is stopping; try again.", "stopping", None, RETRY_AFTER)
+EVENTS = "text/event-stream"
 REVIEW, IGNORED = "x-waltz-review", "x-waltz-ignored"
 
 
@@ -88,36 +92,82 @@ def create_app(
         responses=documented(400, 401, 404, 408, 413, 415, 429, 502, 503, 504) | STREAM,
     )
     async def chat_completions(chat: ChatRequest, request: Request) -> Any:
-        """Answer a chat; with ``stream``, as server-sent events once the answer is final."""
+        """Answer a chat; with ``stream``, as server-sent events as soon as nothing can be taken back."""
         messages, options = chat.chat(), chat.options()
         _check(chat.model, messages, model, limits)
-        about = request.state.about
+        head, about = head_of(model), request.state.about
+        include_usage = bool(chat.stream_options and chat.stream_options.include_usage)
+        texts: asyncio.Queue[str | None] = asyncio.Queue()  # the answer so far, ever longer; None: no more
+        if chat.stream:
+            options = replace(options, on_text=texts.put_nowait)
+        working = asyncio.ensure_future(duet.arespond(messages, options=options))
+        working.add_done_callback(lambda _: texts.put_nowait(None))
+
+        def recorded() -> tuple[Reply, ChatAnswer]:
+            reply = working.result()
+            metrics.replied(reply)
+            about.update(stream=bool(chat.stream), review=review(reply), **summary(reply, duet.mode).model_dump())
+            if reply.failure:
+                about["reason"] = reply.failure.reason
+            if log_text:
+                about.update(messages=messages, answer=reply.text)
+            return reply, chat_answer(reply, head, mode=duet.mode, details=chat.waltz.details)
+
+        async def events(text: str | None) -> AsyncIterator[str]:
+            """The stream, from the first text that may be shown; None if the reply is there first."""
+            sent = 0
+            try:
+                yield beginning(head)
+                while text is not None:
+                    for event in pieces(head, text[sent:]):
+                        yield event
+                    sent = len(text)
+                    text = await _unless_left(request, texts.get())
+                if not working.done():
+                    about["error"] = "client_left"
+                    return
+                reply, answer = recorded()
+                for event in pieces(head, reply.text[sent:]):
+                    yield event
+                for event in ending(head, answer, include_usage=include_usage):
+                    yield event
+            except AgentError as error:
+                about.update(failure=error.kind, reason=str(error))
+                yield by_agent(error).event(request.scope)
+            except asyncio.CancelledError:
+                working.cancel()
+                yield STOPPING.event(request.scope)
+
+        async def let_go() -> None:
+            working.cancel()
+
+        headers: dict[str, str] = {}
+        if ignored := () if duet.takes_options else _sampling(options):
+            headers[IGNORED] = about["ignored"] = ", ".join(ignored)
         try:
-            reply = await _unless_left(request, duet.arespond(messages, options=options))
+            first = await _unless_left(request, texts.get())
+            if first is not None:
+                headers[REVIEW] = "reviewed" if duet.rules.max_rounds else "unreviewed"
+                left = BackgroundTask(let_go)  # also after a client that leaves before the stream has begun
+                return StreamingResponse(events(first), media_type=EVENTS, headers=headers, background=left)
+            if not working.done():
+                working.cancel()
+                return Response(status_code=CLIENT_LEFT)
+            reply, answer = recorded()
         except UsageError as error:
             raise Refused(Problem(400, str(error), "invalid_messages", "messages")) from error
         except AgentError as error:
-            about |= {"failure": error.kind, "reason": str(error)}
+            about.update(failure=error.kind, reason=str(error))
             raise Refused(by_agent(error)) from error
         except asyncio.CancelledError:  # the time in which requests may finish is over
+            working.cancel()
             raise Refused(STOPPING) from None
-        if reply is None:
-            return Response(status_code=CLIENT_LEFT)
-        metrics.replied(reply)
-        about |= {"stream": bool(chat.stream), "review": review(reply), **summary(reply, duet.mode).model_dump()}
-        if reply.failure:
-            about["reason"] = reply.failure.reason
-        if log_text:
-            about |= {"messages": messages, "answer": reply.text}
-        headers: dict[str, str] = {REVIEW: review(reply)}
-        if ignored := () if duet.takes_options else _sampling(options):
-            headers[IGNORED] = about["ignored"] = ", ".join(ignored)
-        answer = chat_answer(reply, model=model, mode=duet.mode, details=chat.waltz.details)
-        if not chat.stream:
-            return JSONResponse(answer.model_dump(), headers=headers)
-        include_usage = bool(chat.stream_options and chat.stream_options.include_usage)
-        stream = events(answer, include_usage=include_usage)
-        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+        headers[REVIEW] = review(reply)
+        if chat.stream:
+            whole = [beginning(head), *pieces(head, reply.text)]
+            whole += ending(head, answer, include_usage=include_usage)
+            return StreamingResponse(iter(whole), media_type=EVENTS, headers=headers)
+        return JSONResponse(answer.model_dump(), headers=headers)
 
     @app.get("/v1/models", responses=documented(401))
     async def models() -> ModelList:
