@@ -136,7 +136,7 @@ def lone_rows(facts: Sequence[SampleFacts]) -> Metrics:
     if lone == len(facts) > 1:
         logger.warning(
             "All %d rows are alone in their groups, so a group baseline leaves nothing to learn from them. Play "
-            "several games per prompt (games_per_prompt), or group samples by labels.",
+            "several games per prompt (branches), or group samples by labels.",
             len(facts),
         )
     return {"lone_rows": lone / len(facts)} if facts else {}

@@ -70,7 +70,7 @@ def test_unknown_algorithms_and_damaged_rows_are_told_before_anything_runs(
     assert "Did you mean 'grpo'?" in capsys.readouterr().err
     assert benchmark(tmp_path, "--algorithms", "no.such:thing") == 2
     assert benchmark(tmp_path, "--algorithms", "grpo", "--preset", "llama-3.1-8b") == 2
-    assert "games-per-prompt" in "".join(capsys.readouterr().err.split())
+    assert "loop.branches" in "".join(capsys.readouterr().err.split())
     (tmp_path / "rows.json").write_text("{}")
     assert benchmark(tmp_path, "--algorithms", "grpo", "--rows", tmp_path / "rows.json") == 2
     assert not (tmp_path / "seed-0").exists()

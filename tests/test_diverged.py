@@ -25,7 +25,7 @@ from waltz_env.run_folder import RunFolder
 from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Kind, Prompt
 
 PROMPTS = PromptSet([Prompt(f"prompt {kind}", kind, id=str(kind)) for kind in Kind])
-LOOP = LoopConfig(games=4, games_per_prompt=2, samples=SampleConfig(turns="all"), save_every=1)
+LOOP = LoopConfig(games=4, branches=(2, 1, 1), samples=SampleConfig(turns="all"), save_every=1)
 
 
 def run(folder: Path, agents: Any, name: str, trained: tuple[AgentID, ...] = AGENTS) -> None:

@@ -113,7 +113,7 @@ def test_the_recipe_has_the_papers_numbers() -> None:
     shared = learner.surrogate
     assert (shared.learning_rate, shared.beta, shared.clip) == (5e-7, 0.01, 0.2)
     assert (shared.epochs, shared.minibatches, learner.aggregation) == (1, 1, "sequence")
-    assert (recipe.loop.games, recipe.loop.games_per_prompt, recipe.loop.samples.turns) == (32, 1, "one")
+    assert (recipe.loop.games, recipe.loop.branches, recipe.loop.samples.turns) == (32, (1, 1, 1), "one")
     assert [(stage.steps, stage.rules.max_rounds) for stage in recipe.stages] == [(312, 1), (312, 1)]
     weights = [stage.weights for stage in recipe.stages]
     assert [(w.improvement, w.label, w.format) for w in weights] == [(0.65, 0.25, 0.1), (0.65, 0.0, 0.1)]

@@ -108,9 +108,9 @@ def test_a_class_of_ones_own_takes_over_what_all_algorithms_have(monkeypatch: py
 @pytest.mark.parametrize("learner", [algorithm("grpo"), algorithm("rloo"), NeedsGroups()])
 def test_an_algorithm_that_compares_games_needs_several_per_prompt_or_groups_by_labels(learner: LearnerConfig) -> None:
     recipe = Recipe((Stage("only", 1, {FEEDBACK: learner}),), loop=LoopConfig(games=8))
-    with pytest.raises(UsageError, match=r"--loop.games-per-prompt to 4 or more"):
+    with pytest.raises(UsageError, match=r"--loop.branches 4 1 1"):
         recipe.check()
-    replace(recipe, loop=LoopConfig(games=8, games_per_prompt=4)).check()
+    replace(recipe, loop=LoopConfig(games=8, branches=(4, 1, 1))).check()
     replace(recipe, loop=LoopConfig(games=8, samples=SampleConfig(group="labels"))).check()
 
 

@@ -113,7 +113,7 @@ def test_the_trainer_makes_one_update_a_step_of_a_shared_policy(tmp_path: Path) 
         judge=KeywordJudge(),
         prompts=PromptSet(PROMPTS[:2]),
         folder=tmp_path,
-        config=LoopConfig(games=16, games_per_prompt=8),
+        config=LoopConfig(games=16, branches=(8, 1, 1)),
         accelerator=Accelerator(cpu=True),
     )
     policy = agents[CONVERSATION].policy

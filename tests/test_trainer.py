@@ -250,7 +250,7 @@ def test_single_model_training_plays_no_feedback(tmp_path: Path) -> None:
 
 
 def test_several_games_on_one_prompt_share_a_step(tmp_path: Path) -> None:
-    run(tmp_path, [replace(FEEDBACK_ONLY, steps=1)], config=replace(CONFIG, games=4, games_per_prompt=2))
+    run(tmp_path, [replace(FEEDBACK_ONLY, steps=1)], config=replace(CONFIG, games=4, branches=(2, 1, 1)))
     ids = [game.prompt.id for game in read_games(RunFolder(tmp_path).games_of_step(1))]
     assert len(ids) == 4
     assert len(set(ids)) == 2

@@ -23,7 +23,7 @@ from waltz_env.types import Kind, Prompt, Trajectory
 
 SHORT = [Prompt(f"short {kind}", kind, id=f"short-{kind}") for kind in Kind]
 LONG = Prompt("x" * (CONTEXT + 1), Kind.BENIGN, id="too-long")
-CONFIG = LoopConfig(games=6, games_per_prompt=2, exclude_unreadable=True)
+CONFIG = LoopConfig(games=6, branches=(2, 1, 1), exclude_unreadable=True)
 
 
 def run(folder: Path, prompts: list[Prompt], config: LoopConfig) -> list[dict[str, float]]:

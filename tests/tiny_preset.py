@@ -33,7 +33,7 @@ LEARNER = ReinforcePPConfig(surrogate=SurrogateConfig(learning_rate=1e-2, min_re
 RECIPE = Recipe(
     stages=waltz_stages(LEARNER, LEARNER, steps=(1, 1)),
     preset="tests.tiny_preset:PRESET",
-    loop=LoopConfig(games=4, games_per_prompt=2, samples=SampleConfig(turns="all")),
+    loop=LoopConfig(games=4, branches=(2, 1, 1), samples=SampleConfig(turns="all")),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 
 from waltz_env.errors import UsageError, UsageTypeError
@@ -34,15 +35,17 @@ class Game:
 
     Attributes:
         turn: whose turn it is; None once the game has ended.
+        branch: place of the game in a tree of games, see ``split``.
     """
 
-    __slots__ = ("_advice", "_critiques", "_judged", "_responses", "_texts", "prompt", "rules", "turn")
+    __slots__ = ("_advice", "_critiques", "_judged", "_responses", "_texts", "branch", "prompt", "rules", "turn")
 
     def __init__(self, prompt: Prompt, rules: Rules = Rules()) -> None:
         check_rules(rules)
         self.prompt = prompt
         self.rules = rules
         self.turn: AgentID | None = CONVERSATION
+        self.branch: tuple[int, ...] = ()
         self._responses: tuple[Response, ...] = ()
         self._judged: tuple[Response, ...] = ()  # the same up to the latest judgement; the rules see none
         self._critiques: tuple[Critique, ...] = ()
@@ -93,9 +96,16 @@ class Game:
         *earlier, latest = self._with_judgements()
         self._judged = (*earlier, Response(latest.completion, judgement))
 
+    def split(self, count: int) -> list[Game]:
+        """``count`` games that share all turns so far and go on by themselves; each adds its number to ``branch``."""
+        games = [copy(self) for _ in range(count)]
+        for number, game in enumerate(games):
+            game.branch = (*self.branch, number)
+        return games
+
     def trajectory(self) -> Trajectory:
         """The game so far, with the judgements that there are."""
-        return Trajectory(self.prompt, self._with_judgements(), self._critiques)
+        return Trajectory(self.prompt, self._with_judgements(), self._critiques, self.branch)
 
     def _decided(self, decision: object) -> bool:
         """The decision of a rule of one's own; "no" and a forgotten return are not decisions."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from dataclasses import replace
 from typing import Any
 
 from waltz_env.errors import JudgeError, UsageError, UsageTypeError
@@ -111,22 +111,32 @@ def check_judge(judge: Judge, name: str) -> list[tuple[Prompt, str, Judgement | 
 def judge_games(trajectories: Sequence[Trajectory], judge: Judge) -> list[Trajectory]:
     """Judges all responses of the games in one batch, in place of any earlier judgements.
 
+    A response that several games hold as the same object, because they have branched, is judged once.
+
     Returns:
         The same games. A response that ``judge`` has no verdict on holds a ``NoVerdict`` with the reason.
 
     Raises:
         UsageError: the judge answered with the wrong number of judgements.
     """
-    pairs = [(trajectory.prompt, response.text) for trajectory in trajectories for response in trajectory.responses]
-    if not pairs:
+    keys = [[(id(game.prompt), id(response)) for response in game.responses] for game in trajectories]
+    asked = {
+        key: (game.prompt, response.text)
+        for game, of_game in zip(trajectories, keys, strict=True)
+        for key, response in zip(of_game, game.responses, strict=True)
+    }
+    if not asked:
         return list(trajectories)
-    prompts, texts = zip(*pairs, strict=True)
-    remaining = iter(ask(judge, prompts, texts))
-    return [with_judgements(game, islice(remaining, len(game.responses))) for game in trajectories]
+    prompts, texts = zip(*asked.values(), strict=True)
+    outcomes = dict(zip(asked, ask(judge, prompts, texts), strict=True))
+    return [
+        with_judgements(game, [outcomes[key] for key in of_game])
+        for game, of_game in zip(trajectories, keys, strict=True)
+    ]
 
 
 def with_judgements(trajectory: Trajectory, outcomes: Iterable[Judgement | NoVerdict]) -> Trajectory:
     """The same game with one outcome per response, in order."""
     pairs = zip(trajectory.responses, outcomes, strict=True)
     responses = tuple(Response(response.completion, outcome) for response, outcome in pairs)
-    return Trajectory(trajectory.prompt, responses, trajectory.critiques)
+    return replace(trajectory, responses=responses)

@@ -4,13 +4,15 @@ r"""Games as JSONL: one line per game, read back as the same ``Trajectory``.
      "prompt": {"text", "kind", "id", "category", "source", "topic", "history"},
      "responses": [{"text", "finish", "version", "labels": LABELS, "judge", "rationale", "scores"}
                    | {"text", "finish", "version", "labels": null, "no_verdict"}],
-     "critiques": [{"text", "finish", "version", "labels": LABELS | null, "advice", "reasoning"}]}
+     "critiques": [{"text", "finish", "version", "labels": LABELS | null, "advice", "reasoning"}],
+     "branch": [int, int, int]}
 
 ``LABELS`` is ``{"unsafe": bool, "overrefuse": bool}``. A response has the judge's labels, followed by ``judge``,
 ``rationale`` and ``scores``. If its labels are null, it was not judged, or the judge had no verdict: then
 ``no_verdict`` is the reason (files written before version 0.2 do not have it). A critique has the labels that it claims
 (null: malformed). Responses and critiques also have ``prompt_ids``, ``token_ids`` and ``logprobs`` if the agent gave
 them and they are wanted; otherwise ``usage``, ``{"prompt_tokens": int, "completion_tokens": int}``, if it is known.
+``branch`` is there in games that share turns with others of the same file (``waltz_env.branches``).
 Numbers that are not finite, such as a score of NaN, are null and read back as NaN. Every string survives, even lone
 surrogates; a file is UTF-8 with one ``\n`` per line.
 """
@@ -132,6 +134,8 @@ def encode_game(trajectory: Trajectory, *, tokens: bool = True) -> str:
             for critique in trajectory.critiques
         ],
     }
+    if trajectory.branch:
+        value["branch"] = trajectory.branch
     line = dump_json(value, ensure_ascii=False)
     return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
 
@@ -157,6 +161,7 @@ def decode_game(line: str) -> Trajectory:
         _read_prompt(_get(value, "prompt", dict)),
         tuple(_read_response(_object(item, "a response")) for item in _get(value, "responses", list)),
         tuple(_read_critique(_object(item, "a critique")) for item in _get(value, "critiques", list)),
+        tuple(_int(number, "branch") for number in _get(value, "branch", list)) if "branch" in value else (),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,7 @@ class RunFolder:
         Raises:
             DataError: there are none, they are damaged, or another version wrote them.
         """
-        return _read(self.config)
+        return renamed(_read(self.config))
 
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write the settings of the run."""
@@ -194,6 +195,15 @@ def _file_name(name: str) -> str:
             f"{LONGEST_NAME} bytes; got {name!r}."
         )
     return name
+
+
+def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run as JSON values with the names of this version: ``branches`` was ``games_per_prompt``."""
+    loop = settings.get("loop")
+    if not isinstance(loop, dict) or "games_per_prompt" not in loop:
+        return dict(settings)
+    others = {name: value for name, value in loop.items() if name != "games_per_prompt"}
+    return {**settings, "loop": others | {"branches": [loop["games_per_prompt"], 1, 1]}}
 
 
 def _read(path: Path) -> dict[str, Any]:

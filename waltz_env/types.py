@@ -230,11 +230,20 @@ class Critique:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """The record of a game, finished or running: ``len(responses) - len(critiques)`` is 0 or 1 once it has begun."""
+    """The record of a game, finished or running: ``len(responses) - len(critiques)`` is 0 or 1 once it has begun.
+
+    Attributes:
+        prompt: the prompt.
+        responses: c_0, c_1, ...
+        critiques: f_0, f_1, ...
+        branch: the place of the game in a tree of games that share turns, see ``waltz_env.branches``; ``()`` for a game
+            that shares none.
+    """
 
     prompt: Prompt
     responses: tuple[Response, ...]
     critiques: tuple[Critique, ...]
+    branch: tuple[int, ...] = ()
 
     @property
     def judged(self) -> bool:

@@ -5,7 +5,7 @@
    either agent is updated. Agents with the same policy make one update together.
 2. Left open by the paper, chosen here: each stage begins with a fresh optimizer; prompts are walked through in a seeded
    order that is reshuffled every epoch.
-3. Beyond the paper: several games per prompt (for learners with a group baseline), held-out games during training,
+3. Beyond the paper: trees of games (``branches``, for learners with a group baseline), held-out games during training,
    exact continuation after an interruption, several processes, and, where engines allow it, playing the next games
    during the update (``max_staleness``).
 """
@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,11 @@ from waltz_env.algorithms.training.learners import (
 )
 from waltz_env.algorithms.training.rollout_worker import RolloutWorker
 from waltz_env.algorithms.training.run_log import Logger, RunLog
-from waltz_env.algorithms.training.samples import SampleConfig, samples
+from waltz_env.algorithms.training.samples import SampleConfig, check_turns, samples
 from waltz_env.algorithms.training.saved_state import Parts, Position, load, save
 from waltz_env.algorithms.training.stages import Stage
 from waltz_env.algorithms.training.step_metrics import step_metrics
+from waltz_env.branches import ALONE, Branches, check_branches
 from waltz_env.checks import check_integer, check_settings
 from waltz_env.errors import DivergedError, JudgeError, UsageError
 from waltz_env.evaluation.held_out import play_held_out
@@ -47,7 +49,7 @@ from waltz_env.protocols import Agent, Judge
 from waltz_env.rollout import check_readable
 from waltz_env.run_folder import RunFolder
 from waltz_env.settings import encode
-from waltz_env.types import AgentID, Prompt
+from waltz_env.types import AgentID, Prompt, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,10 @@ class LoopConfig:
     """Settings of the loop; an algorithm has its own config.
 
     Attributes:
-        games: games per step, over all processes; 32 in the paper.
-        games_per_prompt: games on the same prompt within one step; more than 1 for learners with a group baseline.
+        games: games per step, over all processes; 32 in the paper. With branches, every way through a tree is a game,
+            and a step has n k m times fewer prompts.
+        branches: n drafts per prompt, k critiques per draft and m revisions per critique, in the first round of a game.
+            More than 1 for learners with a group baseline, see ``waltz_env.branches``.
         samples: which turns of the games become training samples, and which samples share a baseline.
         save_every: steps between checkpoints; one is always saved at the end of a stage and when training stops early.
         keep_checkpoints: number of checkpoints to keep.
@@ -70,7 +74,7 @@ class LoopConfig:
     """
 
     games: int = 32
-    games_per_prompt: int = 1
+    branches: Branches = ALONE
     samples: SampleConfig = field(default_factory=SampleConfig)
     save_every: int = 10
     keep_checkpoints: int = 2
@@ -81,11 +85,17 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for name in ("games", "games_per_prompt", "save_every", "keep_checkpoints"):
+        for name in ("games", "save_every", "keep_checkpoints"):
             check_integer(name, getattr(self, name), at_least=1)
         check_integer("evaluate_every", self.evaluate_every, at_least=0)
-        if self.games % self.games_per_prompt:
-            raise UsageError(f"games ({self.games}) must be a multiple of games_per_prompt ({self.games_per_prompt}).")
+        check_branches(self.branches)
+        check_turns(self.samples, self.branches)
+        if self.games % prod(self.branches):
+            n, k, m = self.branches
+            raise UsageError(
+                f"games ({self.games}) must be a multiple of {prod(self.branches)}: branches {self.branches} make "
+                f"{n} x {k} x {m} games of each prompt."
+            )
         if self.max_staleness not in (0, 1):
             raise UsageError(f"max_staleness must be 0 or 1; got {self.max_staleness}.")
 
@@ -161,6 +171,8 @@ def train(
     accelerator = accelerator or Accelerator()
     folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
     check_trainable(stages, agents)
+    for stage in stages:
+        check_branches(config.branches, stage.rules)
     prompts_of = _prompts_by_stage(prompts, stages)
     if not config.exclude_unreadable:
         check_readable(dict.fromkeys(chain(*prompts_of.values(), validation or ())), agents)
@@ -174,6 +186,7 @@ def train(
             RolloutWorker(
                 agents,
                 judge,
+                branches=(1, *config.branches[1:]),  # the drafts have been dealt out to the processes
                 overlap_judge=config.overlap_judge,
                 ahead=config.max_staleness > 0,
                 exclude_unreadable=config.exclude_unreadable,
@@ -208,6 +221,7 @@ def train(
                 # Play, and log the games before anything is learned from them: they explain an update that fails.
                 with _told_where(position.step, folder):
                     share, speed = worker.step(draw, rules=stage.rules, last=stage_done)
+                share = [_numbered(game, accelerator) for game in share]
                 games = gather_object(share)
                 if not games:
                     raise UsageError(
@@ -222,7 +236,9 @@ def train(
 
                 # Draw the samples of all agents, then update: neither agent learns from the other's new weights.
                 drawn = {
-                    agent: samples(share, agent, weights=stage.weights, rng=rng, config=config.samples)
+                    agent: samples(
+                        share, agent, weights=stage.weights, rng=rng, config=config.samples, branches=config.branches
+                    )
                     for agent in learners
                 }
                 with _told_where(position.step, folder):
@@ -290,10 +306,18 @@ def _prompts_by_stage(prompts: PromptSet | Mapping[str, PromptSet], stages: Sequ
 
 
 def _draw(cursor: PromptCursor, config: LoopConfig, accelerator: Accelerator) -> list[Prompt]:
-    """The prompts of this process's share of a step's games."""
-    prompts = cursor.next(config.games // config.games_per_prompt)
-    games = [prompt for prompt in prompts for _ in range(config.games_per_prompt)]
-    return games[accelerator.process_index :: accelerator.num_processes]
+    """The prompts of this process's share of a step's drafts; all games of a draft stay in one process."""
+    prompts = cursor.next(config.games // prod(config.branches))
+    drafts = [prompt for prompt in prompts for _ in range(config.branches[0])]
+    return drafts[accelerator.process_index :: accelerator.num_processes]
+
+
+def _numbered(game: Trajectory, accelerator: Accelerator) -> Trajectory:
+    """The game with its draft counted over the drafts of all processes."""
+    if not game.branch:
+        return game
+    draft, *rest = game.branch
+    return replace(game, branch=(draft * accelerator.num_processes + accelerator.process_index, *rest))
 
 
 def _any_process(stop: bool, accelerator: Accelerator) -> bool:

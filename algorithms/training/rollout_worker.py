@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from waltz_env.algorithms.protocols import Metrics
+from waltz_env.branches import ALONE, Branches
 from waltz_env.errors import UsageError
 from waltz_env.protocols import Agent, Judge
 from waltz_env.records import decode_game, encode_game
@@ -46,6 +47,7 @@ class RolloutWorker:
     Args:
         agents: who plays.
         judge: labels every response.
+        branches: see ``play``.
         overlap_judge: see ``play``.
         ahead: whether to play one step ahead of the learners.
         exclude_unreadable: see ``play``.
@@ -59,6 +61,7 @@ class RolloutWorker:
         agents: Mapping[AgentID, Agent],
         judge: Judge,
         *,
+        branches: Branches = ALONE,
         overlap_judge: bool = False,
         ahead: bool = False,
         exclude_unreadable: bool = False,
@@ -72,6 +75,7 @@ class RolloutWorker:
             )
         self._agents = agents
         self._judge = judge
+        self._branches = branches
         self._overlap_judge = overlap_judge
         self._exclude_unreadable = exclude_unreadable
         self._is_ahead = ahead
@@ -126,6 +130,7 @@ class RolloutWorker:
             clocked,
             judge=self._judge,
             rules=rules,
+            branches=self._branches,
             overlap_judge=self._overlap_judge,
             exclude_unreadable=self._exclude_unreadable,
         )

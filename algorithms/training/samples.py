@@ -4,21 +4,35 @@ Follows arXiv:2510.08240, sec. 4: each agent learns from at most one of its turn
 drawn uniformly; the conversation agent's is the draft c_0 or the last response c_T. The paper leaves open the odds of
 the two; ``draft_probability`` is 0.5. Three settings go beyond the paper: ``turns="all"``, ``responses`` (an ablation)
 and ``group="labels"``.
+
+Games that branch (``waltz_env.branches``) go beyond it, too:
+
+1. A turn that several games share is one row.
+2. A draft is paid R_c(c_0), as everywhere: what happens to it later is the doing of others.
+3. The first critique of a draft is paid the mean of R_f over its m revisions. The flags and the format are the same
+   each time, so this is the mean of R_DIR.
+4. Rows of a turn that branches share a baseline if their agent had observed the same: the prompt (drafts), the prompt
+   and the draft (first critiques), or also the advice (first revisions). Turns that do not branch have the group that
+   ``SampleConfig`` says.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
+from statistics import fmean
 from typing import Literal, get_args
 
 import numpy as np
 
 from waltz_env.algorithms.protocols import Sample
+from waltz_env.branches import ALONE, Branches
 from waltz_env.checks import check_choice, check_number, check_settings
 from waltz_env.errors import UsageError
 from waltz_env.rewards import RewardWeights, score, setup
-from waltz_env.types import AGENTS, CONVERSATION, AgentID, Completion, Labels, Trajectory
+from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Completion, Labels, Trajectory
 
 Turns = Literal["one", "all"]
 Responses = Literal["both", "drafts", "revisions"]
@@ -35,11 +49,11 @@ class SampleConfig:
             turn. Only games that have both are drawn from.
         responses: which responses the conversation agent learns from: ``"drafts"`` (c_0), ``"revisions"`` (c_t, t > 0)
             or ``"both"``. A game that ended with its draft has no revision to learn from.
-        group: which samples share a baseline, always within one agent and turn. ``"prompt"``: samples of the same
-            prompt. ``"labels"``: samples that act on a latest response with the same labels (c_t for the critique f_t,
-            c_{t-1} for the revision c_t; all drafts are one group, since no response precedes them). The latter keeps
-            an agent from being punished for a state it did not cause: without it, at lambda 0, a satisfactory draft
-            always pays the feedback agent less than average, whatever it flags.
+        group: which samples of a turn that does not branch share a baseline, always within one agent and turn.
+            ``"prompt"``: samples of the same prompt. ``"labels"``: samples that act on a latest response with the same
+            labels (c_t for the critique f_t, c_{t-1} for the revision c_t; all drafts are one group, since no response
+            precedes them). The latter keeps an agent from being punished for a state it did not cause: without it, at
+            lambda 0, a satisfactory draft always pays the feedback agent less than average, whatever it flags.
     """
 
     turns: Turns = "one"
@@ -62,10 +76,12 @@ def samples(
     weights: RewardWeights | str,
     rng: np.random.Generator,
     config: SampleConfig = SampleConfig(),
+    branches: Branches = ALONE,
 ) -> list[Sample]:
     """The training samples of one agent, in the order of the games.
 
-    Games without a judgement of every response are left out, and so are turns in which the agent sampled no token.
+    Games without a judgement of every response are left out, and so are turns in which the agent sampled no token. A
+    turn that several games share gives one sample.
 
     Args:
         games: finished games.
@@ -73,27 +89,59 @@ def samples(
         weights: weights of the feedback agent's reward, or the name of a set-up.
         rng: draws the turn where ``config.turns`` is ``"one"``.
         config: which turns are taken and which samples share a baseline.
+        branches: the branches that the games were played with.
 
     Raises:
-        UsageError: the agent is unknown, or gave completions without token ids and log-probabilities.
+        UsageError: the agent is unknown, gave completions without token ids and log-probabilities, or is to learn from
+            one random turn of each game where games share turns.
     """
     check_choice("agent", agent, AGENTS)
+    check_turns(config, branches)
     weights = setup(weights)
-    result = []
-    for game in games:
-        if not game.judged:
-            continue
+    judged = [game for game in games if game.judged]
+    rewards_of = [score(game, weights).of(agent) for game in judged]
+    if agent == FEEDBACK:
+        rewards_of = _over_revisions(judged, rewards_of)
+    result, told = [], set()
+    for game, rewards in zip(judged, rewards_of, strict=True):
         completions = _completions(game, agent)
-        rewards = score(game, weights).of(agent)
         turns = _turns(len(completions), config.responses if agent == CONVERSATION else "both")
         if config.turns == "one" and len(turns) > 1:
             turns = [_draw(turns, agent, rng, config.draft_probability)]
         for turn in turns:
+            if game.branch:
+                shared = turn, game.branch[: _position(agent, turn) + 1]
+                if shared in told:
+                    continue
+                told.add(shared)
             if completions[turn].token_ids != ():
-                group = (agent, turn, *_group(game, agent, turn, config.group))
+                group = (agent, turn, *_group(game, agent, turn, config.group, branches))
                 sample = _sample(completions[turn], agent, rewards[turn], group)
                 result.append(replace(sample, agent=agent, turn=turn, state=_state(game, agent, turn)))
     return result
+
+
+def check_turns(config: SampleConfig, branches: Branches) -> None:
+    """Checks that every turn is taken where games share turns: one that is shared has no single game to be drawn from.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if config.turns == "one" and prod(branches[1:]) > 1:
+        raise UsageError(
+            f"branches {branches!r} make games that share turns, and turns='one' draws one turn of each game. Use "
+            "turns='all' (--loop.samples.turns all)."
+        )
+
+
+def compares(agent: AgentID, config: SampleConfig, branches: Branches) -> bool:
+    """Whether each turn of the first round that ``agent`` learns from can have other samples in its group."""
+    if config.group == "labels":
+        return True
+    drafts, critiques, _ = branches
+    if agent == FEEDBACK:
+        return drafts * critiques > 1
+    return drafts > 1 or (config.responses == "revisions" and prod(branches) > 1)
 
 
 def _completions(game: Trajectory, agent: AgentID) -> list[Completion]:
@@ -112,10 +160,42 @@ def _draw(turns: Sequence[int], agent: AgentID, rng: np.random.Generator, draft_
     return 0 if turns[0] == 0 and rng.random() < draft_probability else turns[-1]
 
 
-def _group(game: Trajectory, agent: AgentID, turn: int, group: Group) -> tuple[Hashable, ...]:
+def _position(agent: AgentID, turn: int) -> int:
+    """0 for c_0, 1 for f_0, 2 for c_1 and so on."""
+    return 2 * turn + (agent == FEEDBACK)
+
+
+def _over_revisions(games: Sequence[Trajectory], rewards_of: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """Each critique's reward in each game; that of a first critique is its mean over the games that share it."""
+    shared: dict[tuple[int, ...], list[float]] = defaultdict(list)
+    for game, rewards in zip(games, rewards_of, strict=True):
+        if game.branch and rewards:
+            shared[game.branch[:2]].append(rewards[0])
+    return [
+        (fmean(shared[game.branch[:2]]), *rewards[1:]) if game.branch and rewards else rewards
+        for game, rewards in zip(games, rewards_of, strict=True)
+    ]
+
+
+def _group(game: Trajectory, agent: AgentID, turn: int, group: Group, branches: Branches) -> tuple[Hashable, ...]:
+    position = _position(agent, turn)
+    if position < len(branches) and branches[position] > 1:
+        return _observed(game, agent, turn)
     if group == "prompt":
         return game.prompt.id, game.prompt.text
     return (_latest_labels(game, turn - 1 if agent == CONVERSATION else turn),)
+
+
+def _observed(game: Trajectory, agent: AgentID, turn: int) -> tuple[Hashable, ...]:
+    """All that ``agent`` had seen before it acted in ``turn``: equal texts count as the same, wherever they came from.
+
+    This is what ``Game.observe`` shows: of a critique, the advice alone.
+    """
+    prompt = game.prompt
+    history = tuple((message["role"], message["content"]) for message in prompt.history)
+    responses = game.responses[: turn if agent == CONVERSATION else turn + 1]
+    advice = tuple(critique.feedback.advice for critique in game.critiques[:turn])
+    return prompt.id, prompt.text, history, tuple(response.text for response in responses), advice
 
 
 def _state(game: Trajectory, agent: AgentID, turn: int) -> tuple[float, ...]:

@@ -19,6 +19,7 @@ from waltz_env.algorithms.training.rollout_worker import RolloutWorker
 from waltz_env.errors import CheckpointError
 from waltz_env.prompts import PromptCursor
 from waltz_env.protocols import Agent, Stateful
+from waltz_env.run_folder import renamed
 from waltz_env.types import AgentID
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
@@ -136,7 +137,7 @@ def load(folder: Path, settings: Mapping[str, Any]) -> SavedState:
     if newest is None:
         raise CheckpointError(f"No checkpoint to resume from in {folder}. Start without resuming.")
     tensors, meta = checkpoint.load(newest)
-    made_with = meta["settings"]
+    made_with = renamed(meta["settings"])
     differing = sorted(name for name in settings.keys() | made_with.keys() if settings.get(name) != made_with.get(name))
     if differing:
         there, now = ([values.get(name) for name in differing] for values in (made_with, settings))

@@ -1,4 +1,4 @@
-"""``waltz benchmark``: algorithms over seeds on one preset, with equal games for all, in one folder."""
+"""``waltz benchmark``: algorithms over seeds on one preset, with equal games or tokens for all, in one folder."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from rich.markdown import Markdown
 
 from waltz_env.agents.engines import check_engine
 from waltz_env.algorithms.registry import ALGORITHMS
+from waltz_env.branches import parse_branches
 from waltz_env.cli.arguments import parse_into
 from waltz_env.cli.console import console
 from waltz_env.cli.progress import StepBar
 from waltz_env.cli.tables import print_next
 from waltz_env.cli.train import parse as parse_train
 from waltz_env.errors import UsageError
-from waltz_env.experiments.benchmark import jobs_of, run_jobs
+from waltz_env.experiments.benchmark import jobs_of, run_jobs, with_branches
 from waltz_env.experiments.benchmark_table import read_rows, rows_of, write_benchmark
 from waltz_env.experiments.results import read_sets
 from waltz_env.files import alone, writable_folder
@@ -37,6 +38,8 @@ class Benchmark:
     Attributes:
         out: folder for the runs and the results.
         algorithms: algorithms by name or dotted path; the others are tested against the first one.
+        branches: branches to compare, drafts,critiques,revisions such as 1,1,1 1,4,1, with each algorithm: all runs
+            sample about as many tokens as those with the first branches. The default is the preset's, and equal games.
         seeds: number of seeds, counted from 0.
         preset: models, prompts, judge and common settings.
         config: in place of the preset, settings of an earlier run (config.json), or a TOML file with flags of train.
@@ -50,6 +53,7 @@ class Benchmark:
 
     out: Path
     algorithms: tuple[str, ...] = tuple(ALGORITHMS)
+    branches: tuple[str, ...] = ()
     seeds: int = 5
     preset: str = "nano"
     config: Path | None = None
@@ -81,13 +85,15 @@ class Benchmark:
 
     def _run(self, recipe: Recipe) -> int:
         others = [row for path in self.rows for row in read_rows(path)]  # damaged files are errors before anything runs
-        for name in self.algorithms:
+        branches = [parse_branches(each) for each in self.branches]
+        names = [with_branches(name, each) for name in self.algorithms for each in branches] or list(self.algorithms)
+        for name in names:
             rows_of(self.out, name)
-        shared, runs = jobs_of(recipe, self.algorithms, seeds=self.seeds, out=self.out)
+        shared, runs = jobs_of(recipe, self.algorithms, branches=branches, seeds=self.seeds, out=self.out)
         threads = preset(recipe.preset).threads or max(1, torch.get_num_threads() // self.jobs)
         with StepBar(shared, runs) as progress:
             failed = run_jobs(shared, runs, workers=self.jobs, threads=threads, progress=progress)
-        table = write_benchmark(self.out, self.algorithms, others=others, threshold=self.threshold)
+        table = write_benchmark(self.out, names, others=others, threshold=self.threshold)
         if table is not None:
             console().print(Markdown(table))
         for job in failed:

@@ -1,4 +1,8 @@
-"""Algorithms over seeds on one preset, several runs at a time, each in a process of its own."""
+"""Algorithms over seeds on one preset, several runs at a time, each in a process of its own.
+
+Where branches are compared, the runs of an algorithm and a seed sample about equally many tokens: each has as many
+prompts per step as its branches can have for the tokens that the run with the first branches sampled.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,20 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
+from itertools import chain
+from math import prod
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
+from waltz_env.branches import Branches, games_at_equal_tokens
 from waltz_env.experiments.over_seeds import UNTRAINED, check_settings, play_untrained, run, run_folder
 from waltz_env.experiments.results import read_sets
 from waltz_env.judges import load_judge
 from waltz_env.judging import check_judge
 from waltz_env.presets import Recipe, with_algorithm
+from waltz_env.records import training_games
 from waltz_env.run_folder import RunFolder
 from waltz_env.stop_signal import stop_signal
 
@@ -26,14 +34,16 @@ class Job:
     """One algorithm on one seed, or without an algorithm what the runs of a seed share.
 
     Attributes:
-        algorithm: name or dotted path of the algorithm.
+        algorithm: name or dotted path of the algorithm, with the branches where branches are compared.
         recipe: settings of the run.
         out: folder of the benchmark.
+        costs_as: the run whose sampled tokens decide how many games this one plays per step.
     """
 
     algorithm: str | None
     recipe: Recipe
     out: Path
+    costs_as: Job | None = None
 
     @property
     def name(self) -> str:
@@ -67,7 +77,21 @@ class Job:
             UsageError: the recipe cannot work, or the folder has another run.
         """
         self.recipe.check()
-        check_settings(self.folder, self.recipe)
+        if self.costs_as is None or read_sets(self.costs_as.folder):
+            check_settings(self.folder, self.settings())
+
+    def settings(self) -> Recipe:
+        """The recipe with its number of games; ``costs_as`` must be finished."""
+        if self.costs_as is None:
+            return self.recipe
+        other, loop = self.costs_as.recipe.loop, self.recipe.loop
+        games = games_at_equal_tokens(
+            chain.from_iterable(training_games(self.costs_as.folder)),
+            count=other.games,
+            played=other.branches,
+            branches=loop.branches,
+        )
+        return replace(self.recipe, loop=replace(loop, games=games))
 
     def __call__(self, threads: int) -> bool:
         """Run the job, with what it prints in its log, and return whether it is done."""
@@ -82,16 +106,30 @@ class Job:
                 play_untrained(self.recipe, self.out)
                 return True
             with stop_signal() as should_stop:
-                return run(self.name, self.recipe, self.out, should_stop=should_stop) is not None
+                return run(self.name, self.settings(), self.out, should_stop=should_stop) is not None
 
 
 def run_name(algorithm: str) -> str:
     """The name of the folder of an algorithm's runs."""
-    return algorithm.replace(":", ".")
+    return algorithm.replace(":", ".").replace(" ", "-")
 
 
-def jobs_of(recipe: Recipe, algorithms: Sequence[str], *, seeds: int, out: Path) -> tuple[list[Job], list[Job]]:
+def with_branches(algorithm: str, branches: Branches) -> str:
+    """The name of an algorithm where branches are compared, such as ``rloo 1,4,1``."""
+    return f"{algorithm} {','.join(map(str, branches))}"
+
+
+def jobs_of(
+    recipe: Recipe, algorithms: Sequence[str], *, branches: Sequence[Branches] = (), seeds: int, out: Path
+) -> tuple[list[Job], list[Job]]:
     """The jobs of a benchmark: what each seed's runs share, then the runs.
+
+    Args:
+        recipe: settings that the runs have in common.
+        algorithms: algorithms by name or dotted path.
+        branches: branches to compare, each with each algorithm; none: those of the recipe.
+        seeds: number of seeds, counted from 0.
+        out: folder of the benchmark.
 
     Raises:
         UsageError: an algorithm is unknown, or a job could not run. Nothing has been done then.
@@ -99,12 +137,28 @@ def jobs_of(recipe: Recipe, algorithms: Sequence[str], *, seeds: int, out: Path)
     """
     recipes = [replace(recipe, seed=seed) for seed in range(seeds)]
     shared = [Job(None, each, out) for each in recipes]
-    runs = [Job(name, with_algorithm(each, name), out) for each in recipes for name in algorithms]
+    runs = [
+        job
+        for each in recipes
+        for name in algorithms
+        for job in _branched(Job(name, with_algorithm(each, name), out), branches)
+    ]
     for job in runs:
         job.check()
     if "@" in recipe.judge:  # on a server; a judge in this process is asked by each run, which has to load it anyway
         check_judge(load_judge(recipe.judge), recipe.judge)
     return shared, runs
+
+
+def _branched(job: Job, branches: Sequence[Branches]) -> list[Job]:
+    """The job with each of the branches; all cost as much as the first."""
+    jobs: list[Job] = []
+    for each in branches:
+        games = job.recipe.loop.games if not jobs else prod(each)  # ``Job.settings`` says how many it will be
+        recipe = replace(job.recipe, loop=replace(job.recipe.loop, branches=each, games=games))
+        name = with_branches(str(job.algorithm), each)
+        jobs.append(Job(name, recipe, job.out, costs_as=jobs[0] if jobs else None))
+    return jobs or [job]
 
 
 def run_jobs(
@@ -133,6 +187,8 @@ def run_jobs(
             failed = _work(shared, pool, threads, ended, progress)
             lost = {job.recipe.seed for job in failed}
             left = [job for job in runs if job.recipe.seed not in lost]
+            failed += _work([job for job in left if job.costs_as is None], pool, threads, ended, progress)
+            left = [job for job in left if job.costs_as is not None and job.costs_as not in failed]
             return failed + _work(left, pool, threads, ended, progress)
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)  # jobs that are running end their step and can be continued

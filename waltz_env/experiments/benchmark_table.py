@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from waltz_env.branches import ALONE
 from waltz_env.errors import DataError
 from waltz_env.evaluation.seeds import mean_interval, paired_interval
 from waltz_env.experiments.benchmark import run_name
@@ -27,11 +28,12 @@ from waltz_env.run_folder import RunFolder
 ROWS = "benchmark.json"
 SCHEMA = 1
 WINDOW = 5  # steps in the moving mean of a curve
-TO_THRESHOLD = "games to R_c {:g}"
+TO_THRESHOLD = "{} to R_c {:g}"
+UNEQUAL = 1.25  # at most this many times as many tokens where branches are compared
 RATES = ("asr", "orr", "ftr", "label_accuracy")
 
 Row = dict[str, Any]
-"""One run: algorithm, seed, preset, learning curve, tokens, seconds, and rates by held-out set."""
+"""One run: algorithm, seed, preset, branches, learning curve, tokens, seconds, and rates by held-out set."""
 
 
 def write_benchmark(out: Path, algorithms: Sequence[str], *, others: Sequence[Row], threshold: float) -> str | None:
@@ -97,11 +99,12 @@ def table(rows: Sequence[Row], threshold: float) -> str:
 
     Cells are the mean over seeds and half of its 95 % interval.
     """
-    to_threshold = TO_THRESHOLD.format(threshold)
+    unit, a_game = _cost(rows)
+    to_threshold = TO_THRESHOLD.format(unit, threshold)
     groups: dict[str, dict[str, Callable[[Row], float]]] = {
         "Training": {
             "area under R_c": lambda row: float(np.mean(row["curve"])),
-            to_threshold: lambda row: games_to_threshold(row, threshold),
+            to_threshold: lambda row: a_game(row) * games_to_threshold(row, threshold),
             "tokens, k": lambda row: row["tokens"] / 1000,
             "s": lambda row: row["seconds"],
         }
@@ -159,6 +162,7 @@ def rows_of(out: Path, algorithm: str) -> list[Row]:
                 "seed": results["seed"],
                 "preset": results["preset"],
                 "games_a_step": results["games_per_step"],
+                "branches": folder.read_config()["loop"]["branches"],
                 "curve": [line["games/r_c"] for line in metrics if "games/r_c" in line],
                 "tokens": sum(_sampled(line) for line in metrics),
                 "seconds": sum(
@@ -179,7 +183,14 @@ def _check_rows(rows: Sequence[Row]) -> None:
     for row in rows:
         if row["preset"] != rows[0]["preset"]:
             raise DataError(f"Rows of the presets {rows[0]['preset']} and {row['preset']} cannot be compared.")
-        if _games(row) != _games(rows[0]):
+        if _branches(row) != _branches(rows[0]):
+            ratio = row["tokens"] / rows[0]["tokens"]
+            if max(ratio, 1 / ratio) > UNEQUAL:
+                raise DataError(
+                    f"{row['algorithm']}, seed {row['seed']}, sampled {row['tokens']:.0f} tokens, and "
+                    f"{rows[0]['algorithm']}, seed {rows[0]['seed']}, {rows[0]['tokens']:.0f}; make them equal."
+                )
+        elif _games(row) != _games(rows[0]):
             raise DataError(
                 f"{row['algorithm']}, seed {row['seed']}, has {_games(row)} training games, and "
                 f"{rows[0]['algorithm']}, seed {rows[0]['seed']}, has {_games(rows[0])}; make them equal."
@@ -187,6 +198,17 @@ def _check_rows(rows: Sequence[Row]) -> None:
         if (row["algorithm"], row["seed"]) in seen:
             raise DataError(f"There are two rows of {row['algorithm']}, seed {row['seed']}; rename one algorithm.")
         seen.add((row["algorithm"], row["seed"]))
+
+
+def _branches(row: Row) -> tuple[int, ...]:
+    return tuple(row.get("branches", ALONE))
+
+
+def _cost(rows: Sequence[Row]) -> tuple[str, Callable[[Row], float]]:
+    """What training is counted in, and how much of it a game costs: games, or tokens where branches differ."""
+    if len(set(map(_branches, rows))) == 1:
+        return "games", lambda row: 1.0
+    return "tokens (k)", lambda row: row["tokens"] / 1000 / _games(row)
 
 
 def _games(row: Row) -> int:
@@ -251,15 +273,20 @@ def _smooth(curve: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 def _draw_curves(rows: Sequence[Row]) -> Figure:
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    unit, a_game = _cost(rows)
     for algorithm, seeds in _by_algorithm(rows).items():
         curves = [_smooth(row["curve"]) for row in seeds.values()]
         length = min(map(len, curves))
         stacked = np.stack([curve[:length] for curve in curves])
         width = min(WINDOW, min(len(row["curve"]) for row in seeds.values()))
-        games = (np.arange(length) + width) * next(iter(seeds.values()))["games_a_step"]
-        (line,) = axes.plot(games, stacked.mean(0), label=f"{algorithm} ({len(seeds)} seeds)")
-        axes.fill_between(games, stacked.min(0), stacked.max(0), color=line.get_color(), alpha=0.12, linewidth=0)
-    axes.set(xlabel="training games", ylabel="R_c of final responses", title="mean and range over seeds")
+        a_step = np.mean([row["games_a_step"] * a_game(row) for row in seeds.values()])
+        (line,) = axes.plot(
+            (np.arange(length) + width) * a_step, stacked.mean(0), label=f"{algorithm} ({len(seeds)} seeds)"
+        )
+        axes.fill_between(
+            line.get_xdata(), stacked.min(0), stacked.max(0), color=line.get_color(), alpha=0.12, linewidth=0
+        )
+    axes.set(xlabel=f"training {unit}", ylabel="R_c of final responses", title="mean and range over seeds")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return figure

@@ -102,7 +102,13 @@ def dry_run(recipe: Recipe, *, accelerator: Accelerator) -> Iterator[Part]:
         if not recipe.loop.exclude_unreadable:
             check_readable(everything, bench.agents)
         start = time.perf_counter()
-        games = play(_sample(bench.training_prompts, recipe.seed), bench.agents, judge=judge, rules=recipe.rules)
+        games = play(
+            _sample(bench.training_prompts, recipe.seed),
+            bench.agents,
+            judge=judge,
+            rules=recipe.rules,
+            branches=recipe.loop.branches,
+        )
         played = time.perf_counter() - start
         yield Part("Lengths in tokens", _length_lines(bench.agents, games))
         for number, game in enumerate(games[:SHOWN_GAMES], 1):
@@ -169,7 +175,14 @@ def _updates(
         name: [
             replace(sample, reward=float(number // 2 % 2))  # an update on equal rewards would be skipped
             for number, sample in enumerate(
-                samples(games, name, weights=stage.weights, rng=rng, config=recipe.loop.samples)
+                samples(
+                    games,
+                    name,
+                    weights=stage.weights,
+                    rng=rng,
+                    config=recipe.loop.samples,
+                    branches=recipe.loop.branches,
+                )
             )
         ]
         for name in learners

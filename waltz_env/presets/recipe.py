@@ -15,6 +15,8 @@ from waltz_env.algorithms.registry import ALGORITHMS, ENTRY_POINTS, algorithm, w
 from waltz_env.algorithms.remote_learner import check_remote
 from waltz_env.algorithms.supervised import SupervisedConfig
 from waltz_env.algorithms.surrogate import SurrogateConfig
+from waltz_env.algorithms.training.samples import compares
+from waltz_env.branches import check_branches
 from waltz_env.checks import check_choice, check_integer, check_settings
 from waltz_env.errors import UsageError, UsageTypeError
 from waltz_env.prompts import PromptSet
@@ -113,12 +115,13 @@ class Recipe:
         if trains_elsewhere(self.engine):
             self._check_service()
         for stage in self.stages:
+            check_branches(self.loop.branches, stage.rules)
             for agent, learner in stage.learners.items():
-                if needs_groups(learner) and self.loop.games_per_prompt == 1 and self.loop.samples.group == "prompt":
+                if needs_groups(learner) and not compares(agent, self.loop.samples, self.loop.branches):
                     raise UsageError(
                         f"{type(learner).__name__}, the learner of {agent} in {stage.name}, compares games on one "
-                        "prompt, and each prompt is played once. Set --loop.games-per-prompt to 4 or more, or "
-                        "--loop.samples.group labels."
+                        f"prompt, and with branches {self.loop.branches} its turns have nothing to be compared with. "
+                        "Set --loop.branches 4 1 1, or --loop.samples.group labels."
                     )
             if self.shared_policy and stage.steps > 0 and stage.learners.keys() != {CONVERSATION, FEEDBACK}:
                 raise UsageError(
