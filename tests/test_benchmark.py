@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -13,6 +15,8 @@ from waltz_env.errors import DataError
 from waltz_env.experiments.benchmark import jobs_of, run_jobs
 from waltz_env.experiments.benchmark_table import games_to_threshold, read_rows, table, write_benchmark
 from waltz_env.presets import preset
+from waltz_env.records import training_games
+from waltz_env.run_folder import RunFolder
 
 PRESET = "tests.tiny_preset:PRESET"
 OUTSIDE, BROKEN = "tests.tiny_preset:Outside", "tests.tiny_preset:Broken"
@@ -61,6 +65,30 @@ def test_a_failed_run_is_reported_and_leaves_the_others_alone_and_finished_runs_
 def test_its_steps_are_those_that_were_asked_for(tmp_path: Path) -> None:
     assert benchmark(tmp_path, "--algorithms", "grpo", "--seeds", 1, "--steps", 2, 1) == 0
     assert [len(each["curve"]) for each in read_rows(tmp_path / "benchmark.json")] == [3]
+
+
+def test_branches_are_compared_at_equal_tokens(tmp_path: Path) -> None:
+    arguments = ["--algorithms", BROKEN, "reinforce++", "--branches", "2,1,1", "1,2,1", "--seeds", 1]
+    assert benchmark(tmp_path, *arguments) == 1
+    assert not (tmp_path / "seed-0" / "tests.tiny_preset.Broken-1x2x1").exists()  # nobody knows what it may cost
+    first, second = read_rows(tmp_path / "benchmark.json")
+    assert [(each["algorithm"], each["branches"]) for each in (first, second)] == [
+        ("reinforce++ 2,1,1", [2, 1, 1]),
+        ("reinforce++ 1,2,1", [1, 2, 1]),
+    ]
+    games = list(chain(*training_games(RunFolder(tmp_path / "seed-0" / "reinforce++-2,1,1"))))
+    draft, critique = (
+        fmean(each.completion.tokens.completion_tokens for game in games for each in turns(game))  # type: ignore[union-attr]
+        for turns in (lambda game: game.responses, lambda game: game.critiques)
+    )
+    assert {len(game.responses) for game in games} == {1}  # a model without training flags nothing
+    assert second["games_a_step"] == 2 * round(2 * (2 * draft + 2 * critique) / (draft + 2 * critique))
+    assert second["tokens"] == pytest.approx(first["tokens"], rel=0.3)
+    before = (tmp_path / "seed-0" / "reinforce++-1,2,1" / "metrics.jsonl").stat().st_mtime_ns
+    assert benchmark(tmp_path, "--algorithms", "reinforce++", *arguments[3:]) == 0
+    assert (tmp_path / "seed-0" / "reinforce++-1,2,1" / "metrics.jsonl").stat().st_mtime_ns == before
+    assert "tokens (k) to R_c 0.9" in (tmp_path / "benchmark.md").read_text()
+    assert benchmark(tmp_path / "other", "--algorithms", "reinforce++", "--branches", "1,2") == 2
 
 
 def test_unknown_algorithms_and_damaged_rows_are_told_before_anything_runs(
@@ -126,10 +154,12 @@ def test_rows_that_cannot_be_compared_are_refused(tmp_path: Path, capsys: pytest
         row("a", 0, [0.5], 0.1),
         row("b", 0, [0.5], 0.1) | {"preset": "other"},
         row("b", 0, [0.5, 0.5], 0.1),
+        row("b 1,2,1", 0, [0.5, 0.5], 0.1) | {"branches": [1, 2, 1], "tokens": 1600.0},
     ):
         (tmp_path / "rows.json").write_text(json.dumps({"schema": 1, "rows": [row("a", 0, [0.5], 0.1), other]}))
         with pytest.raises(
-            DataError, match="rename one|cannot be compared|has 20 training games, and a, seed 0, has 10"
+            DataError,
+            match="rename one|cannot be compared|has 20 training games, and a, seed 0, has 10|1600 tokens, and a",
         ):
             write_benchmark(tmp_path / "out", [], others=read_rows(tmp_path / "rows.json"), threshold=0.9)
 

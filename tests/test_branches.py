@@ -24,7 +24,7 @@ from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import Sample
 from waltz_env.algorithms.training.samples import samples
 from waltz_env.algorithms.update_batch import SampleFacts
-from waltz_env.branches import Branches, games_at_equal_tokens, parse_branches
+from waltz_env.branches import Branches, games_at_equal_tokens, parse_branches, repeats
 from waltz_env.errors import UnreadablePromptError, UsageError
 from waltz_env.experiments.saved_run import claim, read_recipe
 from waltz_env.feedback import format_feedback
@@ -169,6 +169,14 @@ def test_a_file_keeps_which_turns_games_share(tmp_path: Path) -> None:
     assert read_games(tmp_path / "games.jsonl") == games
     write_games(tmp_path / "alone.jsonl", grow((2, 1, 1)))
     assert not any("branch" in json.loads(line) for line in (tmp_path / "alone.jsonl").read_text().splitlines())
+
+
+def test_trackers_show_a_game_that_ended_early_once() -> None:
+    agents = {CONVERSATION: Counted(), FEEDBACK: Counted(approve_every=3)}
+    games = play([BOMB], agents, branches=(1, 3, 2))
+    assert [repeats(game) for game in games] == [False] * 5 + [True]
+    drafts = grow((1, 2, 2), prompts=[BOMB], rules=LongDraftsOnly(words=99))
+    assert [repeats(game) for game in drafts] == [False, True, True, True]
 
 
 def take(

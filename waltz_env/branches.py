@@ -30,6 +30,11 @@ ALONE: Branches = (1, 1, 1)
 """No branches: every game is played by itself."""
 
 
+def repeats(game: Trajectory) -> bool:
+    """Whether the game ended before it branched and stands in its tree again, only to be counted."""
+    return any(game.branch[len(game.responses) + len(game.critiques) :])
+
+
 def parse_branches(text: str) -> Branches:
     """The branches in a text.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from waltz_env.algorithms.training.run_log import finite
+from waltz_env.branches import repeats
 from waltz_env.rewards import RewardWeights, score
 from waltz_env.run_folder import RunFolder
 from waltz_env.transcript import in_words
@@ -113,7 +114,7 @@ class TrackerLog:
 
     def games(self, step: int, games: Sequence[Trajectory], *, weights: RewardWeights) -> None:
         """Keep the games until the metrics of their step come."""
-        self._step, self._games = step, [trace(game, weights) for game in games]
+        self._step, self._games = step, [trace(game, weights) for game in games if not repeats(game)]
 
     def metrics(self, step: int, stage: str, values: Mapping[str, float]) -> None:
         """Send the step to all trackers, unless they have it."""

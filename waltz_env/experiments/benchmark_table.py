@@ -29,7 +29,7 @@ ROWS = "benchmark.json"
 SCHEMA = 1
 WINDOW = 5  # steps in the moving mean of a curve
 TO_THRESHOLD = "{} to R_c {:g}"
-UNEQUAL = 1.25  # at most this many times as many tokens where branches are compared
+UNEQUAL = 1.5  # at most this many times as many tokens where branches are compared; whole trees do not divide evenly
 RATES = ("asr", "orr", "ftr", "label_accuracy")
 
 Row = dict[str, Any]

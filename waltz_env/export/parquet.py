@@ -31,6 +31,7 @@ SCHEMA = {
     "prompt": pa.struct(_PROMPT | {"history": _MESSAGES}),
     "responses": pa.list_(pa.struct(_COMPLETION | _JUDGED)),
     "critiques": pa.list_(pa.struct(_COMPLETION | {"advice": pa.string(), "reasoning": pa.string()})),
+    "branch": pa.list_(pa.int64()),
 }
 """Columns of a game (``waltz_env.records``), without tokens; scores are a list of name and value."""
 
@@ -78,7 +79,7 @@ def _write(
 
 
 def _row(game: Trajectory) -> dict[str, Any]:
-    row = json.loads(encode_game(game, tokens=False))
+    row = {"branch": [], **json.loads(encode_game(game, tokens=False))}
     for response in row["responses"]:
         if "scores" in response:
             response["scores"] = [{"name": name, "value": value} for name, value in response["scores"].items()]
