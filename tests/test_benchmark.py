@@ -78,7 +78,7 @@ def test_branches_are_compared_at_equal_tokens(tmp_path: Path) -> None:
     ]
     games = list(chain(*training_games(RunFolder(tmp_path / "seed-0" / "reinforce++-2,1,1"))))
     draft, critique = (
-        fmean(each.completion.tokens.completion_tokens for game in games for each in turns(game))  # type: ignore[union-attr]
+        fmean(each.completion.tokens.completion_tokens for game in games for each in turns(game))
         for turns in (lambda game: game.responses, lambda game: game.critiques)
     )
     assert {len(game.responses) for game in games} == {1}  # a model without training flags nothing

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pvariance
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from tests.games import BAD, BOMB, FINE, PROCESS, SAFE, UNSAFE, WordJudge, own_turn, trajectory
+from tests.learners import toy_config
 from tests.test_trainer import AHEAD, BOTH, CONFIG, apart, forget_after, metrics_of, run, weights
 from tests.tiny_preset import RECIPE, Insistent, LongDraftsOnly
-from waltz_env.algorithms import LoopConfig, SampleConfig, UpdateBatch, algorithm
+from waltz_env.algorithms import LoopConfig, SampleConfig, UpdateBatch
 from waltz_env.algorithms.probes.games import SAID, KeywordJudge, TokenAgent
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import Sample
@@ -29,6 +31,7 @@ from waltz_env.errors import UnreadablePromptError, UsageError
 from waltz_env.experiments.saved_run import claim, read_recipe
 from waltz_env.feedback import format_feedback
 from waltz_env.presets import with_algorithm, with_stages
+from waltz_env.protocols import Agent
 from waltz_env.records import read_games, write_games
 from waltz_env.rewards import SETUP_A, RewardWeights
 from waltz_env.rollout import play
@@ -81,7 +84,7 @@ class CountingJudge(WordJudge):
         return super().judge(prompts, responses)
 
 
-def grow(branches: Branches, prompts: Sequence[Prompt] = (BOMB, PROCESS), **changes: object) -> list[Trajectory]:
+def grow(branches: Branches, prompts: Sequence[Prompt] = (BOMB, PROCESS), **changes: Any) -> list[Trajectory]:
     return play(
         prompts, {CONVERSATION: Counted(), FEEDBACK: Counted()}, judge=WordJudge(), branches=branches, **changes
     )
@@ -156,7 +159,7 @@ class CannotRead:
 
 
 def test_games_that_cannot_be_read_are_left_out_of_their_tree(caplog: pytest.LogCaptureFixture) -> None:
-    agents = {CONVERSATION: CannotRead(), FEEDBACK: Counted()}
+    agents: dict[str, Agent] = {CONVERSATION: CannotRead(), FEEDBACK: Counted()}
     with caplog.at_level(logging.WARNING):
         games = play([BOMB], agents, judge=WordJudge(), branches=(1, 4, 2), exclude_unreadable=True)
     assert [game.branch for game in games] == [(0, 1, 0), (0, 1, 1), (0, 3, 0), (0, 3, 1)]
@@ -291,7 +294,7 @@ def test_the_variance_of_the_gradient_falls_as_computed_by_hand(branches: Branch
     facts = [SampleFacts.of(row) for row in rows]
     logprobs = torch.tensor([row.logprobs for row in rows])
     batch = UpdateBatch(facts, facts, torch.ones(len(rows), 1, dtype=torch.bool), logprobs)
-    advantages = algorithm("rloo", beta=0.0).estimator().advantages(batch).squeeze(1)
+    advantages = toy_config("rloo", beta=0.0).estimator().advantages(batch).squeeze(1)
     scores = torch.tensor([float(row.token_ids[0] == STOP) - 0.5 for row in rows])
     estimates = (advantages * scores).reshape(-1, 4).mean(1).tolist()
     assert fmean(estimates) == pytest.approx(1 / 8, abs=0.015)

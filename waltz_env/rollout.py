@@ -70,11 +70,9 @@ def play(
         for number, game in enumerate(games):
             game.branch = (number,)
     phases = _phases(games, agents, exclude_unreadable, counts)
-    return (
-        _judged_meanwhile(phases, games, judge)
-        if judge is not None and overlap_judge
-        else _played(phases, games, judge)
-    )
+    if judge is not None and overlap_judge:
+        return _judged_meanwhile(phases, games, judge)
+    return _played(phases, games, judge)
 
 
 def check_readable(prompts: Iterable[Prompt], agents: Mapping[AgentID, Agent]) -> None:
@@ -160,7 +158,7 @@ def _phases(
 
 def _grown(game: Game, counts: tuple[int, int]) -> list[Game]:
     """The games that ``game`` branches into here: itself, unless it has come to its critiques or its revisions."""
-    depth = len(game.branch)  # 0: it has no branches; 1: the draft branches next; 2: the critique; 3: nothing does
+    depth = len(game.branch)  # 1: it branches into critiques next; 2: into revisions; 3: it has; 0: it never does
     if depth in (0, 3):
         return [game]
     played = game.trajectory()
