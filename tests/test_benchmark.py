@@ -70,7 +70,7 @@ def test_its_steps_are_those_that_were_asked_for(tmp_path: Path) -> None:
 def test_branches_are_compared_at_equal_tokens(tmp_path: Path) -> None:
     arguments = ["--algorithms", BROKEN, "reinforce++", "--branches", "2,1,1", "1,2,1", "--seeds", 1]
     assert benchmark(tmp_path, *arguments) == 1
-    assert not (tmp_path / "seed-0" / "tests.tiny_preset.Broken-1x2x1").exists()  # nobody knows what it may cost
+    assert not (tmp_path / "seed-0" / "tests.tiny_preset.Broken-1,2,1").exists()  # nobody knows what it may cost
     first, second = read_rows(tmp_path / "benchmark.json")
     assert [(each["algorithm"], each["branches"]) for each in (first, second)] == [
         ("reinforce++ 2,1,1", [2, 1, 1]),
