@@ -24,6 +24,7 @@ from waltz_env.algorithms import LoopConfig, SampleConfig, UpdateBatch
 from waltz_env.algorithms.probes.games import SAID, KeywordJudge, TokenAgent
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import Sample
+from waltz_env.algorithms.training.rollout_worker import RolloutWorker
 from waltz_env.algorithms.training.samples import samples
 from waltz_env.algorithms.update_batch import SampleFacts
 from waltz_env.branches import Branches, games_at_equal_tokens, parse_branches, repeats
@@ -341,6 +342,16 @@ def test_training_on_trees_learns_from_each_turn_once_and_counts_its_tokens_once
     for agent in AGENTS:
         sampled = line[f"{agent}/act_seconds"] * line[f"{agent}/act_tokens_per_second"]
         assert sampled == pytest.approx(line[f"{agent}/tokens"])
+
+
+def test_drafts_are_counted_over_all_processes_as_they_were_dealt_out() -> None:
+    drafts = []
+    for process in (0, 1):
+        agents = {CONVERSATION: Counted(), FEEDBACK: Counted()}
+        with RolloutWorker(agents, WordJudge(), branches=(1, 2, 1), process=(process, 2)) as worker:
+            games = worker.step(lambda: [BOMB, PROCESS], rules=Rules(), last=True).games
+        drafts.append([game.branch[0] for game in games])
+    assert drafts == [[0, 0, 2, 2], [1, 1, 3, 3]]
 
 
 @pytest.mark.parametrize("is_ahead", [False, True])

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from math import prod
@@ -49,7 +49,7 @@ from waltz_env.protocols import Agent, Judge
 from waltz_env.rollout import check_readable
 from waltz_env.run_folder import RunFolder
 from waltz_env.settings import encode
-from waltz_env.types import AgentID, Prompt, Trajectory
+from waltz_env.types import AgentID, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,8 @@ def train(
             RolloutWorker(
                 agents,
                 judge,
-                branches=(1, *config.branches[1:]),  # the drafts have been dealt out to the processes
+                branches=(1, *config.branches[1:]),  # ``_draw`` deals the drafts out to the processes
+                process=(accelerator.process_index, accelerator.num_processes),
                 overlap_judge=config.overlap_judge,
                 ahead=config.max_staleness > 0,
                 exclude_unreadable=config.exclude_unreadable,
@@ -221,7 +222,6 @@ def train(
                 # Play, and log the games before anything is learned from them: they explain an update that fails.
                 with _told_where(position.step, folder):
                     share, speed = worker.step(draw, rules=stage.rules, last=stage_done)
-                share = [_numbered(game, accelerator) for game in share]
                 games = gather_object(share)
                 if not games:
                     raise UsageError(
@@ -310,14 +310,6 @@ def _draw(cursor: PromptCursor, config: LoopConfig, accelerator: Accelerator) ->
     prompts = cursor.next(config.games // prod(config.branches))
     drafts = [prompt for prompt in prompts for _ in range(config.branches[0])]
     return drafts[accelerator.process_index :: accelerator.num_processes]
-
-
-def _numbered(game: Trajectory, accelerator: Accelerator) -> Trajectory:
-    """The game with its draft counted over the drafts of all processes."""
-    if not game.branch:
-        return game
-    draft, *rest = game.branch
-    return replace(game, branch=(draft * accelerator.num_processes + accelerator.process_index, *rest))
 
 
 def _any_process(stop: bool, accelerator: Accelerator) -> bool:

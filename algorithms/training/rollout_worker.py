@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -48,6 +49,7 @@ class RolloutWorker:
         agents: who plays.
         judge: labels every response.
         branches: see ``play``.
+        process: which process of how many this is. Drafts are counted over all of them, as they were dealt out.
         overlap_judge: see ``play``.
         ahead: whether to play one step ahead of the learners.
         exclude_unreadable: see ``play``.
@@ -62,6 +64,7 @@ class RolloutWorker:
         judge: Judge,
         *,
         branches: Branches = ALONE,
+        process: tuple[int, int] = (0, 1),
         overlap_judge: bool = False,
         ahead: bool = False,
         exclude_unreadable: bool = False,
@@ -76,6 +79,7 @@ class RolloutWorker:
         self._agents = agents
         self._judge = judge
         self._branches = branches
+        self._process = process
         self._overlap_judge = overlap_judge
         self._exclude_unreadable = exclude_unreadable
         self._is_ahead = ahead
@@ -135,7 +139,13 @@ class RolloutWorker:
             exclude_unreadable=self._exclude_unreadable,
         )
         speed = {f"{name}/{key}": value for name, clock in clocked.items() for key, value in clock.read().items()}
-        return Played(games, speed)
+        return Played([self._numbered(game) for game in games], speed)
+
+    def _numbered(self, game: Trajectory) -> Trajectory:
+        if not game.branch:
+            return game
+        (index, processes), (draft, *rest) = self._process, game.branch
+        return replace(game, branch=(draft * processes + index, *rest))
 
 
 class _Clocked:

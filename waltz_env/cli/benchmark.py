@@ -85,7 +85,7 @@ class Benchmark:
 
     def _run(self, recipe: Recipe) -> int:
         others = [row for path in self.rows for row in read_rows(path)]  # damaged files are errors before anything runs
-        branches = [parse_branches(each) for each in self.branches]
+        branches = [parse_branches(each) for each in dict.fromkeys(self.branches)]
         names = [with_branches(name, each) for name in self.algorithms for each in branches] or list(self.algorithms)
         for name in names:
             rows_of(self.out, name)
