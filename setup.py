@@ -47,6 +47,7 @@ WANDB = ["wandb>=0.31"]
 CAPABILITIES = [*TRAIN, "lm-eval>=0.4.9"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 TINKER = [*TRAIN, "tinker>=0.25"]  # a server may want an older release than the latest: docs/scale.md
+RAY = [*TRAIN, "ray>=2.60"]
 TRL = [*TRAIN, *DATA, "trl>=1.16"]
 SB3 = ["scikit-learn>=1.5", "stable-baselines3>=2.7", "supersuit>=3.10"]
 DEV = [
@@ -95,6 +96,7 @@ EXTRAS = {
     "capabilities": CAPABILITIES,
     "vllm": [*TRAIN, "vllm>=0.33"],
     "tinker": TINKER,
+    "ray": RAY,
     "trl": TRL,
     "docs": DOCS,
     "sb3": SB3,

@@ -2,6 +2,7 @@
 
 python benchmarks/paper_table.py --out runs/paper-table                       # the nano preset, seeds 0 to 4: hours
 python benchmarks/paper_table.py --out runs/paper-table --seeds 3 4           # some seeds, beside another process
+python benchmarks/paper_table.py --out /shared/paper-table --ray auto         # on a Ray cluster, see docs/scale.md
 python benchmarks/paper_table.py --out runs/paper-table --only table          # the runs finished so far
 
 Each run has a folder; finished runs are skipped and unfinished ones continued. The warm-started model and stage 1,
@@ -14,7 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +27,13 @@ import matplotlib.pyplot as plt
 import torch
 
 from waltz_env.algorithms.training.samples import Responses
+from waltz_env.cli.progress import StepBar
 from waltz_env.errors import UsageError
 from waltz_env.evaluation.seeds import MeanInterval, mean_interval, paired_interval
-from waltz_env.experiments.over_seeds import Rates, collect, play_untrained, run
-from waltz_env.files import atomic_path
+from waltz_env.experiments.executors import executor
+from waltz_env.experiments.jobs import Job, run_jobs
+from waltz_env.experiments.over_seeds import UNTRAINED, Rates, collect
+from waltz_env.files import atomic_path, writable_folder
 from waltz_env.presets import (
     PRESETS,
     Recipe,
@@ -42,7 +47,6 @@ from waltz_env.presets import (
 from waltz_env.presets.nano.preset import NanoOptions
 from waltz_env.rewards import SETUPS
 from waltz_env.rules import Rules
-from waltz_env.stop_signal import stop_signal
 from waltz_env.types import FEEDBACK
 
 PRICES = (0.001, 0.003, 0.01)  # per token of a critique
@@ -133,29 +137,55 @@ AFTER_STAGE_1 = {
 THINKING = {"single_model_thinking", "pair_thinking"}
 
 
-def main() -> None:
-    """Does the missing runs, then writes the table."""
+def jobs_of(recipe: Recipe, names: Collection[str], *, seeds: Sequence[int], out: Path) -> tuple[list[Job], list[Job]]:
+    """What the runs of a seed share, and the runs of these names.
+
+    Raises:
+        UsageError: a run cannot work, or its folder holds another one.
+    """
+    recipes = [replace(recipe, seed=seed) for seed in seeds]
+    runs = [
+        Job(
+            name,
+            change(each),
+            out,
+            begin_with="without_stage_2" if name in AFTER_STAGE_1 else None,
+            base="thinking" if name in THINKING else None,
+        )
+        for name, change in RUNS.items()
+        if name in names
+        for each in recipes
+    ]
+    for job in runs:
+        job.check()
+    return [Job(UNTRAINED, each, out) for each in recipes] if runs else [], runs
+
+
+def main() -> int:
+    """Does the missing runs, then writes the table; 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of all runs")
-    parser.add_argument("--preset", default="nano", choices=list(PRESETS))
+    parser.add_argument("--preset", default="nano", help=f"one of {', '.join(PRESETS)}, or a dotted path")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", nargs="+", default=list(RUNS), choices=[*RUNS, "table"], help="the runs to do")
+    parser.add_argument("--ray", nargs="*", metavar="ADDRESS", help="run on Ray, as waltz benchmark does")
+    parser.add_argument("--gpus", type=float, help="with --ray, number of GPUs of each run, or a share of one")
     options = parser.parse_args()
     chosen = preset(options.preset)
-    if chosen.threads is not None:
-        torch.set_num_threads(chosen.threads)
-    with stop_signal() as should_stop:
-        for name, change in RUNS.items():
-            for seed in options.seeds:
-                if name in options.only:
-                    recipe = change(replace(chosen.recipe, seed=seed))
-                    play_untrained(recipe, options.out)
-                    begin_with = "without_stage_2" if name in AFTER_STAGE_1 else None
-                    base = "thinking" if name in THINKING else None
-                    done = run(name, recipe, options.out, begin_with=begin_with, base=base, should_stop=should_stop)
-                    if done is None:
-                        return  # stopped; the same command continues
-    write(collect(options.out, list(RUNS)), options.out)
+    shared, runs = jobs_of(chosen.recipe, options.only, seeds=options.seeds, out=writable_folder(options.out))
+    threads = chosen.threads or torch.get_num_threads()
+    where = executor(options.out, workers=1, threads=threads, ray=options.ray, gpus=options.gpus)
+    try:
+        with where as execute, StepBar(shared, runs) as progress:
+            failed = run_jobs([*shared, *runs], execute=execute, progress=progress)
+    except KeyboardInterrupt:
+        return 130  # the same command continues
+    found = collect(options.out, list(RUNS))
+    if found:
+        write(found, options.out)
+    for job in failed:
+        print(f"{job.name}, seed {job.recipe.seed} failed: see {job.log}")
+    return 1 if failed else 0
 
 
 def write(found: Rates, out: Path) -> None:
@@ -256,4 +286,4 @@ def draw(found: Rates, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -12,8 +13,10 @@ import pytest
 
 from waltz_env.cli import main
 from waltz_env.errors import DataError
-from waltz_env.experiments.benchmark import jobs_of, run_jobs
+from waltz_env.experiments.benchmark import jobs_of
 from waltz_env.experiments.benchmark_table import games_to_threshold, read_rows, table, write_benchmark
+from waltz_env.experiments.executors import in_processes
+from waltz_env.experiments.jobs import run_jobs
 from waltz_env.presets import preset
 from waltz_env.records import training_games
 from waltz_env.run_folder import RunFolder
@@ -125,7 +128,8 @@ def test_the_bar_counts_the_steps_of_all_runs(tmp_path: Path) -> None:
     runs[1].folder.metrics.write_text("{}\n{}")
     assert [job.steps_done() for job in runs] == [0, 1]
     seen: list[int] = []
-    assert run_jobs(shared, runs[:1], workers=1, threads=1, progress=lambda ended: seen.append(len(ended))) == []
+    with in_processes(1, threads=1) as execute:
+        assert run_jobs([*shared, *runs[:1]], execute=execute, progress=lambda ended: seen.append(len(ended))) == []
     assert seen[-1] == 3
     assert seen == sorted(seen)
     assert runs[0].steps_done() == 2
@@ -171,3 +175,24 @@ def test_rows_of_another_schema_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text(json.dumps({"schema": 1, "rows": [{"algorithm": "a"}]}))
     with pytest.raises(DataError, match="a row lacks curve"):
         read_rows(tmp_path / "rows.json")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpus", 1], "--gpus is for --ray"),
+        (["--ray", "a", "b"], "one address or none"),
+        (["--ray"], "This needs ray, which is not installed. Install: pip install"),
+    ],
+)
+def test_ray_where_it_cannot_work_is_told_before_anything_runs(
+    words: list[object],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert benchmark(tmp_path, "--algorithms", "grpo", *words) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

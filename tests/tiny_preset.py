@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -158,3 +159,19 @@ class Forgetful:
         return (
             RefusalJudge().judge(prompts, responses) if self.calls == 1 else [NoVerdict("forgotten")] * len(responses)
         )
+
+
+@dataclass(frozen=True)
+class Mortal:
+    """Settings of ``Outside``, whose process dies where stage 2 begins, once: it leaves the file ``$MORTAL`` behind."""
+
+    built: ClassVar[list[Policy]] = []
+
+    def build(self, policy: Policy, accelerator: object = None) -> Learner:
+        """A learner; the second one is the first one of stage 2."""
+        self.built.append(policy)
+        grave = Path(os.environ["MORTAL"])
+        if len(self.built) == 2 and not grave.exists():
+            grave.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return LEARNER.build(policy)

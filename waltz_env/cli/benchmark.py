@@ -19,9 +19,10 @@ from waltz_env.cli.progress import StepBar
 from waltz_env.cli.tables import print_next
 from waltz_env.cli.train import parse as parse_train
 from waltz_env.errors import UsageError
-from waltz_env.experiments.benchmark import jobs_of, run_jobs, with_branches
+from waltz_env.experiments.benchmark import jobs_of, with_branches
 from waltz_env.experiments.benchmark_table import read_rows, rows_of, write_benchmark
-from waltz_env.experiments.results import read_sets
+from waltz_env.experiments.executors import executor
+from waltz_env.experiments.jobs import run_jobs
 from waltz_env.files import alone, writable_folder
 from waltz_env.presets import Recipe, preset, with_steps
 from waltz_env.run_folder import RunFolder
@@ -46,7 +47,10 @@ class Benchmark:
         steps: number of steps of each stage; the default is the preset's.
         engine: engine that samples: transformers, vllm (in each run's process), running vLLM servers (vllm@URL,URL), or
             a Tinker service that also trains (tinker, tinker@URL); the default is that of the preset or the file.
-        jobs: number of runs at a time.
+        jobs: number of runs at a time, which share the CPU threads of this machine.
+        ray: run on a Ray cluster: without an address on the one that this machine belongs to, otherwise on this machine
+            alone. Each run takes as many CPUs as without Ray, and as many run at a time as the cluster has room for.
+        gpus: with --ray, number of GPUs of each run, or a share of one; the default is 1 where the cluster has any.
         rows: benchmark.json files of other people, whose rows are added to the table and the pictures.
         threshold: R_c of the training games that counts as solved, for the number of games until then.
     """
@@ -60,6 +64,8 @@ class Benchmark:
     steps: tuple[int, ...] | None = None
     engine: str | None = None
     jobs: int = 1
+    ray: tuple[str, ...] | None = None
+    gpus: float | None = None
     rows: tuple[Path, ...] = ()
     threshold: float = 0.9
 
@@ -91,14 +97,15 @@ class Benchmark:
             rows_of(self.out, name)
         shared, runs = jobs_of(recipe, self.algorithms, branches=branches, seeds=self.seeds, out=self.out)
         threads = preset(recipe.preset).threads or max(1, torch.get_num_threads() // self.jobs)
-        with StepBar(shared, runs) as progress:
-            failed = run_jobs(shared, runs, workers=self.jobs, threads=threads, progress=progress)
+        where = executor(self.out, workers=self.jobs, threads=threads, ray=self.ray, gpus=self.gpus)
+        with where as execute, StepBar(shared, runs) as progress:
+            failed = run_jobs([*shared, *runs], execute=execute, progress=progress)
         table = write_benchmark(self.out, names, others=others, threshold=self.threshold)
         if table is not None:
             console().print(Markdown(table))
         for job in failed:
             print(f"{job.name}, seed {job.recipe.seed} failed: see {job.log}")
-        finished = [job for job in runs if read_sets(job.folder)]
+        finished = [job for job in runs if job.finished()]
         if finished:
             print(f"Rows, table and pictures: {self.out}")
             print_next([f"report {shlex.join(str(job.folder.path) for job in finished)}"])

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 if TYPE_CHECKING:
     from waltz_env.algorithms.training.loop import StepReport
-    from waltz_env.experiments.benchmark import Job
+    from waltz_env.experiments.jobs import Job
     from waltz_env.experiments.watch import Done
 
 _ANY = 0  # any change is shown once the interval between two draws has passed, also one of the text alone

@@ -88,13 +88,13 @@ def execute(
         trackers = [tracker(name) for name in recipe.track]  # a library that is missing is told now
         loggers = [RunLog(folder), *([TrackerLog(folder, trackers)] if trackers else [])]
     judge, clean = load_judge(recipe.judge), load_judge(without_noise(recipe.judge))
-    if not (resume and _finished(recipe, read_sets(folder))):
+    if not (resume and is_finished(recipe, read_sets(folder))):
         check_judge(judge, recipe.judge)
     if begin_with is not None and not read_sets(begin_with):
         raise UsageError(f"{folder.path.name} begins with the weights of {begin_with.path}: finish that run first.")
     with ExitStack() as lock:
         results = _open(folder, recipe, resume, accelerator, lock=lock)
-        if _finished(recipe, results.get("sets", {})):
+        if is_finished(recipe, results.get("sets", {})):
             return results
         return _execute(
             recipe,
@@ -242,7 +242,8 @@ def _played(
     return sets
 
 
-def _finished(recipe: Recipe, sets: Mapping[str, SetResults]) -> bool:
+def is_finished(recipe: Recipe, sets: Mapping[str, SetResults]) -> bool:
+    """Whether these are the results of a finished run: what it trained has been evaluated."""
     return bool(sets) and all(TRAINED[recipe.method] in content["systems"] for content in sets.values())
 
 
