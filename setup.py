@@ -48,6 +48,7 @@ CAPABILITIES = [*TRAIN, "lm-eval>=0.4.9"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 TINKER = [*TRAIN, "tinker>=0.25"]  # a server may want an older release than the latest: docs/scale.md
 RAY = [*TRAIN, "ray>=2.60"]
+VERIFIERS = ["verifiers>=0.4,<0.5"]
 TRL = [*TRAIN, *DATA, "trl>=1.16"]
 SB3 = ["scikit-learn>=1.5", "stable-baselines3>=2.7", "supersuit>=3.10"]
 DEV = [
@@ -98,6 +99,7 @@ EXTRAS = {
     "tinker": TINKER,
     "ray": RAY,
     "trl": TRL,
+    "verifiers": VERIFIERS,
     "docs": DOCS,
     "sb3": SB3,
     "dev": DEV,

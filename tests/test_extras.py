@@ -10,7 +10,7 @@ import pytest
 from waltz_env.extras import install_command
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ["train", "data", "openai", "judges", "serve", "capabilities", "sb3", "vllm", "tinker", "ray"]
+EXTRAS = ["train", "data", "openai", "judges", "serve", "capabilities", "sb3", "vllm", "tinker", "ray", "verifiers"]
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

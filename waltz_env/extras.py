@@ -23,6 +23,7 @@ _MODULES: Mapping[str, str] = {  # modules of the smallest extra that brings the
     "tinker": "tinker",
     "ray": "ray",
     "trl": "trl",
+    "verifiers": "verifiers",
     "sb3": "stable_baselines3 supersuit",
 }
 EXTRA_OF: Mapping[str, str] = {module: extra for extra, modules in _MODULES.items() for module in modules.split()}

@@ -25,7 +25,8 @@ from waltz_env.presets import preset
 ROOT = Path(__file__).parents[2]
 PRESET = "tests.tiny_preset:PRESET"
 BROKEN, MORTAL, OUTSIDE = (f"tests.tiny_preset:{name}" for name in ("Broken", "Mortal", "Outside"))
-WALTZ = [sys.executable, "-c", "import sys; from waltz_env.cli import main; sys.exit(main())"]
+HANDLED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also below a shell that ignores it
+WALTZ = [sys.executable, "-c", f"{HANDLED}; import sys; from waltz_env.cli import main; sys.exit(main())"]
 
 
 @pytest.fixture(scope="module")
