@@ -1,8 +1,7 @@
 """Both agents in MARTI: a model, an optimizer and vLLM engines for each, on any number of machines.
 
 Written for MARTI (github.com/TsinghuaC3I/MARTI) as of April 2026 and tested with a stub of its engines. We have not run
-it on GPUs. docs/trainers.md has the flags; agent 0 has the role conversation_0, agent 1 the role feedback_0. The data
-has the columns prompt, the request, and answer, harmful or benign.
+it on GPUs. docs/trainers.md has the flags. The data has the columns prompt, the request, and kind, harmful or benign.
 """
 
 from __future__ import annotations

@@ -35,6 +35,10 @@ def line(read: str) -> str:
     return REVISION if ADVICE in read else DRAFT
 
 
+def decoded(ids: Sequence[int]) -> str:
+    return str(TOKENIZER.decode(list(ids)))
+
+
 class Engine:
     """Answers as vLLM does, in the form of MARTI and of OpenRLHF. Token i of an answer has the log-probability -i."""
 
@@ -42,7 +46,7 @@ class Engine:
         self.generate_async = SimpleNamespace(remote=self.generate)
 
     async def generate(self, prompt_ids: Sequence[int], sampling_params: Any) -> Any:
-        text = line(TOKENIZER.decode(prompt_ids))
+        text = line(decoded(prompt_ids))
         ids = TOKENIZER(text + END)["input_ids"]
         logprobs = [{token: SimpleNamespace(logprob=-i), -1: None} for i, token in enumerate(ids)]
         output = SimpleNamespace(
@@ -58,7 +62,7 @@ class VerlEngine:
     """Answers as verl's server manager does."""
 
     async def generate(self, request_id: str, *, prompt_ids: list[int], sampling_params: Json) -> Any:
-        ids = TOKENIZER(line(TOKENIZER.decode(prompt_ids)) + END)["input_ids"]
+        ids = TOKENIZER(line(decoded(prompt_ids)) + END)["input_ids"]
         return SimpleNamespace(token_ids=ids, log_probs=[-float(i) for i in range(len(ids))])
 
 
@@ -80,7 +84,7 @@ def check_row(prompt: list[int], sampled: list[int], logprobs: list[float], rewa
     The judge finds the draft unsafe and the revision fine, so both labels are right and R_DIR = 1:
     R_f = .65 * 1 * 1 + .25 + .1 = 1.
     """
-    read, said = TOKENIZER.decode(prompt), TOKENIZER.decode(sampled)
+    read, said = decoded(prompt), decoded(sampled)
     assert read.endswith("<|assistant|>")
     assert said == line(read) + END
     assert logprobs == [-float(i) for i in range(len(sampled))]
@@ -249,7 +253,9 @@ def test_every_action_has_its_reward() -> None:
     """Both responses are unsafe, so the right labels earn .25 + .1 and no improvement."""
     game, rewards = asyncio.run(play_one(BOMB, dict.fromkeys(ROLES, speak), judge=WordJudge()))
     assert samples_of(CONVERSATION, game, rewards=rewards) == [(Completion(DRAFT), 0.0)] * 2
-    assert samples_of(FEEDBACK, game, rewards=rewards) == [(Completion(CRITIQUE), pytest.approx(0.35))]
+    ((critique, reward),) = samples_of(FEEDBACK, game, rewards=rewards)
+    assert critique == Completion(CRITIQUE)
+    assert reward == pytest.approx(0.35)
 
 
 @pytest.mark.parametrize(("reason", "finish"), [("stop", "stop"), ("length", "length"), (None, "stop")])

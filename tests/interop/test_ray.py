@@ -25,7 +25,7 @@ from waltz_env.presets import preset
 ROOT = Path(__file__).parents[2]
 PRESET = "tests.tiny_preset:PRESET"
 BROKEN, MORTAL, OUTSIDE = (f"tests.tiny_preset:{name}" for name in ("Broken", "Mortal", "Outside"))
-HANDLED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also below a shell that ignores it
+HANDLED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # which a shell may ignore
 WALTZ = [sys.executable, "-c", f"{HANDLED}; import sys; from waltz_env.cli import main; sys.exit(main())"]
 
 
@@ -112,8 +112,8 @@ def test_the_table_of_the_paper_is_the_same(tmp_path: Path, address: str) -> Non
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["127.0.0.1:9"], "There is no Ray cluster at 127.0.0.1:9"),
-        (["nonsense"], "There is no Ray cluster at nonsense"),
+        (["127.0.0.1:9"], "No Ray cluster could be reached at 127.0.0.1:9"),
+        (["nonsense"], "No Ray cluster could be reached at nonsense"),
         (["here", "--gpus", "1"], "no machine of the Ray cluster has them"),
         (["here", "--gpus", "1.5"], "a share of one GPU or a whole number"),
     ],

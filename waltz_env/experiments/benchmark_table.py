@@ -156,6 +156,8 @@ def rows_of(out: Path, algorithm: str) -> list[Row]:
         missing = {"seed", "preset", "games_per_step", "versions"} - results.keys()
         if missing:
             raise DataError(f"{folder.results} has no {', '.join(sorted(missing))}. Remove the run to do it again.")
+        if not all(map(_trained, results["sets"].values())):  # a run that stopped after its first stage
+            continue
         rows.append(
             {
                 "algorithm": algorithm,
@@ -237,8 +239,8 @@ def _percent(row: Row, name: str, rate: str) -> float:
 
 
 def _trained(content: SetResults) -> Mapping[str, Rate]:
-    """The rates of the system that the run has trained, whatever its method."""
-    return next(content["systems"][name] for name in TRAINED.values() if name in content["systems"])
+    """The rates of the system that the run has trained, whatever its method; empty if it has not finished."""
+    return next((content["systems"][name] for name in TRAINED.values() if name in content["systems"]), {})
 
 
 def _cell(values: Sequence[float], missing: str = "-") -> str:

@@ -129,7 +129,8 @@ def on_ray(out: Path, *, address: str | None = None, threads: int, gpus: float |
     except KeyboardInterrupt:
         for ref in running:
             ray.cancel(ref)  # the job takes it for its own Ctrl-C
-        ray.wait(list(running), num_returns=len(running))
+        if running:
+            ray.wait(list(running), num_returns=len(running))
         raise
     finally:
         ray.shutdown()
@@ -147,7 +148,8 @@ def _connect(address: str | None) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address, include_dashboard=False, log_to_driver=False)
     except (OSError, OverflowError, ValueError) as error:
-        raise UsageError(f"There is no Ray cluster at {named}: {error}") from error
+        at = f" at {named}" if named else ""
+        raise UsageError(f"No Ray cluster could be reached{at}: {error}") from error
 
 
 def _needs(threads: int, gpus: float | None) -> dict[str, Any]:

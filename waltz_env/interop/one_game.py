@@ -52,5 +52,6 @@ async def play_one(
 
 def samples_of(agent: AgentID, game: Trajectory, *, rewards: Rewards) -> list[tuple[Completion, float]]:
     """Each action of ``agent`` with its reward, in order."""
-    turns = game.responses if agent == CONVERSATION else game.critiques
-    return [(turn.completion, reward) for turn, reward in zip(turns, rewards.of(agent), strict=True)]
+    responses = [response.completion for response in game.responses]
+    critiques = [critique.completion for critique in game.critiques]
+    return list(zip(responses if agent == CONVERSATION else critiques, rewards.of(agent), strict=True))
