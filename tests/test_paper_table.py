@@ -3,38 +3,66 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.paper_table import FIRST, jobs_of
+from benchmarks.paper_table import jobs_of
 from tests.tiny_preset import RECIPE
 from waltz_env.errors import UsageError
-from waltz_env.experiments.jobs import Job
+from waltz_env.experiments.jobs import Job, run_jobs
 from waltz_env.experiments.over_seeds import UNTRAINED, run_folder
 from waltz_env.experiments.saved_run import claim
 from waltz_env.presets import preset
 
 
-def test_stage_1_goes_before_the_runs_that_begin_with_its_weights(tmp_path: Path) -> None:
+class Notes:
+    """An executor that runs nothing and notes what it was asked for, batch by batch; jobs of ``fails`` fail."""
+
+    def __init__(self, *fails: str) -> None:
+        self.fails = fails
+        self.batches: list[set[tuple[str, int]]] = []
+
+    def __call__(self, jobs: Sequence[Job], tick: Callable[[], object]) -> Iterator[tuple[Job, bool]]:
+        self.batches.append({(job.name, job.recipe.seed) for job in jobs})
+        yield from ((job, job.name not in self.fails) for job in jobs)
+
+
+NAMES = ["single_model_thinking", "trained_pair", "without_stage_2"]
+
+
+def test_stage_1_is_done_once_before_the_runs_that_begin_with_its_weights(tmp_path: Path) -> None:
     recipe = preset("nano").recipe
-    names = ["single_model_thinking", "trained_pair", FIRST]
-    shared, first, rest = jobs_of(recipe, names, seeds=[3, 4], out=tmp_path)
-    assert [(job.name, job.recipe.seed) for job in shared] == [(UNTRAINED, 3), (UNTRAINED, 4)]
-    assert [(job.name, job.recipe.seed) for job in first] == [(FIRST, 3), (FIRST, 4)]
-    assert [(job.name, job.recipe.seed, job.begin_with, job.base) for job in rest] == [
-        ("trained_pair", 3, FIRST, None),
-        ("trained_pair", 4, FIRST, None),
-        ("single_model_thinking", 3, None, "thinking"),
-        ("single_model_thinking", 4, None, "thinking"),
+    shared, runs = jobs_of(recipe, NAMES, seeds=[3, 4], out=tmp_path)
+    notes = Notes()
+    assert run_jobs([*runs, *shared], execute=notes) == []
+    assert notes.batches == [
+        {(UNTRAINED, 3), (UNTRAINED, 4)},
+        {(name, seed) for name in ("without_stage_2", "single_model_thinking") for seed in (3, 4)},
+        {("trained_pair", 3), ("trained_pair", 4)},
     ]
     one, two = (stage.steps for stage in recipe.stages)
-    assert (first[0].steps, rest[0].steps) == (one, two)
+    assert {(job.name, job.steps, job.begin_with, job.base) for job in runs} == {
+        ("without_stage_2", one, None, None),
+        ("trained_pair", two, "without_stage_2", None),
+        ("single_model_thinking", two, None, "thinking"),
+    }
+
+
+def test_what_needs_a_failed_job_is_not_begun_and_the_rest_is(tmp_path: Path) -> None:
+    shared, runs = jobs_of(preset("nano").recipe, NAMES, seeds=[0], out=tmp_path)
+    notes = Notes("without_stage_2")
+    assert [job.name for job in run_jobs([*shared, *runs], execute=notes)] == ["without_stage_2"]
+    assert notes.batches == [{(UNTRAINED, 0)}, {("without_stage_2", 0), ("single_model_thinking", 0)}]
+    notes = Notes(UNTRAINED)
+    assert [job.name for job in run_jobs([*shared, *runs], execute=notes)] == [UNTRAINED]
+    assert notes.batches == [{(UNTRAINED, 0)}]
 
 
 def test_the_table_alone_runs_nothing(tmp_path: Path) -> None:
-    assert jobs_of(RECIPE, ["table"], seeds=[0], out=tmp_path) == [[], [], []]
+    assert jobs_of(RECIPE, ["table"], seeds=[0], out=tmp_path) == ([], [])
 
 
 def test_a_folder_with_another_run_is_told_before_anything_runs(tmp_path: Path) -> None:

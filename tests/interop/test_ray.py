@@ -99,7 +99,7 @@ def test_ctrl_c_ends_the_steps_in_progress_and_the_same_command_continues(tmp_pa
 
 
 def test_the_table_of_the_paper_is_the_same(tmp_path: Path, address: str) -> None:
-    table = [sys.executable, "benchmarks/paper_table.py", "--preset", PRESET, "--seeds", "0"]
+    table = [sys.executable, "-m", "benchmarks.paper_table", "--preset", PRESET, "--seeds", "0"]
     table += ["--only", "without_stage_2", "trained_pair", "dir_off", "--out"]
     for name, words in (("here", []), ("there", ["--ray", address])):
         subprocess.run([*table, str(tmp_path / name), *words], cwd=ROOT, check=True)

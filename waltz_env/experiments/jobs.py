@@ -1,4 +1,4 @@
-"""Jobs of an experiment, each after those that it needs, with what it prints in a log; an executor says where they run."""
+"""Jobs of an experiment: each goes after those that it needs, and has a log; an executor says where it runs."""
 
 from __future__ import annotations
 
