@@ -78,6 +78,6 @@ def test_a_run_is_finished_once_what_it_trained_has_been_evaluated(
     job = Job("run", RECIPE, tmp_path)
     assert not job.finished()
     job.folder.path.mkdir(parents=True)
-    sets = {"mine": {"systems": {name: {} for name in systems}, "comparisons": {}}}
+    sets: dict[str, object] = {"mine": {"systems": {name: {} for name in systems}, "comparisons": {}}}
     job.folder.results.write_text(json.dumps({"schema": 2, "sets": sets}))
     assert job.finished() == done
