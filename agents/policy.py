@@ -3,6 +3,8 @@
 There are two layouts. ``lora_policies`` keeps one base model in memory with one LoRA adapter per role; the reference is
 the base alone, or a frozen copy of the adapter that training started from. ``full_policy`` trains all weights of a
 model; the reference is a frozen copy of it. Roles may share a base or have models of different families.
+
+Either layout can be split over several processes (``LanguageModelPolicy.shard``).
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ from waltz_env.agents import lora
 from waltz_env.agents.output_head import head_logits, why_inseparable
 from waltz_env.agents.recomputation import blocks_of, recomputed
 from waltz_env.agents.sampling import cache_argument
+from waltz_env.agents.sharded_model import another, shard_model
 from waltz_env.errors import CheckpointError, UsageError
 from waltz_env.files import usual_permissions
-from waltz_env.sharding import check_whole
+from waltz_env.lock_step import in_step
+from waltz_env.sharding import check_whole, fitted, is_shard, whole
 from waltz_env.types import AGENTS, AgentID
 
 logger = logging.getLogger(__name__)
@@ -87,6 +91,31 @@ class LanguageModelPolicy:
         self._reference = self._first_reference = reference
         self._layers = lora.lora_layers(model)
         self._blocks = blocks_of(model) if gradient_checkpointing else []
+        self._bf16 = False
+
+    def shard(self, *, bf16: bool = False) -> None:
+        """Split the weights of the model and its reference over all processes; each of them calls this.
+
+        Models that are split already, with another policy on them, stay as they are. Each process then holds a part of
+        every weight, and all must compute together: see ``agents.sharded_model``.
+
+        Args:
+            bf16: whether to compute in bfloat16, whatever the dtype of the weights.
+
+        Raises:
+            UsageError: this process is the only one, or the base is quantized.
+        """
+        if self.quantized:
+            raise UsageError("A quantized base cannot be split over processes: every process holds a copy of it.")
+        self._bf16 = bf16
+        for model in self.models:
+            if not is_sharded(model):
+                shard_model(model, bf16=bf16)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are split over processes."""
+        return is_sharded(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -152,15 +181,15 @@ class LanguageModelPolicy:
         """Last hidden states at the last ``keep`` positions, (B, keep, D), and the output head, (b, k, D) to (b, k, V).
 
         The head's logits are those of ``logits``. Whoever applies it to a few positions at a time never holds all of
-        them. None if this model's head cannot be applied by itself; the log says why. The arguments are those of
-        ``logits``.
+        them. None if this model's head cannot be applied by itself, which the log explains, or if its weights are
+        split over processes. The arguments are those of ``logits``.
 
         Raises:
-            UsageError: the model is sharded.
+            UsageError: something else than ``shard`` has sharded the model.
         """
         # What is computed without the model's own forward pass would not bring the shards together.
-        check_whole(self.model.parameters(), task="The model without its output head")
-        if self._inseparable:
+        check_whole(self.model.parameters(), task="The model without its output head", or_shards=True)
+        if self.sharded or self._inseparable:
             return None
         with self._forward_pass(reference=reference) as (model, prepare):
             trunk = model.base_model(
@@ -185,14 +214,25 @@ class LanguageModelPolicy:
         The arguments are those of ``logits``.
 
         Raises:
-            UsageError: the reference is sharded.
+            UsageError: something else than ``shard`` has sharded the reference.
         """
+        outputs = []
         with self._forward_pass(reference=True) as (model, _):
-            check_whole(model.parameters(), task="The model without its output head")
-            output = model.base_model(
-                input_ids=input_ids, attention_mask=_needed(attention_mask), position_ids=position_ids, use_cache=False
-            )
-        return output.last_hidden_state[:, -keep:]
+            check_whole(model.parameters(), task="The model without its output head", or_shards=True)
+            # The whole model is called, since its trunk by itself would not bring the shards of a sharded one together.
+            hook = model.base_model.register_forward_hook(lambda trunk, inputs, output: outputs.append(output))
+            try:
+                model(
+                    input_ids=input_ids,
+                    attention_mask=_needed(attention_mask),
+                    position_ids=position_ids,
+                    logits_to_keep=1,
+                    use_cache=False,
+                )
+            finally:
+                hook.remove()
+        features: Tensor = outputs[0].last_hidden_state[:, -keep:]
+        return features
 
     def state_dict(self) -> dict[str, Tensor]:
         """The trainable weights by name, as references and not copies. An adapter's weights have PEFT's names."""
@@ -220,7 +260,9 @@ class LanguageModelPolicy:
         if state is None:
             self._reference = self._first_reference
         elif self._adapter is None:
-            reference = copy.deepcopy(self.model).eval().requires_grad_(False)  # other policies may share the first one
+            # Other policies may share the first one. FSDP has no copies of a sharded model.
+            reference = another(self.model, bf16=self._bf16) if self.sharded else copy.deepcopy(self.model)
+            reference.eval().requires_grad_(False)
             _copy_into(dict(reference.named_parameters()), state)
             self._reference = reference
         else:
@@ -239,7 +281,8 @@ class LanguageModelPolicy:
         this runs. The weights are merged anew each time. That costs about as much as generating a few tokens, can never
         be stale, and keeps no second copy in memory during training.
 
-        Nothing can be merged into a quantized base: there the adapter is on, and ``dtype`` has no effect.
+        Nothing can be merged into a quantized base or a sharded one: there the adapter is on, and ``dtype`` has no
+        effect. Inside the block, the processes of a sharded one may make different numbers of passes (``lock_step``).
 
         Args:
             dtype: dtype of the merged weights; None keeps the model's own. Rounding to it also changes the
@@ -247,13 +290,14 @@ class LanguageModelPolicy:
             adapter: False gives the base without the adapter.
 
         Raises:
-            UsageError: the model is sharded.
+            UsageError: something else than ``shard`` has sharded the model.
         """
         # A sharded model computes with storage of its own, and not with what `parameter.data` is set to.
-        check_whole(self.model.parameters(), task="Generating")
-        if self.quantized:
+        check_whole(self.model.parameters(), task="Generating", or_shards=True)
+        if self.quantized or self.sharded:
             lora.switch(self._layers, self._adapter if adapter else None)
-            yield self.model
+            with in_step():
+                yield self.model
             return
         base = [parameter for name, parameter in self.model.named_parameters() if ".lora_" not in name]
         originals = [parameter.data for parameter in base]
@@ -273,7 +317,42 @@ class LanguageModelPolicy:
             for parameter, original in zip(base, originals, strict=True):
                 parameter.data = original
 
-    def save(self, folder: str | Path, *, tokenizer: bool = True) -> None:
+    def plain_weights(self, dtype: torch.dtype | None = None, *, adapter: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """The weights of a plain model by name, one at a time: the adapter is merged, and they are in ``dtype``.
+
+        The processes of a sharded policy all iterate at the same time, and hold one whole weight at a time. A weight
+        that has several names comes once.
+
+        Args:
+            dtype: dtype of the weights; None keeps the model's own.
+            adapter: False gives the base without the adapter.
+
+        Raises:
+            UsageError: the base is quantized, or something else than ``shard`` has sharded the model.
+        """
+        if self.quantized:
+            raise UsageError(
+                "An adapter cannot be merged into a quantized base. Save the adapter, and merge it into the base as it "
+                "was before it was quantized."
+            )
+        check_whole(self.model.parameters(), task="Reading a plain model", or_shards=True)
+        layers = [layer for layer in self._layers if adapter and self._adapter in layer.scaling]
+        adapted = {id(layer.get_base_layer().weight): layer for layer in layers}
+        seen: set[int] = set()
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            if ".lora_" in name or id(tensor) in seen:
+                continue
+            seen.add(id(tensor))
+            with torch.no_grad():
+                weight = tensor.detach()
+                if id(tensor) in adapted:
+                    weight = weight + adapted[id(tensor)].get_delta_weight(self._adapter)
+                if dtype is not None and isinstance(tensor, nn.Parameter):
+                    weight = weight.to(dtype)
+                weight = whole(weight)
+            yield name.replace(".base_layer.", "."), weight
+
+    def save(self, folder: str | Path, *, tokenizer: bool = True, write: bool = True) -> None:
         """Writes the trained weights: an adapter in PEFT's format, a whole model as ``save_pretrained`` writes it.
 
         PEFT and transformers load either of them from any folder: an adapter's configuration names its base by its name
@@ -282,52 +361,49 @@ class LanguageModelPolicy:
         Args:
             folder: folder to write to.
             tokenizer: False leaves the tokenizer and its chat template out of an adapter's folder.
+            write: whether this process writes. All processes of a sharded policy call this, and gather its weights.
 
         Raises:
-            UsageError: the model is sharded.
+            UsageError: something else than ``shard`` has sharded the model.
         """
         if self._adapter is None:
-            self.save_merged(folder)
+            self.save_merged(folder, write=write)
             return
-        check_whole(self.parameters(), task="Saving an adapter")
-        lora.save_adapter(Path(folder), self.model.peft_config[self._adapter], self.state_dict())
-        if tokenizer:
-            self.tokenizer.save_pretrained(folder)
+        check_whole(self.parameters(), task="Saving an adapter", or_shards=True)
+        state = {name: whole(tensor).cpu() for name, tensor in self.state_dict().items()}
+        if write:
+            lora.save_adapter(Path(folder), self.model.peft_config[self._adapter], state)
+            if tokenizer:
+                self.tokenizer.save_pretrained(folder)
 
-    @contextmanager
-    def merged_weights(self, dtype: torch.dtype | None = None, *, adapter: bool = True) -> Iterator[dict[str, Tensor]]:
-        """The weights of ``sampling_model`` under a plain model's names; they too are valid only inside the block.
-
-        Raises:
-            UsageError: the base is quantized, or the model is sharded.
-        """
-        if self.quantized:
-            raise UsageError(
-                "An adapter cannot be merged into a quantized base. Save the adapter, and merge it into the base as it "
-                "was before it was quantized."
-            )
-        with self.sampling_model(dtype, adapter=adapter) as model:
-            yield {
-                name.replace(".base_layer.", "."): tensor
-                for name, tensor in model.state_dict().items()
-                if ".lora_" not in name
-            }
-
-    def save_merged(self, folder: str | Path, *, dtype: torch.dtype | None = None, adapter: bool = True) -> None:
+    def save_merged(
+        self, folder: str | Path, *, dtype: torch.dtype | None = None, adapter: bool = True, write: bool = True
+    ) -> None:
         """Writes a plain model and its tokenizer, which load anywhere: the adapter is merged, the weights in ``dtype``.
 
         Args:
             folder: folder to write to.
             dtype: dtype of the weights; None keeps the model's own.
             adapter: False writes the base without the adapter.
+            write: as in ``save``.
 
         Raises:
-            UsageError: the base is quantized, or the model is sharded.
+            UsageError: the base is quantized, or something else than ``shard`` has sharded the model.
         """
-        with self.merged_weights(dtype, adapter=adapter) as weights:
+        if not (write or self.sharded):
+            return
+        weights = {}
+        for name, weight in self.plain_weights(dtype, adapter=adapter):
+            if write:
+                weights[name] = weight.cpu() if self.sharded else weight
+        if write:
             self.model.save_pretrained(folder, state_dict=weights)
-        self.tokenizer.save_pretrained(folder)
-        usual_permissions(Path(folder))
+            if dtype is not None:  # the configuration names the dtype of the model
+                config = copy.deepcopy(self.model.config)
+                config.dtype = dtype
+                config.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            usual_permissions(Path(folder))
 
     @contextmanager
     def _forward_pass(self, *, reference: bool) -> Iterator[tuple[PreTrainedModel, Callable[[], object]]]:
@@ -496,9 +572,14 @@ def _check_unwrapped(model: nn.Module) -> None:
         )
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Whether ``LanguageModelPolicy.shard`` has split the weights of the model over processes."""
+    return any(map(is_shard, model.parameters()))
+
+
 def _copy_into(parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:
     """Sets the parameters to ``state``, all of them or, if a name or a shape differs, none."""
-    check_whole(parameters.values(), task="Loading weights")
+    check_whole(parameters.values(), task="Loading weights", or_shards=True)
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if expected != given:
@@ -510,4 +591,4 @@ def _copy_into(parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tenso
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(state[name])
+            parameter.copy_(fitted(state[name], like=parameter))

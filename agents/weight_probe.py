@@ -11,7 +11,7 @@ from torch import Tensor
 from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.templates import CONVERSATION_SYSTEM
 from waltz_env.errors import UsageError
-from waltz_env.sharding import check_whole
+from waltz_env.sharding import check_whole, whole
 
 TOLERANCE = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.2}
 """Mean absolute difference of log-probabilities, in nats, that rounding to a dtype explains."""
@@ -30,12 +30,12 @@ def fingerprint(policy: LanguageModelPolicy) -> tuple[float, ...]:
     """Sums of the trainable tensors in float64: they show any change, even one that did not raise the version.
 
     Raises:
-        UsageError: the tensors are sharded.
+        UsageError: something else than ``LanguageModelPolicy.shard`` has sharded the policy.
     """
     parameters = policy.parameters()
-    check_whole(parameters, task="An engine")
+    check_whole(parameters, task="An engine", or_shards=True)
     sums = [parameter.detach().sum(dtype=torch.float64) for parameter in parameters]
-    return (id(policy), *torch.stack(sums).tolist())
+    return (id(policy), *whole(torch.stack(sums)).tolist())
 
 
 @torch.no_grad()

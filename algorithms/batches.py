@@ -29,6 +29,8 @@ class MicroBatch:
         mask: true on sampled tokens, (B, T) bool; there are M.
         reads: true on the positions before sampled tokens, whose logits predict these, (B, K) bool, of the last K
             positions. Positions and tokens are in the same order: those of ``reads`` predict those of ``mask``.
+
+    A pass that only keeps other processes company has no ``rows``, and one row of two tokens in the other fields.
     """
 
     rows: Tensor
@@ -68,20 +70,24 @@ def deal(
     Sample i goes to step i mod ``minibatches``, as cards are dealt. Every process deals its own samples, and a step
     holds one hand of each process; their sizes are gathered because the loss of a step is a mean over all of them. A
     step that is empty everywhere is left out. One that is empty only here stays, with no micro-batch: this process then
-    contributes zero gradients, since the others wait for it.
+    contributes zero gradients, since the others wait for it. Where processes must make the same number of passes, it
+    gets micro-batches without rows.
     """
     hands = [range(first, len(samples), minibatches) for first in range(minibatches)]
-    sizes = [(len(hand), sum(len(samples[i].token_ids) for i in hand)) for hand in hands]
-    sizes_everywhere = processes.gather([sizes])  # [process][step] -> (rows, tokens)
+    lengths = [[len(samples[i].prompt_ids) + len(samples[i].token_ids) for i in hand] for hand in hands]
+    groups = [microbatches(each, tokens_per_microbatch) for each in lengths]
+    sizes = [
+        (len(hand), sum(len(samples[i].token_ids) for i in hand), len(of_hand))
+        for hand, of_hand in zip(hands, groups, strict=True)
+    ]
+    sizes_everywhere = processes.gather([sizes])  # [process][step] -> (rows, tokens, micro-batches)
     steps = []
-    for hand, of_step in zip(hands, zip(*sizes_everywhere, strict=True), strict=True):
-        lengths = [len(samples[i].prompt_ids) + len(samples[i].token_ids) for i in hand]
-        batches = [
-            collate(samples, [hand[i] for i in group], device=device)
-            for group in microbatches(lengths, tokens_per_microbatch)
-        ]
-        rows, tokens = (sum(column) for column in zip(*of_step, strict=True))
-        steps.append(Step(batches, rows, tokens))
+    for hand, of_hand, of_step in zip(hands, groups, zip(*sizes_everywhere, strict=True), strict=True):
+        batches = [collate(samples, [hand[i] for i in group], device=device) for group in of_hand]
+        rows, tokens, passes = zip(*of_step, strict=True)
+        if processes.in_step:
+            batches += [without_rows(device)] * (max(passes) - len(batches))
+        steps.append(Step(batches, sum(rows), sum(tokens)))
     return [step for step in steps if step.rows]
 
 
@@ -146,6 +152,20 @@ def collate(samples: Sequence[Sample], rows: Sequence[int], *, device: torch.dev
         targets=targets.to(device),
         mask=(torch.arange(targets.shape[1]) < ends - starts).to(device),
         reads=reads[:, int(starts.min()) - 1 :].to(device),
+    )
+
+
+def without_rows(device: torch.device) -> MicroBatch:
+    """A micro-batch for a pass that only keeps other processes company."""
+    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
+    return MicroBatch(
+        rows=torch.zeros(0, dtype=torch.long),
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        position_ids=torch.arange(2, device=device).unsqueeze(0),
+        targets=ids[:, 1:],
+        mask=torch.zeros(1, 1, dtype=torch.bool, device=device),
+        reads=torch.zeros(1, 1, dtype=torch.bool, device=device),
     )
 
 

@@ -112,6 +112,8 @@ class Critic:
                 hidden = policy.features(
                     batch.input_ids, batch.attention_mask, batch.position_ids, keep=batch.reads.shape[1]
                 )
+            if not len(batch.rows):
+                continue
             # V of a token reads the position before it. Lines and positions are in the same order, row by row.
             chosen = lines[batch.rows, :width][batch.mask.cpu()].to(policy.device)
             features[chosen] = hidden[batch.reads].float()

@@ -113,5 +113,5 @@ def trainer_logprobs(
             (logprobs,) = token_scores(
                 policy, batch, scores=[token_logprobs], logits_at_once=config.logits_at_once, reference=reference
             )
-        result[batch.rows, : batch.targets.shape[1]] = logprobs.cpu()
+        result[batch.rows, : batch.targets.shape[1]] = logprobs[: len(batch.rows)].cpu()
     return result * mask

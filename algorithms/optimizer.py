@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from waltz_env.checks import check_number
 from waltz_env.errors import CheckpointError, DivergedError, UsageError
+from waltz_env.sharding import fitted
 
 Schedule = Literal["constant", "linear"]
 _KEYS = ("exp_avg", "exp_avg_sq", "step")
@@ -81,5 +82,11 @@ def load_moments(
             f"The optimizer's state covers {len(shapes)} parameters and this policy has {len(expected)}, or their "
             "shapes differ. Build the policy with the settings of the checkpoint."
         )
-    moments = {i: {key: state[f"{key}.{i}"].clone() for key in _KEYS} for i in range(len(parameters)) if shapes}
+    moments = {i: _moments(state, i, parameter) for i, parameter in enumerate(parameters) if shapes}
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _moments(state: Mapping[str, Tensor], number: int, parameter: nn.Parameter) -> dict[str, Tensor]:
+    """AdamW's state of one parameter, split over processes as the parameter is."""
+    found = {key: state[f"{key}.{number}"].clone() for key in _KEYS}
+    return {key: fitted(each, like=parameter) if each.dim() else each for key, each in found.items()}

@@ -31,7 +31,8 @@ class PolicyGradient:
     """Policy gradient on one policy, with the advantages of ``estimator``; implements ``Learner``.
 
     Args:
-        policy: policy to train; its trainable parameters are float32. It must not be wrapped or sharded.
+        policy: policy to train; its trainable parameters are float32. It must not be wrapped, nor sharded by anything
+            but ``LanguageModelPolicy.shard``.
         estimator: computes the advantages; what makes the algorithm.
         surrogate: settings of the clipped objective and the optimizer.
         aggregation: how the losses of tokens add up: mean over each ``"sequence"``, mean over every ``"token"``, or the
@@ -60,7 +61,7 @@ class PolicyGradient:
         self.policy = policy
         self.estimator = estimator
         self.config = surrogate
-        self._processes = Processes(accelerator)
+        self._processes = Processes(accelerator, parameters=policy.parameters())
         self._surrogate = Surrogate(policy, surrogate, aggregation=aggregation, processes=self._processes)
         self._critic = None
         if critic is not None:

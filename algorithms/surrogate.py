@@ -118,7 +118,8 @@ class Surrogate:
     """One policy, its optimizer and the clipped objective.
 
     Args:
-        policy: policy to train; its trainable parameters are float32. It must not be wrapped or sharded.
+        policy: policy to train; its trainable parameters are float32. It must not be wrapped, nor sharded by anything
+            but ``LanguageModelPolicy.shard``.
         config: the settings.
         aggregation: how the losses of tokens add up, see ``losses.token_weights``.
         processes: processes that train together, each on its own share of the samples.
@@ -211,6 +212,9 @@ class Surrogate:
             logprobs, entropy = token_scores(
                 self.policy, micro, scores=(token_logprobs, _entropy), logits_at_once=self.config.logits_at_once
             )
+        if not len(micro.rows):
+            logprobs.sum().backward()  # all processes must make the same passes; this one adds zeros
+            return _Tally(loss=0.0, entropy=0.0, ratio=0.0, ratio_max=0.0, clipped=0.0)
         ratio = probability_ratio(logprobs, here(batch.old_logprobs))
         losses = clipped_surrogate(ratio, here(advantages), clip=self.config.clip)
         if kl is not None and batch.reference_logprobs is not None:
@@ -249,7 +253,7 @@ class _Tally(NamedTuple):
 def _check(policy: Policy, parameters: Sequence[nn.Parameter]) -> None:
     if not parameters:
         raise UsageError("The policy has no trainable parameters; add an adapter or unfreeze its weights.")
-    check_whole(parameters, task="Learning")
+    check_whole(parameters, task="Learning", or_shards=True)
     narrow = sorted({str(p.dtype) for p in parameters if p.dtype != torch.float32})
     if narrow:
         raise UsageError(

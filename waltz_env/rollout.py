@@ -12,6 +12,7 @@ from waltz_env.branches import ALONE, Branches, check_branches
 from waltz_env.errors import UnreadablePromptError, UsageError
 from waltz_env.game import Game
 from waltz_env.judging import ask, judge_games, with_judgements
+from waltz_env.lock_step import in_step
 from waltz_env.plain import one_each
 from waltz_env.protocols import Agent, Judge, Reader
 from waltz_env.rules import Rules, check_agents
@@ -180,8 +181,9 @@ def _with_prompts(error: UnreadablePromptError, agent: AgentID, games: Sequence[
 
 def _played(phases: Phases, games: list[Game], judge: Judge | None) -> list[Trajectory]:
     """The games, played by ``phases`` to their ends and then judged."""
-    for _ in phases:
-        pass
+    with in_step():
+        for _ in phases:
+            pass
     trajectories = [game.trajectory() for game in games]
     return trajectories if judge is None else judge_games(trajectories, judge)
 
@@ -189,7 +191,7 @@ def _played(phases: Phases, games: list[Game], judge: Judge | None) -> list[Traj
 def _judged_meanwhile(phases: Phases, games: list[Game], judge: Judge) -> list[Trajectory]:
     """The same, while the judge, in a thread of its own, looks at the responses that there are."""
     asked: list[tuple[list[Response], Future[Sequence[Judgement | NoVerdict]]]] = []
-    with ThreadPoolExecutor(1, thread_name_prefix="waltz-judge") as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="waltz-judge") as thread, in_step():
         for turn, moved in phases:
             if turn == CONVERSATION:
                 finals = [game.trajectory().final for game in moved]
