@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from accelerate import Accelerator
+
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents import TransformersAgent
+from waltz_env.agents import TransformersAgent, full_policy
 from waltz_env.algorithms import (
     Learner,
     LoopConfig,
@@ -25,10 +27,11 @@ from waltz_env.errors import UsageError
 from waltz_env.judges import RefusalJudge
 from waltz_env.presets import Preset, Recipe, Workbench, lora_pair, with_stages
 from waltz_env.presets.nano.templates import conversation_messages, feedback_messages
+from waltz_env.presets.pair import AgentSettings, agents_of
 from waltz_env.prompts import PromptSet
 from waltz_env.rules import Rules
 from waltz_env.run_folder import RunFolder
-from waltz_env.types import CONVERSATION, FEEDBACK, AgentID, Judgement, Kind, NoVerdict, Prompt, Trajectory
+from waltz_env.types import AGENTS, CONVERSATION, FEEDBACK, AgentID, Judgement, Kind, NoVerdict, Prompt, Trajectory
 
 LEARNER = ReinforcePPConfig(surrogate=SurrogateConfig(learning_rate=1e-2, min_reward_std=0.0))
 RECIPE = Recipe(
@@ -36,6 +39,12 @@ RECIPE = Recipe(
     preset="tests.tiny_preset:PRESET",
     loop=LoopConfig(games=4, branches=(2, 1, 1), samples=SampleConfig(turns="all")),
 )
+
+
+ACTING: AgentSettings = {
+    "templates": {CONVERSATION: conversation_messages, FEEDBACK: feedback_messages},
+    "max_new_tokens": 5,
+}
 
 
 def tiny_pair(seed: int, *, shared: bool = False) -> dict[AgentID, TransformersAgent]:
@@ -46,8 +55,7 @@ def tiny_pair(seed: int, *, shared: bool = False) -> dict[AgentID, TransformersA
         seed=seed,
         rank=4,
         shared=shared,
-        templates={CONVERSATION: conversation_messages, FEEDBACK: feedback_messages},
-        max_new_tokens=5,
+        **ACTING,
     )
 
 
@@ -57,7 +65,17 @@ def build(recipe: Recipe, folder: RunFolder, accelerator: object) -> Workbench:
     return Workbench(tiny_pair(recipe.seed, shared=recipe.shared_policy), prompts, prompts, {"mine": prompts})
 
 
+def build_whole_models(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> Workbench:
+    """Two models whose weights are all trained, with one reference."""
+    reference = tiny_model()
+    policies = {agent: full_policy(tiny_model(), tiny_tokenizer(), reference=reference) for agent in AGENTS}
+    settings: AgentSettings = {**ACTING, "process": accelerator.process_index}
+    agents = agents_of(policies, seed=recipe.seed, **settings)
+    return replace(build(recipe, folder, accelerator), agents=agents)
+
+
 PRESET = Preset("for tests", RECIPE, build)
+WHOLE_MODELS = Preset("for tests", RECIPE, build_whole_models)
 APART = Preset("for tests", RECIPE, lambda recipe, *rest: build(replace(recipe, shared_policy=False), *rest))
 
 

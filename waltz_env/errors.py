@@ -87,6 +87,10 @@ class DivergedError(WaltzError, ArithmeticError):
     """A model computes NaN or infinity. Nothing that it would say may be scored or learned from."""
 
 
+class ProcessError(WaltzError, RuntimeError):
+    """Another process of the run has ended, so the ones that are left cannot go on."""
+
+
 class SyncError(WaltzError, RuntimeError):
     """A sampler does not hold the weights that it should: its samples would not be the policy's."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from waltz_env.errors import CheckpointError, UsageError
 from waltz_env.files import usual_permissions
-from waltz_env.sharding import check_whole
+from waltz_env.sharding import check_whole, whole
 
 Tensors = dict[str, dict[str, Tensor]]
 
@@ -26,32 +26,43 @@ _SEPARATOR = "::"
 
 
 def save(
-    folder: str | os.PathLike[str], tensors: Mapping[str, Mapping[str, Tensor]], meta: Mapping[str, Any], *, keep: int
+    folder: str | os.PathLike[str],
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    meta: Mapping[str, Any],
+    *,
+    keep: int,
+    write: bool = True,
 ) -> None:
     """Write the checkpoint ``folder``, completely or not at all.
 
     It is written next to its place and then renamed, so an interruption leaves earlier checkpoints as they were. Of the
-    checkpoints beside it, only the newest by name are kept.
+    checkpoints beside it, only the newest by name are kept. Tensors that are split over processes are gathered one at a
+    time, so all processes call this with their parts, in the same order.
 
     Args:
         folder: folder of this checkpoint, such as ``checkpoints/step-00040``; names in one folder sort by age.
         tensors: groups of named tensors: weights, optimizer, random states (uint8).
         meta: everything that is not a tensor, as JSON values, such as states of NumPy generators.
         keep: number of checkpoints to keep, 1 or more, including this one.
+        write: whether this process writes; one that does not only helps to gather.
 
     Raises:
-        UsageError: ``keep`` is below 1, a name holds ``::``, a tensor is sharded, or ``meta`` is not JSON.
+        UsageError: ``keep`` is below 1, a name holds ``::``, a tensor was split by something else than
+            ``LanguageModelPolicy.shard``, or ``meta`` is not JSON.
     """
     folder = Path(folder)
     if keep < 1:
         raise UsageError(f"keep must be 1 or more; got {keep}.")
     saved = [tensor for named in tensors.values() for tensor in named.values() if tensor.numel()]
-    check_whole(saved, task="A checkpoint")
-    flat = {
-        f"{group}{_SEPARATOR}{name}": tensor.detach().cpu().contiguous().clone()
-        for group, named in tensors.items()
-        for name, tensor in named.items()
-    }
+    check_whole(saved, task="A checkpoint", or_shards=True)
+    flat = {}
+    for group, named in tensors.items():
+        for name, tensor in named.items():
+            gathered = whole(tensor)
+            if write:
+                flat[f"{group}{_SEPARATOR}{name}"] = gathered.detach().cpu().contiguous().clone()
+    if not write:
+        return
     if any(key.count(_SEPARATOR) != 1 for key in flat):
         raise UsageError(f"Names of tensors and of their groups must not hold {_SEPARATOR!r}.")
     try:

@@ -148,7 +148,8 @@ def train(
         seed: seed of the order of the prompts and of the choice of samples.
         accelerator: device, precision and processes; the default is a new one.
         validation: held-out prompts for the evaluations during training.
-        resume: continue from the newest checkpoint in ``folder``, exactly as if there had been no interruption.
+        resume: continue from the newest checkpoint in ``folder``, exactly as if there had been no interruption. On
+            another number of processes, the games to come are others than they would have been.
         loggers: where metrics and games go; the default is one ``RunLog`` in ``folder``. Only the main process logs.
         should_stop: asked after every step; once it returns True in any process, training stops with a checkpoint.
         progress: called in the main process when a stage begins and after each of its steps.
@@ -209,7 +210,7 @@ def train(
             draw = partial(_draw, cursor, config, accelerator)
             parts = Parts(agents, learners, references, rng, cursor, worker)
             if continued:
-                continued.restore(parts, accelerator.process_index)
+                continued.restore(parts, accelerator)
             else:
                 position = Position(number, 0, position.step)
             if accelerator.is_main_process:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -66,19 +67,28 @@ class SavedState:
         prefix = "reference/"
         return {key.removeprefix(prefix): state for key, state in self.tensors.items() if key.startswith(prefix)}
 
-    def restore(self, parts: Parts, process: int) -> None:
-        """Put weights, optimizers, cursor and every random state back, bit for bit."""
+    def restore(self, parts: Parts, accelerator: Accelerator) -> None:
+        """Put weights, optimizers, cursor and every random state back: bit for bit on the same number of processes.
+
+        A process that the checkpoint does not know begins with the random states that it has. Games that were played
+        ahead are dealt out again.
+        """
+        process = accelerator.process_index
         for name, policy in policies_of(parts.agents).items():
             policy.load_state_dict(self.tensors[f"policy/{name}"])
             policy.version = self.meta["versions"][name]
         for name, learner in parts.learners.items():
             learner.load_state_dict(self.tensors[f"learner/{name}"])
-        for name, agent in parts.agents.items():
-            if isinstance(agent, Stateful):
-                agent.load_state_dict(self.tensors[f"agent/{name}/{process}"])
-        parts.rng.bit_generator.state = self.meta["rng"][process]
+        if process < len(self.meta["rng"]):
+            for name, agent in parts.agents.items():
+                if isinstance(agent, Stateful):
+                    agent.load_state_dict(self.tensors[f"agent/{name}/{process}"])
+            parts.rng.bit_generator.state = self.meta["rng"][process]
         parts.cursor.load_state_dict(self.meta["cursor"])
-        parts.worker.put_back(self.meta["played_ahead"][process])
+        ahead, count = self.meta["played_ahead"], accelerator.num_processes
+        if len(ahead) != count and ahead[0] is not None:  # whole shares, so that trees of games stay together
+            ahead = [list(chain.from_iterable(ahead[first::count])) for first in range(count)]
+        parts.worker.put_back(ahead[process] if process < len(ahead) else None)
 
 
 def save(
@@ -103,23 +113,23 @@ def save(
     ahead = parts.worker.played_ahead()  # first, as it waits until no random state is in use
     states = {name: agent.state_dict() for name, agent in parts.agents.items() if isinstance(agent, Stateful)}
     processes = gather_object([(states, parts.rng.bit_generator.state, ahead)])
-    if accelerator.is_main_process:
-        policies = policies_of(parts.agents)
-        tensors: dict[str, Mapping[str, Tensor]] = {}
-        tensors |= {f"policy/{name}": policy.state_dict() for name, policy in policies.items()}
-        tensors |= {f"reference/{name}": state for name, state in parts.references.items()}
-        tensors |= {f"learner/{name}": learner.state_dict() for name, learner in parts.learners.items()}
-        for process, (agents, _, _) in enumerate(processes):
-            tensors |= {f"agent/{name}/{process}": state for name, state in agents.items()}
-        meta = {
-            "position": asdict(position),
-            "settings": settings,
-            "versions": {name: policy.version for name, policy in policies.items()},
-            "rng": [rng for _, rng, _ in processes],
-            "played_ahead": [games for _, _, games in processes],
-            "cursor": parts.cursor.state_dict(),
-        }
-        checkpoint.save(folder / f"step-{position.step:05d}", tensors, meta, keep=keep)
+    policies = policies_of(parts.agents)
+    tensors: dict[str, Mapping[str, Tensor]] = {}
+    tensors |= {f"policy/{name}": policy.state_dict() for name, policy in policies.items()}
+    tensors |= {f"reference/{name}": state for name, state in parts.references.items()}
+    tensors |= {f"learner/{name}": learner.state_dict() for name, learner in parts.learners.items()}
+    for process, (agents, _, _) in enumerate(processes):
+        tensors |= {f"agent/{name}/{process}": state for name, state in agents.items()}
+    meta = {
+        "position": asdict(position),
+        "settings": settings,
+        "versions": {name: policy.version for name, policy in policies.items()},
+        "rng": [rng for _, rng, _ in processes],
+        "played_ahead": [games for _, _, games in processes],
+        "cursor": parts.cursor.state_dict(),
+    }
+    path = folder / f"step-{position.step:05d}"
+    checkpoint.save(path, tensors, meta, keep=keep, write=accelerator.is_main_process)
     accelerator.wait_for_everyone()
 
 
@@ -128,7 +138,8 @@ def load(folder: Path, settings: Mapping[str, Any]) -> SavedState:
 
     Args:
         folder: the folder of all checkpoints of the run.
-        settings: settings of the run as JSON values, which must be those of the checkpoint.
+        settings: settings of the run as JSON values, which must be those of the checkpoint except for the number of
+            ``processes``.
 
     Raises:
         CheckpointError: there is no checkpoint, or other settings made it.
@@ -138,7 +149,8 @@ def load(folder: Path, settings: Mapping[str, Any]) -> SavedState:
         raise CheckpointError(f"No checkpoint to resume from in {folder}. Start without resuming.")
     tensors, meta = checkpoint.load(newest)
     made_with = renamed(meta["settings"])
-    differing = sorted(name for name in settings.keys() | made_with.keys() if settings.get(name) != made_with.get(name))
+    compared = (settings.keys() | made_with.keys()) - {"processes"}
+    differing = sorted(name for name in compared if settings.get(name) != made_with.get(name))
     if differing:
         there, now = ([values.get(name) for name in differing] for values in (made_with, settings))
         raise CheckpointError(

@@ -38,6 +38,7 @@ class GeneralFlags:
         test_each_stage: play the held-out prompts after each stage, and not only after the last one.
         track: trackers that show metrics and games; TensorBoard files are always written.
         shared_policy: give both roles the same weights; they then learn together from the first step.
+        shard: split all weights over the processes that torchrun or accelerate launch starts, one per GPU.
     """
 
     seed: int
@@ -48,6 +49,7 @@ class GeneralFlags:
     test_each_stage: bool
     track: tuple[str, ...]
     shared_policy: bool
+    shard: bool
 
 
 def flags_of(recipe: Recipe, *, short: bool = False) -> tuple[type[Any], Any]:

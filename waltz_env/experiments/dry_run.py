@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 
 from waltz_env.agents import LanguageModelPolicy, TinkerAgent, TransformersAgent
@@ -88,7 +87,7 @@ def dry_run(recipe: Recipe, *, accelerator: Accelerator) -> Iterator[Part]:
         isinstance(options, ChatOptions) and is_here
     ):  # told before the weights are loaded, which may be what does not fit
         outlined = outlined_agents(recipe, accelerator=accelerator)
-        yield from _memory(outlined, recipe, quantize=quantize, device=accelerator.device)
+        yield from _memory(outlined, recipe, quantize=quantize, accelerator=accelerator)
     judge = load_judge(recipe.judge)
     yield Part(f"Judge: {recipe.judge}", _judge_lines(judge, recipe.judge))
     untaught = replace(options, warm_start=0) if isinstance(options, ChatOptions) else options
@@ -96,7 +95,7 @@ def dry_run(recipe: Recipe, *, accelerator: Accelerator) -> Iterator[Part]:
         bench = workbench(replace(recipe, options=untaught), RunFolder(Path(folder)), accelerator=accelerator)
         yield Part("Models", _model_lines(bench.agents))
         if not isinstance(options, ChatOptions):
-            yield from _memory(bench.agents, recipe, quantize=quantize, device=accelerator.device)
+            yield from _memory(bench.agents, recipe, quantize=quantize, accelerator=accelerator)
         yield Part("Prompts", _prompt_lines(bench))
         everything = list(chain(bench.training_prompts, bench.validation, *bench.tests.values()))
         if not recipe.loop.exclude_unreadable:
@@ -138,13 +137,16 @@ def too_malformed(rate: float | None, critiques: int, options: object) -> str | 
     return f"{told} Teach the format first: --warm-start 300."
 
 
-def _memory(agents: Mapping[AgentID, Agent], recipe: Recipe, *, quantize: str, device: torch.device) -> Iterator[Part]:
+def _memory(
+    agents: Mapping[AgentID, Agent], recipe: Recipe, *, quantize: str, accelerator: Accelerator
+) -> Iterator[Part]:
     """What the run needs against what the device has.
 
     Raises:
         UsageError: it cannot fit.
     """
-    parts = needs(agents, recipe, quantize=quantize)
+    device = accelerator.device
+    parts = needs(agents, recipe, quantize=quantize, processes=accelerator.num_processes)
     has, needed = device_memory(device), at_once(parts)
     whens = [f", while {PHASES[part.phase]}" if part.phase else "" for part in parts]
     lines = [f"{part.what}{when}: {_gigabytes(part.size)}" for part, when in zip(parts, whens, strict=True)]

@@ -177,6 +177,11 @@ def _evaluate(
     """Play what ``out`` lacks, which no other process can open until that is done; the rest as in ``evaluate``."""
     check_engine(config.engine, processes=accelerator.num_processes)
     recipes = [with_engine(read_recipe(folder), config.engine) for folder in runs]
+    if (config.latency or config.capabilities) and accelerator.num_processes > 1 and any(r.shard for r in recipes):
+        raise UsageError(
+            "--latency and --capabilities are measured in one process, and here each has a part of the weights. Run "
+            "this command without torchrun, or leave them out."
+        )
     names = system_names(runs, recipes)
     rules = _pair_rules(recipes)
     about: Results = {

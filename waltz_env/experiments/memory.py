@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from waltz_env.agents import TransformersAgent
@@ -39,7 +40,7 @@ class Need:
     phase: str = ""
 
 
-def needs(agents: Mapping[AgentID, Agent], recipe: Recipe, *, quantize: str = "none") -> list[Need]:
+def needs(agents: Mapping[AgentID, Agent], recipe: Recipe, *, quantize: str = "none", processes: int = 1) -> list[Need]:
     """What a run needs on its device, part by part.
 
     Weights, optimizer and cache are exact for rows of the length that is assumed. Activations depend on the kernels and
@@ -49,7 +50,9 @@ def needs(agents: Mapping[AgentID, Agent], recipe: Recipe, *, quantize: str = "n
         agents: agents on transformers, whose models may be on the meta device. Others are taken to need nothing here.
         recipe: settings of the run.
         quantize: how the models are to be quantized, if they are not yet.
+        processes: number of processes, which split the weights among them if the recipe says so.
     """
+    shards = processes if recipe.shard else 1
     acting = {name: agent for name, agent in agents.items() if isinstance(agent, TransformersAgent)}
     models = {id(model): model for agent in acting.values() for model in agent.policy.models}
     adapters = {id(p): p for a in acting.values() if a.policy.rank is not None for p in a.policy.parameters()}
@@ -62,11 +65,12 @@ def needs(agents: Mapping[AgentID, Agent], recipe: Recipe, *, quantize: str = "n
         for name, learner in stage.learners.items()
         if name in acting
     ]
-    merged = [_merged(agent) for agent in acting.values()] if quantize == "none" else []
+    merged = [_merged(agent) for agent in acting.values()] if quantize == "none" and shards == 1 else []
     return [
-        Need("base weights", sum(_weights(model, LINEAR_BYTES[quantize]) for model in models.values())),
-        Need("adapters", sum(p.numel() for p in adapters.values()) * FLOAT32),
-        Need("gradients and optimizer", learned * GRADIENT_AND_MOMENTS),
+        Need("base weights", sum(_weights(model, LINEAR_BYTES[quantize]) for model in models.values()) / shards),
+        Need("adapters", sum(p.numel() for p in adapters.values()) * FLOAT32 / shards),
+        Need("gradients and optimizer", learned * GRADIENT_AND_MOMENTS / shards),
+        *([Need("weights of a pass", max(map(_together, models.values()), default=0))] if shards > 1 else []),
         Need("merged weights", max(merged, default=0), "sampling"),
         Need("KV cache", max(map(_cache, acting.values()), default=0), "sampling"),
         Need("activations", max((each[0] for each in update), default=0), "update"),
@@ -109,6 +113,13 @@ def _linear(model: PreTrainedModel) -> dict[int, nn.Linear | Conv1D]:
 def _weights(model: PreTrainedModel, linear_bytes: float | None) -> float:
     linear = _linear(model) if linear_bytes is not None else {}
     return sum(p.numel() * ((linear_bytes or 0) if id(p) in linear else p.element_size()) for p in _base(model))
+
+
+def _together(model: PreTrainedModel) -> int:
+    """The weights that are whole during a pass through a sharded model: all outside its blocks, and two blocks."""
+    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    sizes = [sum(p.numel() * p.element_size() for p in block.parameters()) for block in blocks]
+    return sum(p.numel() * p.element_size() for p in model.parameters()) - sum(sizes) + 2 * max(sizes, default=0)
 
 
 def _merged(agent: TransformersAgent) -> int:

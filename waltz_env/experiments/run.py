@@ -8,6 +8,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 
 from waltz_env.agents import LanguageModelPolicy, TinkerPolicy
@@ -82,8 +83,13 @@ def execute(
     folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
     accelerator = accelerator or Accelerator()
     recipe.check()
-    check_engine(recipe.engine, processes=accelerator.num_processes)
+    check_engine(recipe.engine, processes=accelerator.num_processes, sharded=recipe.shard)
     check_accelerator(accelerator)
+    if recipe.shard and accelerator.num_processes == 1 and torch.cuda.device_count() > 1:
+        raise UsageError(
+            "Sharding needs a process per GPU, and this process is alone. Start the same command by: torchrun "
+            f"--nproc-per-node {torch.cuda.device_count()} --no-python waltz train ..."
+        )
     if loggers is None:
         trackers = [tracker(name) for name in recipe.track]  # a library that is missing is told now
         loggers = [RunLog(folder), *([TrackerLog(folder, trackers)] if trackers else [])]
@@ -206,10 +212,12 @@ def _execute(
         accelerator=accelerator,
         exclude_unreadable=recipe.loop.exclude_unreadable,
     )
+    for name, policy in policies_of(bench.agents).items():
+        if isinstance(policy, LanguageModelPolicy):
+            policy.save(folder.weights / name, write=accelerator.is_main_process)
+        elif isinstance(policy, TinkerPolicy) and accelerator.is_main_process:
+            policy.save(folder.weights / name)
     if accelerator.is_main_process:
-        for name, policy in policies_of(bench.agents).items():
-            if isinstance(policy, LanguageModelPolicy | TinkerPolicy):
-                policy.save(folder.weights / name)
         _draw_curves(folder)
         results = add_systems(folder, after, about, expected=expected)
     accelerator.wait_for_everyone()

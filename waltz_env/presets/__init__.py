@@ -4,10 +4,11 @@ from dataclasses import replace
 
 from accelerate import Accelerator
 
+from waltz_env.agents import LanguageModelPolicy
 from waltz_env.agents.engines import check_engine, on_engine
 from waltz_env.errors import UsageError
 from waltz_env.presets import chat, llama, nano, smollm2
-from waltz_env.presets.pair import lora_pair
+from waltz_env.presets.pair import lora_pair, shard
 from waltz_env.presets.recipe import (
     Preset,
     Recipe,
@@ -55,13 +56,18 @@ def workbench(recipe: Recipe, folder: RunFolder, *, accelerator: Accelerator) ->
         accelerator: device and processes.
 
     Raises:
-        UsageError: there is no such preset, the roles should share a policy and the preset builds two, or the engine
-            cannot be had.
+        UsageError: there is no such preset, the roles should share a policy and the preset builds two, the engine
+            cannot be had, or the models cannot be sharded.
     """
-    check_engine(recipe.engine, processes=accelerator.num_processes)
+    check_engine(recipe.engine, processes=accelerator.num_processes, sharded=recipe.shard)
     bench = preset(recipe.preset).build(recipe, folder, accelerator)
     if recipe.shared_policy and len({id(getattr(agent, "policy", agent)) for agent in bench.agents.values()}) > 1:
         raise UsageError(f"The preset {recipe.preset} builds a policy for each role; train it without --shared-policy.")
+    if recipe.shard:
+        for agent in bench.agents.values():
+            policy = getattr(agent, "policy", None)
+            if isinstance(policy, LanguageModelPolicy):
+                shard(policy, accelerator)
     return replace(bench, agents=on_engine(bench.agents, recipe.engine))
 
 

@@ -5,7 +5,8 @@
    prompt of at most 4,096; its mix of 20,000 prompts, one half per stage, one epoch; WildGuard as the judge.
 2. Left open by the paper, chosen here: temperature 1; AdamW at a constant rate; the choice of the 20,000 prompts, which
    depends on the seed.
-3. Both agents start from the same weights and share one frozen reference.
+3. Both agents start from the same weights and share one frozen reference. The processes of the run, one per GPU, split
+   all three models among them, and activations are computed again in the backward pass.
 4. ``llama-3.1-8b-lora`` is for one GPU: two LoRA adapters on one base in bfloat16, at ten times that learning rate.
 
 A folder with the model's name in the current folder stands in for the hub. Hardware and commands: docs/llama.md.
@@ -44,13 +45,17 @@ RECIPE = Recipe(
     stages=waltz_stages(LEARNER, LEARNER, steps=(312, 312)),
     judge=JUDGE,
     loop=LoopConfig(games=32, save_every=156, keep_checkpoints=1),  # one checkpoint is 192 GB
-    options=ChatOptions(model=MODEL, all_weights=True, context=CONTEXT, prompts=(), test=()),
+    options=ChatOptions(
+        model=MODEL, all_weights=True, gradient_checkpointing=True, context=CONTEXT, prompts=(), test=()
+    ),
+    shard=True,
 )
 LORA_LEARNER = with_settings(LEARNER, learning_rate=5e-6, tokens_per_microbatch=2048)
 LORA_RECIPE = replace(
     RECIPE,
     stages=waltz_stages(LORA_LEARNER, LORA_LEARNER, steps=(312, 312)),
     loop=LoopConfig(games=32, save_every=26),
+    shard=False,
     options=ChatOptions(model=MODEL, dtype="bfloat16", context=CONTEXT, prompts=(), test=()),
 )
 
@@ -76,7 +81,7 @@ def build_workbench(recipe: Recipe, folder: RunFolder, accelerator: Accelerator)
 
 
 PRESET = Preset(
-    "two Llama-3.1-8B-Instruct, as in the paper; about half a day on 8 GPUs of 80 GB",
+    "two Llama-3.1-8B-Instruct, as in the paper; about half a day on 8 GPUs of 80 GB, by torchrun",
     RECIPE,
     build_workbench,
     base=MODEL,

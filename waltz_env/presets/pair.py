@@ -7,9 +7,11 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from waltz_env.agents import TEMPLATES, LanguageModelPolicy, Template, TransformersAgent, lora_policies
+from waltz_env.agents.sharded_model import shard_model
 from waltz_env.types import AGENTS, AgentID
 
 NEW_TOKENS = 512  # per turn, as in arXiv:2510.08240
@@ -57,6 +59,21 @@ def pair_policies(
         model, tokenizer, names=names, rank=rank, seed=seed, gradient_checkpointing=gradient_checkpointing
     )
     return dict.fromkeys(AGENTS, policies["shared"]) if shared else policies
+
+
+def shard(weights: LanguageModelPolicy | PreTrainedModel, accelerator: Accelerator) -> None:
+    """Split a policy, or a model, over the processes of a run, in the precision of the run. One process has it whole.
+
+    Raises:
+        UsageError: the base is quantized.
+    """
+    bf16 = accelerator.mixed_precision == "bf16"
+    if accelerator.num_processes == 1:
+        return
+    if isinstance(weights, LanguageModelPolicy):
+        weights.shard(bf16=bf16)
+    else:
+        shard_model(weights, bf16=bf16)
 
 
 class AgentSettings(TypedDict, total=False):

@@ -72,6 +72,8 @@ class Recipe:
         track: trackers that show metrics and games, by name (see ``tracker``).
         shared_policy: whether both roles have the same weights. They then learn together, in every stage and with the
             same settings, so baselines must suit both (such as ``role-baseline``).
+        shard: whether the processes of the run split all weights among them, block by block, where each would otherwise
+            have a copy. One process alone has everything.
         options: settings of the preset's own, where it has any.
         distilled: settings of the supervised learning that takes the place of the stages, see ``with_distillation``.
     """
@@ -86,6 +88,7 @@ class Recipe:
     test_each_stage: bool = False
     track: tuple[str, ...] = ()
     shared_policy: bool = False
+    shard: bool = False
     options: PresetOptions | None = None
     distilled: SupervisedConfig | None = None
 
@@ -112,6 +115,8 @@ class Recipe:
             raise UsageError("A distilled run has no stages to train. Its own command continues it: waltz distill.")
         if self.options is not None:
             self.options.check()
+        if self.shard and trains_elsewhere(self.engine):
+            raise UsageError(f"The engine {self.engine} has the weights, so there is nothing to split: no --shard.")
         if trains_elsewhere(self.engine):
             self._check_service()
         for stage in self.stages:

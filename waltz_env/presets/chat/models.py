@@ -33,8 +33,6 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 def load(source: str | Path, options: ChatOptions, accelerator: Accelerator) -> Loaded:
     """A model as ``options`` want it, on this process's device, and its tokenizer.
 
-    Models whose weights are all trained are spread over the GPUs of a single process.
-
     Raises:
         UsageError: no causal LM can be loaded from ``source``, or the device cannot train on weights of 4 bits.
     """
@@ -44,8 +42,6 @@ def load(source: str | Path, options: ChatOptions, accelerator: Accelerator) -> 
         raise UsageError("On a CPU, bitsandbytes cannot train on 4 bits. Take --quantize 8bit, or no quantized base.")
     if options.quantize != "none":
         return load_model(source, dtype=dtype, device_map=str(device), quantize=options.quantize)
-    if options.all_weights and torch.cuda.device_count() > 1 and accelerator.num_processes == 1:
-        return load_model(source, dtype=dtype, device_map="balanced")
     model, tokenizer = load_smollm2(dtype) if source == SMOLLM2 else load_model(source, dtype=dtype)
     return model.to(device), tokenizer
 
@@ -82,6 +78,7 @@ def load_policies(
     load: Callable[[str | Path], Loaded],
     seed: int,
     shared: bool = False,
+    split: Callable[[PreTrainedModel | LanguageModelPolicy], object] = lambda weights: None,
 ) -> dict[AgentID, LanguageModelPolicy]:
     """The policy of each role. Roles with the same model share its base or, if all weights are trained, its reference.
 
@@ -91,6 +88,7 @@ def load_policies(
         load: loads a model and its tokenizer.
         seed: seed of the adapters' initial weights.
         shared: whether both roles have one policy.
+        split: called with each model or policy before the next one is loaded, so that no two are whole.
     """
     roles: dict[str, list[AgentID]] = {}
     for agent in AGENTS:
@@ -99,19 +97,20 @@ def load_policies(
     for source, agents in roles.items():
         model, tokenizer = load(source)
         names = ["shared"] if shared and len(agents) > 1 else agents
+        several: dict[str, LanguageModelPolicy] = {}
         if options.all_weights:
-            made = {
-                name: full_policy(
+            split(model.requires_grad_(False))
+            for name in names:
+                several[name] = full_policy(
                     load(source)[0],
                     tokenizer,
                     reference=model,
                     temperature=options.temperature,
                     gradient_checkpointing=options.gradient_checkpointing,
                 )
-                for name in names
-            }
+                split(several[name])
         else:
-            made = lora_policies(
+            several = lora_policies(
                 model,
                 tokenizer,
                 names=names,
@@ -120,7 +119,8 @@ def load_policies(
                 seed=seed,
                 gradient_checkpointing=options.gradient_checkpointing,
             )
-        policies |= {agent: made.get(agent) or made["shared"] for agent in agents}
+            split(next(iter(several.values())))  # they share the model
+        policies |= {agent: several.get(agent) or several["shared"] for agent in agents}
     return {agent: policies[agent] for agent in AGENTS}
 
 

@@ -28,6 +28,7 @@ from waltz_env.presets.chat.options import ChatOptions
 from waltz_env.presets.chat.prompt_sets import prompt_sets
 from waltz_env.presets.chat.service import service_agents
 from waltz_env.presets.chat.warm_start import WarmStart, own_answers, phases_of, teach
+from waltz_env.presets.pair import shard
 from waltz_env.presets.recipe import Preset, Recipe, Workbench
 from waltz_env.prompts import PromptSet
 from waltz_env.rewards import SETUP_A, RewardWeights
@@ -92,7 +93,10 @@ def build_agents(
     if options.warm_start:
         sources = _warm_started(options, folder.base, prompts, seed=recipe.seed, accelerator=accelerator)
     load = partial(models.load, options=options, accelerator=accelerator)
-    policies = models.load_policies(options, sources, load=load, seed=recipe.seed, shared=recipe.shared_policy)
+    split = partial(shard, accelerator=accelerator) if recipe.shard else lambda weights: None
+    policies = models.load_policies(
+        options, sources, load=load, seed=recipe.seed, shared=recipe.shared_policy, split=split
+    )
     return models.agents(options, policies, seed=recipe.seed, accelerator=accelerator)
 
 
