@@ -3,7 +3,7 @@
 | name | who generates |
 |---|---|
 | ``transformers`` | the model itself |
-| ``vllm`` | vLLM in this process (``VLLMEngine``) |
+| ``vllm`` | vLLM in this process, or in each process of a sharded run (``VLLMEngine``) |
 | ``vllm@URL,URL`` | running vLLM servers, each with a copy of the base model (``VLLMServers``) |
 | ``tinker`` | the hosted Tinker service, which holds and trains the weights, too (``TinkerPolicy``) |
 | ``tinker@URL`` | another service with the Tinker API |
@@ -74,12 +74,13 @@ def service_url(name: str) -> str | None:
     return place.rstrip("/")
 
 
-def check_engine(name: str, *, processes: int = 1) -> None:
+def check_engine(name: str, *, processes: int = 1, sharded: bool = False) -> None:
     """Check that there is such an engine here, before a model is loaded.
 
     Args:
         name: name of the engine.
         processes: number of processes that train or evaluate together.
+        sharded: whether they split the weights among them.
 
     Raises:
         UsageError: there is no such engine, what it needs is not installed, or several processes would share one device
@@ -92,8 +93,11 @@ def check_engine(name: str, *, processes: int = 1) -> None:
         raise UsageError(f"The engine {name} works in one process: the service has all the devices.")
     if name == VLLM and find_spec("vllm") is None:
         raise UsageError(NEEDS_VLLM)
-    if name == VLLM and processes > 1:
-        raise UsageError("The engine vllm works in one process. For several use vLLM servers: vllm@URL,URL.")
+    if name == VLLM and processes > 1 and not sharded:
+        raise UsageError(
+            "The engine vllm works in one process, or in each of several that split the weights (--shard). For others "
+            "use vLLM servers: vllm@URL,URL."
+        )
 
 
 def on_engine(agents: Mapping[AgentID, Agent], name: str) -> Mapping[AgentID, Agent]:

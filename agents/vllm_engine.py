@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from waltz_env.agents.engines import NEEDS_VLLM
@@ -30,6 +34,7 @@ from waltz_env.agents.weight_probe import (
     probe_of,
 )
 from waltz_env.errors import SyncError, UsageError
+from waltz_env.lock_step import Joint
 
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the sizes that vLLM can reserve
 _PREFILL_TOKENS = 4096  # fewest tokens that a step on a CPU must have room for
@@ -56,7 +61,8 @@ class VLLMEngine:
     ``sync_check``.
 
     vLLM runs inside this process (``VLLM_ENABLE_V1_MULTIPROCESSING=0``), on one device; for more devices, serve the
-    policy with vLLM's own server. Sampling is from the full distribution, unless a request asks for less (top-p).
+    policy with vLLM's own server. The processes of a sharded policy each have an engine, which they all make at once.
+    Sampling is from the full distribution, unless a request asks for less (top-p).
 
     Args:
         policies: all policies that the engine will sample for. They share one base, or at least its architecture and
@@ -106,6 +112,11 @@ class VLLMEngine:
         self._folder = tempfile.TemporaryDirectory(prefix="waltz-vllm-", ignore_cleanup_errors=True)
         self._numbers = count(1)
         self._requests: dict[int, Any] = {}
+        # Processes with a sharded policy sync their engines together, also while they play: they gather its weights.
+        self._turns = {
+            id(policy): Joint(partial(self._sync, policy)).turn if policy.sharded else nullcontext[None]
+            for policy in policies
+        }
         lora = {
             "enable_lora": True,
             "max_loras": len(policies),
@@ -119,7 +130,7 @@ class VLLMEngine:
             "max_num_batched_tokens": max(max_model_len, _PREFILL_TOKENS),
         }
         base = Path(self._folder.name) / "base"
-        first.save_merged(base, dtype=dtype, adapter=False)
+        _write_base(first, base, dtype)
         settings: dict[str, Any] = {
             "dtype": str(dtype).removeprefix("torch."),
             "max_model_len": max_model_len,
@@ -128,12 +139,14 @@ class VLLMEngine:
             "generation_config": "vllm",  # no sampling defaults of the model's own
             "logprobs_mode": "processed_logprobs",  # of logits / temperature, as the trainer computes them
             **({} if on_gpu else on_cpu),
+            # An engine of its own for each process that torchrun has started; otherwise vLLM would start them.
+            **({"distributed_executor_backend": "external_launcher"} if first.sharded else {}),
             **(lora if self.sync_mode == "adapter" else {}),
             **(options or {}),
         }
         self._llm = _import_vllm().LLM(model=str(base), **settings)
         shutil.rmtree(base)
-        self._close = weakref.finalize(self, _shut_down, self._llm, self._folder)
+        self._close = weakref.finalize(self, _shut_down, None if first.sharded else self._llm, self._folder)
         self._probe = probe_of(first, max_model_len=max_model_len)
         self._held = self._base_reading(first)
 
@@ -202,6 +215,10 @@ class VLLMEngine:
         """
         if not any(policy is known for known in self._policies):
             raise UsageError("This engine was not made for that policy. Name it in `policies` when the engine is made.")
+        with self._turns[id(policy)]():
+            self._sync(policy)
+
+    def _sync(self, policy: LanguageModelPolicy) -> None:
         place = self._place(policy)
         before = self._held.get(place, self._held[_BASE])
         weights = fingerprint(policy)
@@ -246,8 +263,8 @@ class VLLMEngine:
         return self._llm.generate(inputs, parameters, use_tqdm=False, lora_request=request)
 
     def _bring_merged(self, policy: LanguageModelPolicy) -> None:
-        with policy.merged_weights(self._dtype) as weights:
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
+        weights = policy.plain_weights(self._dtype)
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         self._llm.reset_prefix_cache()
 
     def _bring_adapter(self, policy: LanguageModelPolicy) -> None:
@@ -302,8 +319,23 @@ _BASE = -1
 _MERGED = 0
 
 
-def _shut_down(llm: Any, folder: tempfile.TemporaryDirectory[str]) -> None:
-    llm.llm_engine.engine_core.shutdown()
+def _write_base(policy: LanguageModelPolicy, folder: Path, dtype: torch.dtype) -> None:
+    """The model without its adapter, in a folder. Of a sharded one, ``save_pretrained`` writes in one process alone."""
+    if not policy.sharded:
+        policy.save_merged(folder, dtype=dtype, adapter=False)
+        return
+    weights = {name: weight.cpu().contiguous() for name, weight in policy.plain_weights(dtype, adapter=False)}
+    config = copy.deepcopy(policy.model.config)
+    config.dtype = dtype
+    config.architectures = [type(policy.model).__name__.removeprefix("FSDP")]
+    config.save_pretrained(folder)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    policy.tokenizer.save_pretrained(folder)
+
+
+def _shut_down(llm: Any | None, folder: tempfile.TemporaryDirectory[str]) -> None:
+    if llm is not None:  # beside a sharded policy, vLLM would end the connections of all processes
+        llm.llm_engine.engine_core.shutdown()
     folder.cleanup()
 
 

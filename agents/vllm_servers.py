@@ -12,7 +12,9 @@ import uuid
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from waltz_env.agents.weight_probe import (
     probe_of,
 )
 from waltz_env.errors import AgentError, SyncError, UsageError
+from waltz_env.lock_step import Joint
 from waltz_env.loop_thread import LoopThread
 from waltz_env.server_client import ServerError
 
@@ -94,6 +97,10 @@ class VLLMServers:
         self._folder = tempfile.TemporaryDirectory(prefix="waltz-adapters-", ignore_cleanup_errors=True)
         self._names = (f"waltz-{uuid.uuid4().hex[:12]}-{number}" for number in count(1))
         self._sent: dict[int, _Weights] = {}
+        self._turns = {  # as in ``VLLMEngine``
+            id(policy): Joint(partial(self._measured, policy)).turn if policy.sharded else nullcontext[None]
+            for policy in policies
+        }
         self._loop = LoopThread()
         self._members = [_Member(VLLMServer(url, timeout=timeout, patience=patience), retry_after) for url in urls]
         self._close = weakref.finalize(self, _leave, self._loop, self._members, self._folder)
@@ -162,6 +169,10 @@ class VLLMServers:
         """The policy's current weights, written for the servers and measured, unless they have been already."""
         if not any(policy is known for known in self._policies):
             raise UsageError("These servers were not told of that policy. Name it in `policies` at the start.")
+        with self._turns[id(policy)]():
+            return self._measured(policy)
+
+    def _measured(self, policy: LanguageModelPolicy) -> _Weights:
         now, sent = fingerprint(policy), self._sent.get(id(policy))
         if sent is not None and sent.fingerprint == now:
             return sent
