@@ -18,7 +18,7 @@ TRAIN := $(VENV)/.installed-train
 DOCS := $(VENV)/.installed-docs
 CLIENTS := $(addprefix $(CLIENTS_VENV)/,garak/.installed lm-eval/.installed inspect/.installed promptfoo/.installed)
 
-.PHONY: help train test test-serving test-report test-vllm test-interop test-tinker test-clients lint format docs clean
+.PHONY: help train test test-serving test-sharding test-report test-vllm test-interop test-tinker test-clients lint format docs clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-12s %s\n", $$1, $$2 }'
@@ -31,6 +31,9 @@ test: $(DEV)  ## run the default test suite
 
 test-serving: $(DEV)  ## fuzz the chat server from its own schema and put it under load, minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/heavy/serving_fuzz.py tests/heavy/serving_load.py
+
+test-sharding: $(DEV)  ## compare updates of two and three processes in all combinations, and kill one under torchrun, minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/heavy/sharding.py
 
 test-report: $(DEV)  ## click through a report in headless Chromium, which chromium and chromium-driver install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/heavy/report_browser.py

@@ -1,0 +1,61 @@
+"""Sharded policies in all combinations, by two and three processes, and whole runs as ``torchrun`` starts them.
+
+Not part of the default suite: ``make test-sharding``. All traffic stays on loopback.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate import Accelerator
+
+from tests.processes import run_together
+from tests.sharded import EXACT, LAYOUTS, MORTAL, ROUNDED, SHARES, check_compared, compared
+from waltz_env.experiments.saved_run import claim
+from waltz_env.run_folder import RunFolder
+
+
+def all_cases(accelerator: Accelerator, folder: Path) -> dict[Any, Any]:
+    return compared(product([*EXACT, *ROUNDED], SHARES, LAYOUTS), accelerator)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_updates_of_sharded_policies_are_those_of_replicas(processes: int, tmp_path: Path) -> None:
+    for results in run_together(all_cases, tmp_path, processes=processes):
+        check_compared(results, processes=processes)
+
+
+def torchrun(processes: int, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``waltz`` with these words, in so many processes."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+    waltz = ["--no-python", sys.executable, "-c", "import sys; from waltz_env.cli import main; sys.exit(main())"]
+    usual = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*launch, *waltz, *words],
+        env={**usual, "ACCELERATE_USE_CPU": "true", **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def test_a_run_that_lost_a_process_is_resumed_on_three(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    claim(run, MORTAL)
+    words = ("train", "--resume", str(run.path))
+    died = torchrun(2, *words, DIES_AFTER=str(run.checkpoints / "step-00001"), DIES_WITH="1")
+    assert died.returncode != 0
+    assert "ProcessError: Another process of this run has ended" in died.stderr
+    assert [line["step"] for line in run.read_metrics()] == [1]
+
+    resumed = torchrun(3, *words)
+    assert resumed.returncode == 0, resumed.stderr
+    assert [line["step"] for line in run.read_metrics()] == [1, 2, 3, 4]
+    assert "trained_pair" in resumed.stdout
