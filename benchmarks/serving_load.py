@@ -1,11 +1,13 @@
 """How fast does `waltz serve` answer, alone and under load, and does its memory stay flat?
 
-Starts the command on a free loopback port, once per mode, and sends it prompts. For each number of concurrent requests,
-prints requests per second and the 50th and 95th percentile of their latency, then the feedback trigger rate so far and
-the server's resident memory.
+Starts the command on free loopback ports, once per mode, and sends the servers prompts in turn. For each number of
+concurrent requests, prints requests per second, their ratio to the first mode's, and the 50th and 95th percentile of
+their latency, then the feedback trigger rate so far and the server's resident memory. Options that it does not know
+are passed on to `waltz serve`.
 
     python benchmarks/serving_load.py                            # scripted agents: what the server itself costs
-    python benchmarks/serving_load.py RUN --requests 200         # a trained pair: adaptive, always-on and off
+    python benchmarks/serving_load.py RUN --requests 200         # a trained pair: off, adaptive and always-on
+    python benchmarks/serving_load.py RUN --requests 192 --concurrent 1 16 64 --modes off adaptive --engine vllm
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -29,10 +31,10 @@ MODES = ("off", "adaptive", "always-on")
 
 
 @contextmanager
-def server(agents: str, mode: str) -> Iterator[tuple[str, int]]:
+def server(options: Sequence[str], mode: str) -> Iterator[tuple[str, int]]:
     """Base URL and process id of `waltz serve`."""
     run = "import sys; from waltz_env.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", run, "serve", agents, "--port", "0", "--mode", mode, "--concurrent", "1024"]
+    command = [sys.executable, "-c", run, "serve", *options, "--port", "0", "--mode", mode, "--concurrent", "1024"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
@@ -81,26 +83,40 @@ def trigger_rate(url: str) -> float:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("agents", nargs="?", default="scripted", help="as for `waltz serve`")
+    parser.add_argument("agents", nargs="?", default="scripted", help="as for `waltz serve`; none: ''")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--prompts", default="builtin:test", help="builtin:test, builtin:train, or a JSONL file")
     parser.add_argument("--requests", type=int, default=1000, help="requests per round")
     parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 16, 256])
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="rounds, each with all modes in turn; medians are printed"
+    )
+    arguments, passed_on = parser.parse_known_args()
+    options = [*([arguments.agents] if arguments.agents else []), *passed_on]
     prompts = [prompt.text for prompt in PromptSet.load(arguments.prompts)]
     texts = [prompts[number % len(prompts)] for number in range(arguments.requests)]
-    print("| mode | at once | requests/s | p50 s | p95 s | triggered | memory MB |")
-    print("|---|---|---|---|---|---|---|")
-    for mode in MODES:
-        with server(arguments.agents, mode) as (url, process):
+    print("| mode | at once | requests/s | ratio | p50 s | p95 s | triggered | memory MB |")
+    print("|---|---|---|---|---|---|---|---|")
+    with ExitStack() as stack:
+        servers = {mode: stack.enter_context(server(options, mode)) for mode in arguments.modes}
+        for url, _ in servers.values():
             asyncio.run(flood(url, texts[:32], 16))
-            for concurrent in arguments.concurrent:
-                start = time.perf_counter()
-                seconds = asyncio.run(flood(url, texts, concurrent))
-                rate = len(texts) / (time.perf_counter() - start)
-                p50, p95 = (statistics.quantiles(seconds, n=100)[percent - 1] for percent in (50, 95))
+        for concurrent in arguments.concurrent:
+            measured: dict[str, list[tuple[float, float, float]]] = {mode: [] for mode in servers}
+            for _ in range(arguments.rounds):
+                for mode, (url, _) in servers.items():
+                    start = time.perf_counter()
+                    seconds = asyncio.run(flood(url, texts, concurrent))
+                    rate = len(texts) / (time.perf_counter() - start)
+                    p50, p95 = (statistics.quantiles(seconds, n=100)[percent - 1] for percent in (50, 95))
+                    measured[mode].append((rate, p50, p95))
+            first = [rate for rate, _, _ in measured[arguments.modes[0]]]
+            for mode, (url, process) in servers.items():
+                ratio = statistics.median(row[0] / base for row, base in zip(measured[mode], first, strict=True))
+                rate, p50, p95 = (statistics.median(column) for column in zip(*measured[mode], strict=True))
                 print(
-                    f"| {mode} | {concurrent} | {rate:.0f} | {p50:.4f} | {p95:.4f} | {trigger_rate(url):.2f} "
-                    f"| {megabytes(process):.0f} |",
+                    f"| {mode} | {concurrent} | {rate:.1f} | {ratio:.2f} | {p50:.4f} | {p95:.4f} "
+                    f"| {trigger_rate(url):.2f} | {megabytes(process):.0f} |",
                     flush=True,
                 )
 

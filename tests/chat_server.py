@@ -27,9 +27,9 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def running(app: FastAPI) -> Iterator[str]:
+def running(app: FastAPI, *, drain: float = 10) -> Iterator[str]:
     """Base URL of the application, which stops gracefully at the end."""
-    server = _Server(configuration(app, drain=10))
+    server = _Server(configuration(app, drain=drain))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(1024)

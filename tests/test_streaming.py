@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chat_server import serving
+from tests.chat_server import running, serving
 from tests.games import REFUSING, SAFE, UNSAFE, Speaker, critique
 from tests.test_serving import CHAT, behind, client, line_of, log, metric, wait_for_metric
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -28,7 +28,7 @@ from waltz_env.errors import AgentError, UsageTypeError
 from waltz_env.presets import lora_pair
 from waltz_env.rules import Rules
 from waltz_env.sampling_options import SamplingOptions
-from waltz_env.serving import Duet
+from waltz_env.serving import Duet, create_app
 from waltz_env.serving.telling import certain
 from waltz_env.types import Observation
 
@@ -43,14 +43,16 @@ def delta(text: str | None, finish: str | None = None, **fields: Any) -> str:
     return json.dumps({"choices": [choice], **fields})
 
 
-def streams(*events: str | threading.Event, breaks_off: bool = False) -> Answer:
-    """A stream of these events, or one that waits at each ``threading.Event``; ``breaks_off``: it has no end."""
+def streams(*events: str | threading.Event | Answer, breaks_off: bool = False) -> Answer:
+    """A stream of these events, which waits at each ``threading.Event``; ``breaks_off``: it has no end."""
 
     async def send(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         for event in events:
             if isinstance(event, threading.Event):
                 await asyncio.to_thread(event.wait, 20)
+            elif callable(event):
+                await event(writer)
             else:
                 line = f"data: {event}\n\n".encode()
                 writer.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
@@ -202,7 +204,7 @@ def test_an_answer_that_breaks_off_ends_with_an_error(trouble: str, policy: Any,
 
 
 def test_a_revision_that_takes_too_long_breaks_off(upstream) -> None:
-    server = upstream(revises(streams(delta(BEGUN), threading.Event())))
+    server = upstream(revises(streams(delta(BEGUN), hangs)))
     with serving(behind(server, upstream(always(says(FLAGS))), timeout=1.0)) as url:
         *begun, last = events_of(ask(url))
     assert text_of(begun) == BEGUN
@@ -223,7 +225,7 @@ def test_a_revision_that_fails_before_it_has_begun_costs_what_the_policy_says(
 
 
 def test_a_client_that_hangs_up_in_the_middle_ends_the_work(upstream) -> None:
-    server = upstream(revises(streams(delta(BEGUN), threading.Event())))
+    server = upstream(revises(streams(delta(BEGUN), hangs)))
     with serving(behind(server, upstream(always(says(FLAGS))))) as url:
         with client(url) as api:
             arriving = api.chat.completions.create(model="waltz", messages=CHAT, stream=True)
@@ -243,6 +245,19 @@ def test_a_client_that_hangs_up_before_the_stream_ends_the_work_too(upstream) ->
             )
         server.wait_for(lambda: server.left == 1)
         wait_for_metric(url, "waltz_requests_in_flight", 0)
+
+
+def test_a_server_that_stops_tells_those_who_listen(upstream) -> None:
+    duet = behind(upstream(revises(streams(delta(BEGUN), hangs))), upstream(always(says(FLAGS))))
+    with httpx.Client(timeout=30) as http:
+        with running(create_app(duet), drain=0) as url:
+            body = {"model": "waltz", "messages": CHAT, "stream": True}
+            request = http.build_request("POST", f"{url}/v1/chat/completions", json=body)
+            answer = http.send(request, stream=True)
+            lines = answer.iter_lines()
+            assert next(line for line in lines if BEGUN in line)
+        *_, last = (line for line in lines if line)
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "stopping"
 
 
 def test_an_agent_that_cannot_stream_sends_the_whole_revision() -> None:
