@@ -572,7 +572,10 @@ def main() -> None:
         return
     hardware = H100 if arguments.engine == "vllm" else replace(H100, overhead=PYTHON_LOOP)
     loads = {f"{games:,} games per step": replace(STAGE_2, games=games, rows=games) for games in (32, 4096)}
-    for name, model in {"two adapters": LORA, "all weights": LLAMA}.items():
+    models = {"two adapters": LORA, "all weights": LLAMA}
+    if arguments.engine == "transformers":
+        del models["all weights"]  # would be gathered for every token: docs/tables/llama.md
+    for name, model in models.items():
         for title, load in loads.items():
             print(f"\n{name}, {title}\n")
             table(model, replace(load, passes=5 if model.adapter else 6), hardware, arguments.price)
