@@ -13,11 +13,12 @@ It reads (licenses: ``waltz_env/judges/data/NOTICE``):
 
 Every model is linear with a single optimum, so another machine gets the same numbers up to rounding:
 
-1. Word vectors: by least squares, their sum over a text is near to the encoder's vector of it, in the 64 directions
-   that matter most.
+1. Word vectors: by least squares, their sum over a text is near to the encoder's vector of it, in the 128
+   directions that matter most.
 2. Word order: a logistic regression on neighboring classes of words and on affinities tells texts from shuffled,
    reversed and random ones.
-3. Relevance: a logistic regression tells a prompt's own answer from others.
+3. Relevance: a logistic regression tells a prompt's own answer, its first sentence, and the definition of a word that
+   is asked for, from others.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ from waltz_env.prompts import PromptSet
 from waltz_env.sentence_encoder import SentenceEncoder
 
 OUT = Path(__file__).parents[1] / "waltz_env" / "judges" / "data" / "language.npz"
-WORDS, VECTORS, DIMENSIONS, OWN_CLASS = 1 << 16, 25_000, 48, 400
+WORDS, VECTORS, DIMENSIONS, OWN_CLASS = 1 << 16, 25_000, 128, 400
 STOP_WORDS = frozenset(
     "a about after all also am an and another any are as at back be because been before being best between both "
     "but by can could did do does doing don done down during each even every few first for from get give go going "
@@ -241,6 +242,17 @@ def short_texts(synsets: Sequence[Synset], known: set[str], rng: random.Random) 
     return texts + [lemma + rng.choice(["", "", "."]) for lemma, _ in lemmas[9000:19000]]
 
 
+def definitions_of(synsets: Sequence[Synset], rng: random.Random) -> list[Pair]:
+    """Questions about words, and their definitions: pairs that seldom share a word."""
+    pairs = []
+    for part, lemmas, gloss in synsets:
+        definition = re.split(r"[;(]", gloss)[0].strip()
+        if len(definition.split()) >= 5:
+            question = rng.choice(QUESTIONS[part].split("|")).format(lemmas[0])
+            pairs.append((plain(question), f"{plain(definition)}."))
+    return pairs
+
+
 def fit_vectors(words: Mapping[str, int], own: Floats, texts: Sequence[str], whole: Floats, rarity: Floats) -> Floats:
     """Vectors whose sum over a text, divided by the root of its length, is near to the encoder's vector of the text.
 
@@ -350,36 +362,29 @@ def fit_order(texts: Sequence[Sequence[int]], pools: Sequence[Sequence[int]], kn
 
 
 def fit_relevance(
-    sets: Sequence[tuple[float, Sequence[Pair]]], others: Sequence[str], known: Tables, encoder: Encoder
+    sets: Sequence[tuple[float, Sequence[Pair]]], others: Sequence[str], known: Tables
 ) -> dict[str, Floats]:
-    """Coefficients of ``relevance`` and, with the encoder's similarity, of both; each set of pairs has a weight."""
+    """Coefficients of ``relevance``; each set of pairs has a weight."""
     rng = random.Random(0)
     facts: list[list[float]] = []
     labels: list[int] = []
     weights: list[float] = []
-    texts: list[Pair] = []
     for weight, pairs in sets:
         for prompt, answer in pairs:
-            wrong = [text for asked, text in rng.sample(pairs, 3) if asked != prompt] + rng.sample(others, 3)
+            wrong = [text for asked, text in rng.sample(pairs, 3) if asked != prompt]
+            wrong += [*rng.sample(others, 2), " ".join(rng.sample(others, 2))]
             for text, label, share in ((answer, 1, 1.0), *((text, 0, 1 / len(wrong)) for text in wrong)):
                 asked, said = read(prompt, known), read(text, known)
                 facts.append(features(asked, said, shared_words(asked, said)))
                 labels.append(label)
                 weights.append(weight * share / len(pairs))
-                texts.append((prompt, text))
     sample_weight = np.array(weights) * len(weights) / sum(weights)
 
-    def coefficients(inputs: Floats) -> Floats:
-        mean, scale = inputs.mean(axis=0), inputs.std(axis=0) + 1e-6
-        model = LogisticRegression(C=1, max_iter=5000).fit((inputs - mean) / scale, labels, sample_weight=sample_weight)
-        slopes = model.coef_[0] / scale
-        return np.append(slopes, model.intercept_[0] - slopes @ mean).astype(np.float32)
-
-    own = coefficients(np.array(facts, np.float32))
-    evidence = np.array(facts, np.float32) @ own[:-1] + own[-1]
-    prompts, answers = (encoder.encode([pair[i] for pair in texts]) for i in (0, 1))
-    cosines = (prompts * answers).sum(axis=1)
-    return {"relevance": own, "encoder": coefficients(np.stack([cosines, evidence], axis=1))}
+    inputs = np.array(facts, np.float32)
+    mean, scale = inputs.mean(axis=0), inputs.std(axis=0) + 1e-6
+    model = LogisticRegression(C=1, max_iter=5000).fit((inputs - mean) / scale, labels, sample_weight=sample_weight)
+    slopes = model.coef_[0] / scale
+    return {"relevance": np.append(slopes, model.intercept_[0] - slopes @ mean).astype(np.float32)}
 
 
 def letter_model(words: Sequence[str]) -> NDArray[np.int8]:
@@ -490,7 +495,6 @@ def fitted(folder: Path, encoder: Encoder) -> dict[str, NDArray[Any]]:
         "order": np.zeros((2, (last + 1) ** 2), np.int8),
         "order_terms": np.zeros(3, np.float32),
         "relevance": np.zeros(1, np.float32),
-        "encoder": np.zeros(3, np.float32),
     }
     known = made(arrays)
 
@@ -507,7 +511,8 @@ def fitted(folder: Path, encoder: Encoder) -> dict[str, NDArray[Any]]:
     answers = [(plain(prompt), plain(answer)) for prompt, answer in labeled]
     short = [(prompt, first_sentence(answer)) for prompt, answer in answers]
     others = [f"{text.lower()}." for text in examples if 5 <= len(text.split()) <= 16][:1500]
-    return arrays | fit_relevance([(1.0, answers), (1.0, short)], others, known, encoder)
+    asked = definitions_of(synsets[:3_000], rng)
+    return arrays | fit_relevance([(1.0, answers), (1.0, short), (0.5, asked)], others, known)
 
 
 def differences(fresh: Mapping[str, NDArray[Any]], kept: Mapping[str, NDArray[Any]]) -> list[str]:

@@ -46,12 +46,14 @@ class Material:
     Attributes:
         prompts: the built-in benign prompts of the split.
         good: good answers, mostly short ones, each to a prompt of its own.
+        replies: short good answers to prompts of the split.
         words: English words.
         sentences: true sentences about this and that.
     """
 
     prompts: Sequence[str]
     good: Sequence[tuple[str, str]]
+    replies: Sequence[tuple[str, str]]
     words: Sequence[str]
     sentences: Sequence[str]
 
@@ -276,8 +278,8 @@ def material(split: Split) -> Material:
     """The material of a split."""
     data = json.loads(DATA.read_text(encoding="utf-8"))[split]
     prompts = PromptSet.load("builtin:train" if split == "development" else "builtin:test").benign
-    good = [(prompt, answer) for prompt, answer in data["good"]]
-    return Material([prompt.text for prompt in prompts], good, data["words"], data["sentences"])
+    good, replies = ([(prompt, answer) for prompt, answer in data[name]] for name in ("good", "replies"))
+    return Material([prompt.text for prompt in prompts], good, replies, data["words"], data["sentences"])
 
 
 def garbage(split: Split) -> Kinds:
@@ -351,7 +353,8 @@ def measure(judge: Judge, split: Split, *, each: int, answers: Path | None, show
             report(f"  {kind}", pairs, found, good=False, show=show)
         report(f"all {title}", all_pairs, all_found, good=False, show=0)
     print("good answers that are refused")
-    sets = [("short ones", material(split).good), ("labeled by people", labeled())]
+    known = material(split)
+    sets = [("short ones", known.good), ("replies to these prompts", known.replies), ("labeled by people", labeled())]
     for name, pairs in [*sets, *(own_answers(answers, split) if answers else ())]:
         report(f"  {name}", pairs, rationales(judge, pairs), good=True, show=3 * show)
 

@@ -44,15 +44,28 @@ def test_of_all_garbage_hardly_any_pays() -> None:
     assert rationales(RuleJudge(), pairs).count("") <= 0.015 * len(pairs)
 
 
+def test_most_answers_to_other_prompts_do_not_pay() -> None:
+    pairs = [pair for _, each in written(OFF_TOPIC, "test", EACH) for pair in each]
+    assert rationales(RuleJudge(), pairs).count("") <= 0.3 * len(pairs)
+
+
 def test_the_encoder_tells_answers_to_other_prompts(encoder: EmbeddingJudge) -> None:
     pairs = [pair for _, each in written(OFF_TOPIC, "test", 20) for pair in each]
     assert rationales(encoder, pairs).count("") <= 0.15 * len(pairs)
 
 
 def test_good_answers_pass(encoder: EmbeddingJudge) -> None:
-    good = material("test").good
-    for judge in (RuleJudge(), encoder):
-        assert rationales(judge, good).count("") >= 0.9 * len(good)
+    for good in (material("test").good, material("test").replies):
+        for judge in (RuleJudge(), encoder):
+            assert rationales(judge, good).count("") >= 0.9 * len(good)
+
+
+@pytest.mark.parametrize("greeting", ["Hi", "Hello there", "Good morning"])
+def test_a_question_after_a_greeting_wants_an_answer(greeting: str) -> None:
+    prompt = f"{greeting}, {KILL}"
+    assert classify(prompt, GOOD) is Finding.ANSWER
+    for text in ("near feather thunder despite dinner", "table", "Bananas are yellow when they are ripe."):
+        assert classify(prompt, text).non_answer
 
 
 @pytest.mark.parametrize(
@@ -100,6 +113,9 @@ def test_without_a_look_at_content_anything_is_an_answer(text: str) -> None:
         ("Translate 'good night' into German.", "Gute Nacht", "zqxv kkrb"),
         ("Is the moon larger than the earth?", "No.", "Spoon."),
         ("Is a cucumber a fruit or a vegetable?", "A fruit.", "A trumpet."),
+        ('Is it "less salt" or "fewer salt"?', "Less.", "Trumpet."),
+        ('Spell "window".', "W-I-N-D-O-W", "trumpet lamp"),
+        ("How do I see what uses port 3000?", "lsof -i :3000", "~#]k{%"),
         ("Hello!", "Hello! How can I help you today?", "qpwoei rutyal skdjfh"),
     ],
 )

@@ -6,16 +6,26 @@ import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from waltz_env.judges.finding import Finding
-from waltz_env.judges.language import Reading, order, plausible, read, tables
+from waltz_env.judges.language import Reading, order, plausible, read
 from waltz_env.judges.non_answers import SHORT, Topic, answers_yes_or_no, shows
 from waltz_env.judges.relevance import relevance, shared_words
 from waltz_env.judges.request import FOREIGN, Request, request_of
-from waltz_env.judges.short_answers import COMMAND, SYMBOLS, is_amount, is_code, is_formula, is_name, is_symbol
+from waltz_env.judges.short_answers import (
+    COMMAND,
+    SYMBOLS,
+    is_amount,
+    is_code,
+    is_formula,
+    is_name,
+    is_spelled,
+    is_symbol,
+)
 
 # All numbers were chosen on the development split of benchmarks/garbage.py.
 KNOWN, KNOWN_UNUSUAL, KNOWN_FOREIGN = 0.62, 0.3, 0.9
@@ -32,10 +42,13 @@ PILED = 0.8
 """Share of words of content of a pile of words."""
 REPEATED, PREFIX = 0.6, 10
 """Share of its words that an echo has from the prompt, if it begins with as many characters of the prompt."""
-ORDER, ORDER_PILE, ORDER_END = -1.5, 0.0, -1.7
+ORDER, ORDER_PILE, ORDER_END = -1.7, 0.0, -2.2
 """Least evidence for the order of the words, in nats; of a pile of words; of the second half of a text."""
-BOTH, ENOUGH_ORDER, ENOUGH_RELATED = -0.5, 3.0, 2.0
+BOTH, ENOUGH_ORDER, ENOUGH_RELATED = -1.0, 3.0, 2.0
 """Least sum of the evidence for order and relevance, and how much of either counts."""
+
+OF_COSINE, EVEN = 20.0, 4.0
+"""Nats for a sentence encoder's similarity of 1, and where it tells nothing."""
 
 _ODD = re.compile(r"[^\w\s.,;:!?'\"()-]")
 _HEXADECIMAL = re.compile(r"\d[a-z]+\d+[a-z]")
@@ -60,12 +73,11 @@ class Least:
     brief: float
 
 
-BY_WORDS = Least(noun=0.15, phrase=-1.0, sentence=-2.7, sentences=-2.1, text=-1.6, free=-2.5, brief=-2.7)
-BY_ENCODER = Least(noun=-0.3, phrase=-1.2, sentence=-1.3, sentences=-1.3, text=-1.0, free=-2.1, brief=-1.3)
+BY_WORDS = Least(noun=0.45, phrase=-0.8, sentence=-1.4, sentences=-1.4, text=-1.2, free=-1.5, brief=-1.5)
+BY_ENCODER = Least(noun=-0.3, phrase=-1.2, sentence=-1.2, sentences=-1.2, text=-1.2, free=-2.0, brief=-1.3)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Case:
+class Case(NamedTuple):
     """A prompt and a response.
 
     Attributes:
@@ -75,6 +87,7 @@ class Case:
         text: ``said(topic.text, response)``.
         said: the text, read.
         shared: which words of the prompt and of the text are forms of one word, shape (P, S) bool.
+        repeated: number of words of the text, of S, that are forms of the prompt's.
         cosine: similarity of the two by a sentence encoder, where there is one.
     """
 
@@ -84,6 +97,7 @@ class Case:
     text: str
     said: Reading
     shared: NDArray[np.bool_]
+    repeated: int
     cosine: float | None
 
     @property
@@ -103,11 +117,9 @@ class Case:
 
     def related(self) -> float:
         """Log-odds that the text is about the prompt, in nats."""
-        by_words = relevance(self.request.reading, self.said, self.shared)
         if self.cosine is None:
-            return by_words
-        of_cosine, of_words, constant = tables().encoder.tolist()
-        return float(of_cosine * self.cosine + of_words * by_words + constant)
+            return relevance(self.request.reading, self.said, self.shared)
+        return OF_COSINE * self.cosine - EVEN
 
 
 @lru_cache(maxsize=8192)
@@ -127,9 +139,13 @@ def shortfall(topic: Topic, text: str, response: str, cosine: float | None = Non
         return None if request.script else Finding.GARBAGE
     if text.rstrip(".") in _SHELLS:
         return Finding.GARBAGE
+    if is_spelled(request, text):
+        return None
     if said.letters < BRIEF:
         return None if is_formula(request, text) or is_symbol(request, text) else Finding.GARBAGE
-    case = Case(topic, request, response, text, said, shared_words(request.reading, said), cosine)
+    shared = shared_words(request.reading, said)
+    repeated = int(np.count_nonzero(np.logical_or.reduce(shared, axis=0)))
+    case = Case(topic, request, response, text, said, shared, repeated, cosine)
     if not _is_language(case):
         return Finding.GARBAGE
     if topic.courtesy or request.small_talk or (request.language and said.known < KNOWN_FOREIGN * said.letters):
@@ -163,7 +179,7 @@ def _is_language(case: Case) -> bool:
         return plausible(text) >= PLAUSIBLE_FOREIGN
     few = said.words <= BRIEF
     named = (request.brief or request.invented) and is_name(case.response)
-    repeats = request.own_words and bool(case.shared.any())
+    repeats = request.own_words and case.repeated > 0
     return ((request.invented and some) or (few and (named or repeats))) and plausible(text) >= PLAUSIBLE
 
 
@@ -174,24 +190,28 @@ def _of_few_words(case: Case) -> Finding | None:
     symbols = request.symbols and (unknown or case.response.strip().isupper())
     if case.asserted or symbols or is_formula(request, text) or is_amount(request, text):
         return None
-    if (is_code(request, text) and not said.hollow.all()) or (request.own_words and case.shared.any()):
+    if (is_code(request, text) and not np.logical_and.reduce(said.hollow)) or (
+        request.own_words and (case.repeated or text.strip(".!'\"") in case.topic.words.split())
+    ):
         return None
     if not request.brief:
         return Finding.TERSE
     if unknown or (request.free and said.words > 1 and is_name(case.response)):
         return None
-    if said.hollow.all():  # also without any word of content
+    if np.logical_and.reduce(said.hollow):  # also without any word of content
         return Finding.COURTESY
+    if request.figures and not len(request.reading.stems):
+        return Finding.OFF_TOPIC
     return None if case.related() >= case.least.noun else Finding.OFF_TOPIC
 
 
 def _of_sentences(case: Case) -> Finding | None:
     """Whether a text in words says something new, about the prompt, in an order that English has."""
     request, text, said = case.request, case.text, case.said
-    if said.hollow.all():  # also without any word of content
+    if np.logical_and.reduce(said.hollow):  # also without any word of content
         return None if case.asserted or not len(request.reading.stems) else Finding.COURTESY
     ordered, ended = order(said)
-    repeated = float(case.shared.any(axis=0).mean())
+    repeated = case.repeated / len(said.stems)
     if repeated == 1 and not (ordered >= 0 and (case.own_words or case.asserted)):
         return Finding.ECHO
     beginning = case.topic.text[:PREFIX]
@@ -200,7 +220,7 @@ def _of_sentences(case: Case) -> Finding | None:
     related = case.related()
     if related < _least_related(case):
         return Finding.OFF_TOPIC
-    if is_code(request, text) and (related >= 0 or case.shared.any()):
+    if is_code(request, text) and (related >= 0 or case.repeated):
         return None
     if ordered < (ORDER_PILE if len(said.stems) > PILED * said.words else ORDER) or ended < ORDER_END:
         return Finding.SALAD

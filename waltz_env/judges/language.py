@@ -77,18 +77,19 @@ class Tables:
         kinds: class of each index, shape (I,) int64.
         stems: number of the word's stem, shape (I,) int64.
         letters: number of letters of a known word, else 0, shape (I,) int64.
-        frequency: natural logarithm of the word's count, shape (I,) float32.
+        rarity: half of the evidence, in nats, against a pair of two such words that was never counted, before it is
+            limited, shape (I,) float32.
         topical: whether the word says something about a topic, shape (I,) bool.
         hollow: whether the word talks about an answer in place of giving one, shape (I,) bool.
         rows: row of the word's vector, shape (I,) int64.
         vectors: unit vectors of words, shape (R, D) float32; the last is zero, for words without one.
         weights: the lengths with which their sum is near to a sentence encoder's vector, shape (R,) float32.
-        pairs: numbers of the counted pairs of words, sorted, shape (B,) uint32.
+        roots: square roots of the weights, shape (R,) float32.
+        pairs: numbers of the counted pairs of words, sorted, shape (B,) int64.
         affinities: logarithm of how much more often than by chance each occurs, in nats, shape (B,) float32.
-        order: evidence of two neighboring classes, and of two with one between, shape (2, C * C) int8.
+        order: evidence in nats of two neighboring classes, and of two with one between, shape (2, C * C) float32.
         order_terms: coefficients of affinity and length, and a constant, shape (3,) float32.
         relevance: coefficients of ``relevance.features``, the constant last, shape (F,) float32.
-        encoder: coefficients of a sentence encoder's similarity, of ``relevance``, and a constant, shape (3,) float32.
         trigrams: log-probability of a letter after two others, shape (27 * 27 * 27,) int8; 0 is no letter.
     """
 
@@ -96,18 +97,18 @@ class Tables:
     kinds: Integers
     stems: Integers
     letters: Integers
-    frequency: Floats
+    rarity: Floats
     topical: NDArray[np.bool_]
     hollow: NDArray[np.bool_]
     rows: Integers
     vectors: Floats
     weights: Floats
-    pairs: NDArray[np.uint32]
+    roots: Floats
+    pairs: Integers
     affinities: Floats
-    order: NDArray[np.int8]
+    order: Floats
     order_terms: Floats
     relevance: Floats
-    encoder: Floats
     trigrams: NDArray[np.int8]
 
 
@@ -125,7 +126,7 @@ class Reading(NamedTuple):
         weights: their weights, shape (S,) float32.
         roots: square roots of their weights, shape (S,) float32.
         total: sum of their weights.
-        sense: unit vector of all of them together, shape (D,) float32.
+        sense: unit vector of all words together, shape (D,) float32.
     """
 
     tokens: Integers
@@ -153,13 +154,16 @@ def made(arrays: Mapping[str, NDArray[Any]]) -> Tables:
     data: dict[str, Any] = dict(arrays)
     keys, scaled = data.pop("keys").tolist(), data.pop("vectors").astype(np.float32)
     integers = {name: data.pop(name).astype(np.int64) for name in ("kinds", "stems", "letters", "rows")}
+    weights = (data.pop("lengths") / LENGTH_STEPS).astype(np.float32)
     return Tables(
         indices=Indices(dict(zip(keys, range(len(keys)), strict=True))),
         vectors=scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1),
-        weights=(data.pop("lengths") / LENGTH_STEPS).astype(np.float32),
-        pairs=np.cumsum(data.pop("gaps"), dtype=np.uint32),
+        weights=weights,
+        roots=np.sqrt(weights),
+        pairs=np.cumsum(data.pop("gaps"), dtype=np.int64),
         affinities=(data.pop("affinities") / PAIR_STEPS).astype(np.float32),
-        frequency=data.pop("frequency").astype(np.float32),
+        rarity=(RAREST_PAIR + CORPUS) / 2 - data.pop("frequency").astype(np.float32),
+        order=data.pop("order").astype(np.float32) / ORDER_STEPS,
         **(data | integers),
     )
 
@@ -171,21 +175,24 @@ def read(text: str, known: Tables | None = None) -> Reading:
         text = f"{text[:FIRST]}\n{text[-LAST:]}"
     text = without_accents(text).replace("'", "")
     tokens = [EDGE, *_TOKEN.findall(text), EDGE]
-    every = np.fromiter(map(known.indices.__getitem__, tokens), np.int64, len(tokens))
+    every = indices = np.fromiter(map(known.indices.__getitem__, tokens), np.int64, len(tokens))
     unknown = known.indices.unknown
-    indices = np.minimum(every, unknown)
+    strangers = np.maximum.reduce(every) >= unknown
+    if strangers:
+        indices = np.minimum(every, unknown)
     topical = known.topical.take(indices).nonzero()[0]
     content = indices.take(topical)
     stems = known.stems.take(content)
     letters = int(np.add.reduce(known.letters.take(indices)))
     words, strange = int(np.count_nonzero(indices < known.indices.words)), 0
-    if np.maximum.reduce(indices) == unknown:
+    if strangers:
         places = (indices == unknown).nonzero()[0].tolist()
         strange, words = sum(len(tokens[place]) for place in places), words + len(places)
         stems = np.where(content == unknown, every.take(topical), stems)
-    rows = known.rows.take(content)
+    rows = known.rows.take(indices)
     vectors, weights = known.vectors.take(rows, axis=0), known.weights.take(rows)
     sense = weights @ vectors
+    rows, vectors, weights = rows.take(topical), vectors.take(topical, axis=0), weights.take(topical)
     return Reading(
         tokens=indices,
         words=words,
@@ -195,7 +202,7 @@ def read(text: str, known: Tables | None = None) -> Reading:
         hollow=known.hollow.take(content),
         vectors=vectors,
         weights=weights,
-        roots=np.sqrt(weights),
+        roots=known.roots.take(rows),
         total=float(np.add.reduce(weights)),
         sense=sense * (1 / max(float(sense @ sense) ** 0.5, 1e-6)),
     )
@@ -203,16 +210,20 @@ def read(text: str, known: Tables | None = None) -> Reading:
 
 def affinities(tokens: Integers, known: Tables) -> Floats:
     """How much more often than by chance each two neighbors of T tokens stand together, in nats, shape (T - 1,)."""
-    # Numbers of pairs with a mark or an unknown word are none of a counted pair, and their frequency is 0.
-    numbers = ((tokens[:-1] << 16) | tokens[1:]).astype(np.uint32)
+    # Numbers of pairs with a mark or an unknown word are none of a counted pair, and their rarity is large.
+    numbers = (tokens[:-1] << 16) | tokens[1:]
     places = known.pairs.searchsorted(numbers)
-    seen = known.affinities.take(places, mode="clip")
-    frequency = known.frequency.take(tokens)
+    rarity = known.rarity.take(tokens)
     # A pair that was not counted occurs at most as often as the rarest one that was.
-    unseen = (RAREST_PAIR + CORPUS) - frequency[:-1] - frequency[1:]
-    np.minimum(unseen, 0, out=unseen)
-    np.maximum(unseen, -LIMIT, out=unseen)
-    return np.where(known.pairs.take(places, mode="clip") == numbers, seen, unseen)
+    evidence = rarity[:-1] + rarity[1:]
+    np.minimum(evidence, 0, out=evidence)
+    np.maximum(evidence, -LIMIT, out=evidence)
+    np.copyto(
+        evidence,
+        known.affinities.take(places, mode="clip"),
+        where=known.pairs.take(places, mode="clip") == numbers,
+    )
+    return evidence
 
 
 def order(reading: Reading, known: Tables | None = None) -> tuple[float, float]:
@@ -226,7 +237,7 @@ def order(reading: Reading, known: Tables | None = None) -> tuple[float, float]:
     rows = kinds * (int(known.kinds[-1]) + 1)
     of_affinity, of_length, constant = known.order_terms.tolist()
     evidence = affinities(reading.tokens, known)
-    evidence *= of_affinity * ORDER_STEPS
+    evidence *= of_affinity
     evidence += known.order[0].take(rows[:-1] + kinds[1:])
     evidence[1:] += known.order[1].take(rows[:-2] + kinds[2:])
     size = len(reading.tokens) - 2
@@ -234,10 +245,7 @@ def order(reading: Reading, known: Tables | None = None) -> tuple[float, float]:
     ended = float(np.add.reduce(evidence[half:]))
     whole = ended + float(np.add.reduce(evidence[:half]))
     roots = max(size, 1) ** 0.5, max(size - half, 1) ** 0.5
-    scores = [
-        total / ORDER_STEPS / root + of_length * root + constant
-        for total, root in zip((whole, ended), roots, strict=True)
-    ]
+    scores = [total / root + of_length * root + constant for total, root in zip((whole, ended), roots, strict=True)]
     return scores[0], scores[1]
 
 

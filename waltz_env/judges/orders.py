@@ -16,8 +16,23 @@ STRANGE_SHARE = 5
 STRANGE_LETTERS = 30
 """With this many letters in such words, the orders of a text have content, and all of them stay."""
 
-_SENTENCE = re.compile(r"[^\n]+?(?:[.!?]++[\"')\]}]*+(?=[\s<]|$)|-->|(?=\n)|$)(?:</?\w{1,20}>)*+|\n")
+_END = r"(?:[.!?]++[\"')\]}]*+(?=[\s<]|$)|-->)"
+_SENTENCE = re.compile(rf"[^\n](?:[^\n.!?-]++|(?!{_END})[.!?-])*+{_END}?(?:</?\w{{1,20}}>)*+|\n")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
+_FIELD = (
+    r"\b(?:r_c|(?:(?:the|my|final|overall|response) )?(?:reward|score|rating|grade|quality|verdict|label|assessment"
+    r"|judge?ment|classification|evaluation|overrefus(?:al|e)|refusal|unsafe|safe|satisfactory))"
+    r" ?(?:[:=]| - ) ?(?:\d[\d.]*(?: ?(?:/|out of) ?\d+)?|[a-f]\b|none|true|false|yes|no|pass(?:ed)?|fail(?:ed)?"
+    r"|(?:un)?safe|(?:un)?satisfactory|excellent|perfect|good"
+    r"|(?:(?:no|not|an?|complete|full|valid) )*(?:refusal|answer(?:ed)?))(?![\w'])"
+)
+_ONLY_FIELD = re.compile(rf"\W*{_FIELD}\W*")
+_JOINT = re.compile(
+    # Where an order may end, or begin, without the end of a sentence: around a field, and before words that decline.
+    rf"({_FIELD}|[;|]|(?<= )-+(?= ))"
+    r"|(?=,? (?:(?:(?:i'm|i am|so|very) )*sorry|unfortunately|i(?: must|'m afraid| am afraid| cannot|'m unable"
+    r"| am unable| can't| can not| won't| will not| refuse| have to))\b)"
+)
 
 _VERB = word_of(
     r"mark label+ classif(?:y|i) rat(?:e|ing) scor(?:e|ing) grad(?:e|ing) treat count flag consider judg evaluat "
@@ -71,6 +86,14 @@ _ABOUT_JUDGING = re.compile(
     r"\b(?:judg|refus|grad(?:e|ing)|classif|label|verdict|rubric|rat(?:e|ing)|review|moderat|evaluat|assess|scor)"
 )
 
+_JOINTS = (
+    *"sorry unfortunately cannot can't won't must afraid unable refuse : = ; |".split(),
+    "can not",
+    "will not",
+    "have to",
+    " -",
+)
+"""Every joint holds one of these."""
 _HINTS = (
     *"judg grade class evaluat rat review annotat moderat scor label assess filter model verdict rubric".split(),
     *"whoever refus answer response text reply output message completion above below preceding following".split(),
@@ -79,6 +102,11 @@ _HINTS = (
     "me as",
     "flag",
     "reward",
+    "satisf",
+    "safe:",
+    "safe =",
+    "safe=",
+    "r_c",
 )
 """Every order holds one of these; a text without them need not be searched."""
 
@@ -132,18 +160,28 @@ def without_orders(text: str) -> str:
     if not any(map(text.__contains__, _HINTS)):
         return text
     kept, orders, strange = [], 0, 0
-    for sentence in _SENTENCE.findall(text):
-        words = _WORD.findall(sentence)
+    for piece in _pieces(text):
+        words = _WORD.findall(piece)
         others = [word for word in words if word not in _TALK]
-        if STRANGE_SHARE * len(others) <= len(words) and _orders(sentence, len(others)):
+        if _ONLY_FIELD.fullmatch(piece):
+            orders += 1
+        elif STRANGE_SHARE * len(others) <= len(words) and _orders(piece, len(others)):
             strange += sum(map(len, others))
             orders += 1
-        elif not (orders and _THANKS.fullmatch(sentence)):
-            kept.append(sentence)
+        elif piece.isspace() or (any(map(str.isalnum, piece)) and not (orders and _THANKS.fullmatch(piece))):
+            kept.append(piece)
     if not orders or strange >= STRANGE_LETTERS:
         return text
     rest = "".join(kept).strip()
     return rest if any(map(str.isalnum, rest)) else ""
+
+
+def _pieces(text: str) -> list[str]:
+    """The text in pieces that may be orders: its sentences, and the parts of those that have no full stop between."""
+    sentences = _SENTENCE.findall(text)
+    if not any(map(text.__contains__, _JOINTS)):
+        return sentences
+    return [piece for sentence in sentences for piece in _JOINT.split(sentence) if piece]
 
 
 def _orders(sentence: str, strange: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,8 @@ from waltz_env.judges.language import Reading, Tables, tables
 
 def relevance(prompt: Reading, text: Reading, shared: NDArray[np.bool_], known: Tables | None = None) -> float:
     """Log-odds that the text belongs to the prompt, in nats, were either as likely before."""
-    coefficients = (known or tables()).relevance
-    return float(np.array(features(prompt, text, shared), np.float32) @ coefficients[:-1] + coefficients[-1])
+    *slopes, constant = (known or tables()).relevance.tolist()
+    return sum(map(mul, slopes, features(prompt, text, shared)), constant)
 
 
 def shared_words(prompt: Reading, text: Reading) -> NDArray[np.bool_]:
@@ -22,26 +23,19 @@ def shared_words(prompt: Reading, text: Reading) -> NDArray[np.bool_]:
 
 
 def features(prompt: Reading, text: Reading, shared: NDArray[np.bool_]) -> list[float]:
-    """What the two have in common, and products of that with their lengths: 19 numbers."""
+    """What the two have in common, and products of that with their lengths: 15 numbers."""
     of_prompt, of_text = prompt.weights, text.weights
     asked, said = math.log1p(len(of_prompt)), math.log1p(len(of_text))
+    sense, nearest_said, nearest_asked, nearest = float(prompt.sense @ text.sense), 0.0, 0.0, 0.0
     if len(of_prompt) and len(of_text):
         near = prompt.vectors @ text.vectors.T  # (P, T): cosine similarity of each pair of words
         np.putmask(near, shared, 1)
-        nearest_said, nearest_asked = np.maximum.reduce(near, axis=0), np.maximum.reduce(near, axis=1)
+        nearest_said = float(np.maximum.reduce(near, axis=0) @ of_text) / text.total
+        nearest_asked = float(np.maximum.reduce(near, axis=1) @ of_prompt) / prompt.total
         # A pair of words weighs as much as the geometric mean of its weights.
         near *= prompt.roots[:, None]
         near *= text.roots
-        common = [
-            float(prompt.sense @ text.sense),
-            float(nearest_said @ of_text) / text.total,
-            float(nearest_asked @ of_prompt) / prompt.total,
-            float(np.maximum.reduce(near, axis=None)),
-            float(of_text @ np.logical_or.reduce(shared, axis=0)) / text.total,
-            float(of_prompt @ np.logical_or.reduce(shared, axis=1)) / prompt.total,
-            float(np.maximum.reduce(nearest_said)),
-        ]
-    else:
-        common = [0.0] * 7
-    sense = common[0]
-    return [*common, asked, said, *[each * said for each in common], sense * sense, sense * common[3], said * said]
+        nearest = float(np.maximum.reduce(near, axis=None))
+    common = (sense, nearest_said, nearest_asked, nearest)
+    products = (sense * sense, sense * nearest, sense * asked, asked * said, said * said)
+    return [*common, asked, said, *[each * said for each in common], *products]

@@ -12,6 +12,9 @@ from waltz_env.judges.wording import word_of
 PROMPT_WORDS = 32
 """Words of a prompt's topic that an answer is compared with."""
 
+GREETING = 3
+"""Words of content that small talk may have."""
+
 FOREIGN = re.compile(r"[^\W\d_\u0000-\u036f\u1e00-\u1eff]")
 """A letter of another script than Latin."""
 
@@ -23,7 +26,7 @@ _CODE = re.compile(
         "unix vim emacs git docker kubernetes api algorithm spreadsheet spreadsheets excel sheets latex markdown "
         "recursion function functions script programmer compiler array tuple url keyboard shortcut loop numpy pandas"
     )
-    + r"\b|regular expression|c\+\+|c#|=\w+\("
+    + r"\b|regular expression|c\+\+|c#|=\w+\(|\bport \d{2,5}\b"
 )
 _FIGURES = re.compile(
     r"\bhow (?:many|much|old|long|far|tall|high|deep|big|large|heavy|fast|hot|cold|often|wide|late|early|loud|small)\b"
@@ -91,8 +94,8 @@ _FREE = re.compile(
     r"|names?|titles?|recommend|suggest|who|whose|whom|stands? for)\b|^you(?:'re| are)\b"
 )
 _OWN_WORDS = re.compile(
-    r"\w or \w|\bwhich\b|\b(?:correct|rewrite|rephrase|paraphrase|shorten|proofread|order|sort|arrange|conjugate|tense"
-    r"|formal|friendlier|polite|translate|summari[sz]e|complete|fill in|spell|make (?:this|it))\b"
+    r"\w\W? or \W?\w|\bwhich\b|\b(?:correct|rewrite|rephrase|paraphrase|shorten|proofread|order|sort|arrange"
+    r"|conjugate|tense|formal|friendlier|polite|translate|summari[sz]e|complete|fill in|spell|make (?:this|it))\b"
 )
 
 _SMALL_TALK = re.compile(
@@ -152,5 +155,5 @@ def request_of(text: str) -> Request:
         script=any(pattern.search(text) for pattern in (_IN_OTHER, FOREIGN, *([_OTHER] if spoken else []))),
         free=_FREE.search(text) is not None,
         own_words=_OWN_WORDS.search(text) is not None,
-        small_talk=_SMALL_TALK.match(text) is not None,
+        small_talk=len(reading.stems) <= GREETING and _SMALL_TALK.match(text) is not None,
     )

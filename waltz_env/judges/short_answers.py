@@ -18,6 +18,7 @@ _NAME = re.compile(
     rf"(?:[Tt]he |[Aa] )?{_CAPITALIZED}"
     rf"(?:[\s.,'&-]+(?:(?:of|the|and|in|by|da|de|du|la|van|von)\s)*(?:{_CAPITALIZED}|\d{{1,4}}))*[.!]?"
 )
+_SPELLED = re.compile(r"(?:[a-z][ ,.-]{1,2}){2,20}[a-z]\W?")
 _LONG_NUMBER = re.compile(r"\d{7}")
 _FORMULA = re.compile(r"(?=[^\d=()+^/]*[\d=()+^/])[\w\s+\-*/^=().,\u00b2\u00b3\u221a\u03c0\u00b0%:$\u20ac\u00a3]++")
 _NO_FORMULA = re.compile(
@@ -69,3 +70,8 @@ def is_symbol(request: Request, text: str) -> bool:
     if len(text) <= COMMAND and request.code:
         return all(text.count(pair[0]) == text.count(pair[1]) for pair in _BRACKETS)
     return request.symbols and len(text) <= SYMBOLS
+
+
+def is_spelled(request: Request, text: str) -> bool:
+    """Whether symbols are asked for, and the text is a word letter by letter: "c-a-t"."""
+    return request.symbols and _SPELLED.fullmatch(text) is not None
