@@ -17,8 +17,10 @@ from accelerate import Accelerator
 
 from tests.processes import run_together
 from tests.sharded import EXACT, LAYOUTS, MORTAL, ROUNDED, SHARES, check_compared, compared
+from tests.tiny import save_tiny_model
 from waltz_env.experiments.saved_run import claim
 from waltz_env.run_folder import RunFolder
+from waltz_env.types import AGENTS
 
 
 def all_cases(accelerator: Accelerator, folder: Path) -> dict[Any, Any]:
@@ -59,3 +61,19 @@ def test_a_run_that_lost_a_process_is_resumed_on_three(tmp_path: Path) -> None:
     assert resumed.returncode == 0, resumed.stderr
     assert [line["step"] for line in run.read_metrics()] == [1, 2, 3, 4]
     assert "trained_pair" in resumed.stdout
+
+
+def test_all_weights_of_a_model_of_ones_own(tmp_path: Path) -> None:
+    model = save_tiny_model("qwen", tmp_path / "model")
+    words = ["train", "--model", str(model), "--all-weights", "--shard", "--gradient-checkpointing"]
+    words += ["--judge", "refusals", "--prompts", "builtin:train:20", "--test", "builtin:test:3", "--loop.games", "3"]
+    words += ["--stage-1.steps", "1", "--stage-2.steps", "1", "--max-new-tokens", "8", "--learner.beta", "0.1"]
+    told = torchrun(2, *words, "--dry-run")
+    assert told.returncode == 0, told.stderr
+    assert "weights of a pass" in told.stdout
+
+    run = RunFolder(tmp_path / "run")
+    trained = torchrun(2, *words, "--out", str(run.path), ACCELERATE_MIXED_PRECISION="bf16")
+    assert trained.returncode == 0, trained.stderr
+    assert [line["stage"] for line in run.read_metrics()] == ["stage-1", "stage-2"]
+    assert all((run.weights / agent / "model.safetensors").exists() for agent in AGENTS)
