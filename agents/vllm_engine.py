@@ -146,6 +146,9 @@ class VLLMEngine:
         }
         self._llm = _import_vllm().LLM(model=str(base), **settings)
         shutil.rmtree(base)
+        finalizer = getattr(self._llm.llm_engine.engine_core, "_finalizer", None)
+        if first.sharded and finalizer is not None:  # it would end the connections of all processes, or fail after that
+            finalizer.detach()
         self._close = weakref.finalize(self, _shut_down, None if first.sharded else self._llm, self._folder)
         self._probe = probe_of(first, max_model_len=max_model_len)
         self._held = self._base_reading(first)
@@ -334,7 +337,7 @@ def _write_base(policy: LanguageModelPolicy, folder: Path, dtype: torch.dtype) -
 
 
 def _shut_down(llm: Any | None, folder: tempfile.TemporaryDirectory[str]) -> None:
-    if llm is not None:  # beside a sharded policy, vLLM would end the connections of all processes
+    if llm is not None:  # None beside a sharded policy, where vLLM would end the connections of all processes
         llm.llm_engine.engine_core.shutdown()
     folder.cleanup()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,21 @@ def run_together(work: Work, folder: Path, *, processes: int) -> list[Any]:
     folder.mkdir(parents=True, exist_ok=True)
     spawn(_process, (work, str(folder), processes), nprocs=processes)
     return [torch.load(folder / f"returned-{rank}.pt", weights_only=False) for rank in range(processes)]
+
+
+def torchrun(processes: int, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``waltz`` with these words, in so many processes."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+    waltz = ["--no-python", sys.executable, "-c", "import sys; from waltz_env.cli import main; sys.exit(main())"]
+    usual = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*launch, *waltz, *words],
+        env={**usual, "ACCELERATE_USE_CPU": "true", **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
 
 
 def _process(rank: int, work: Work, folder: str, processes: int) -> None:

@@ -5,9 +5,6 @@ Not part of the default suite: ``make test-sharding``. All traffic stays on loop
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ from typing import Any
 import pytest
 from accelerate import Accelerator
 
-from tests.processes import run_together
+from tests.processes import run_together, torchrun
 from tests.sharded import EXACT, LAYOUTS, MORTAL, ROUNDED, SHARES, check_compared, compared
 from tests.tiny import save_tiny_model
 from waltz_env.experiments.saved_run import claim
@@ -31,21 +28,6 @@ def all_cases(accelerator: Accelerator, folder: Path) -> dict[Any, Any]:
 def test_updates_of_sharded_policies_are_those_of_replicas(processes: int, tmp_path: Path) -> None:
     for results in run_together(all_cases, tmp_path, processes=processes):
         check_compared(results, processes=processes)
-
-
-def torchrun(processes: int, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """``waltz`` with these words, in so many processes."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
-    waltz = ["--no-python", sys.executable, "-c", "import sys; from waltz_env.cli import main; sys.exit(main())"]
-    usual = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*launch, *waltz, *words],
-        env={**usual, "ACCELERATE_USE_CPU": "true", **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
 
 
 def test_a_run_that_lost_a_process_is_resumed_on_three(tmp_path: Path) -> None:
@@ -67,7 +49,7 @@ def test_all_weights_of_a_model_of_ones_own(tmp_path: Path) -> None:
     model = save_tiny_model("qwen", tmp_path / "model")
     words = ["train", "--model", str(model), "--all-weights", "--shard", "--gradient-checkpointing"]
     words += ["--judge", "refusals", "--prompts", "builtin:train:20", "--test", "builtin:test:3", "--loop.games", "3"]
-    words += ["--stage-1.steps", "1", "--stage-2.steps", "1", "--max-new-tokens", "8", "--learner.beta", "0.1"]
+    words += ["--stage-1.steps", "1", "--stage-2.steps", "1", "--max-new-tokens", "8", "--learner.min-reward-std", "0"]
     told = torchrun(2, *words, "--dry-run")
     assert told.returncode == 0, told.stderr
     assert "weights of a pass" in told.stdout
@@ -76,4 +58,5 @@ def test_all_weights_of_a_model_of_ones_own(tmp_path: Path) -> None:
     trained = torchrun(2, *words, "--out", str(run.path), ACCELERATE_MIXED_PRECISION="bf16")
     assert trained.returncode == 0, trained.stderr
     assert [line["stage"] for line in run.read_metrics()] == ["stage-1", "stage-2"]
+    assert all(line["feedback_0/kl"] == pytest.approx(0, abs=0.1) for line in run.read_metrics())
     assert all((run.weights / agent / "model.safetensors").exists() for agent in AGENTS)

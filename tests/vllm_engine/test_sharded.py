@@ -10,11 +10,12 @@ import torch
 from accelerate import Accelerator
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.processes import run_together
+from tests.processes import run_together, torchrun
 from tests.tiny import tiny_tokenizer
 from waltz_env.agents import LanguageModelPolicy, VLLMEngine, full_policy, lora_policies
 from waltz_env.agents.sampling import RowSampling
 from waltz_env.lock_step import in_step
+from waltz_env.run_folder import RunFolder
 
 ROW = RowSampling(temperature=1.0, top_p=1.0, limit=4, seed=7)
 
@@ -30,7 +31,7 @@ def model() -> LlamaForCausalLM:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=8192,
         initializer_range=0.1,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -87,3 +88,21 @@ def test_engines_of_sharded_policies_hold_their_weights(work: Any, tmp_path: Pat
         assert arrived == pytest.approx(1, abs=0.01)
     texts = {number: tokens for number, tokens, *_ in first}
     assert all(texts[number] == tokens for number, tokens, *_ in second)
+
+
+def test_a_run_samples_with_an_engine_in_each_process(tmp_path: Path) -> None:
+    whole = model()
+    whole.generation_config.eos_token_id = [tiny_tokenizer().eos_token_id, *range(0, 256, 6)]  # so that turns are short
+    whole.save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    words = ["train", "--model", str(tmp_path / "model"), "--all-weights", "--shard", "--engine", "vllm"]
+    words += ["--judge", "refusals", "--prompts", "builtin:train:20", "--test", "builtin:test:3", "--loop.games", "3"]
+    words += ["--stage-1.steps", "1", "--stage-2.steps", "1", "--max-new-tokens", "8", "--context", "4096"]
+    words += ["--learner.min-reward-std", "0", "--learner.learning-rate", "1e-3"]  # it learns, whatever the rewards are
+    run = RunFolder(tmp_path / "run")
+    trained = torchrun(2, *words, "--batch-size", "4", "--out", str(run.path))
+    assert trained.returncode == 0, trained.stderr
+    assert "Traceback" not in trained.stderr
+    for line in run.read_metrics():
+        assert line["feedback_0/sampler_gap"] < 0.05  # some CPUs sample in bfloat16
+    assert [line["stage"] for line in run.read_metrics()] == ["stage-1", "stage-2"]
