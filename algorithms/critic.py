@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from waltz_env.algorithms.advantages import Moments
 from waltz_env.algorithms.batches import Step, batches_of
-from waltz_env.algorithms.optimizer import check_gradient, load_moments, moments_of
+from waltz_env.algorithms.optimizer import check_gradient, check_weights, load_moments, moments_of
 from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import FeaturePolicy, Metrics, Policy, Sample
 from waltz_env.checks import check_integer, check_number, check_settings
@@ -146,6 +146,7 @@ class Critic:
             check_gradient(nn.utils.get_total_norm(gradients), of="The critic's")
             self._optimizer.step()
             errors.append(error.detach())
+        check_weights(self._parameters, of="The critic's")
         parts = self._processes.gather([(_moments(errors[0]), _moments(targets))])
         error_moments, target_moments = (Moments.merge(part) for part in zip(*parts, strict=True))
         squares = error_moments.squares / error_moments.size

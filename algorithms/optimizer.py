@@ -57,6 +57,21 @@ def check_gradient(norm: Tensor, *, of: str = "The") -> None:
         )
 
 
+def check_weights(parameters: Sequence[nn.Parameter], *, of: str = "The") -> None:
+    """Check weights that optimizer steps have moved: those of the last step are in no gradient any more.
+
+    Args:
+        parameters: the weights, after the steps.
+        of: beginning of the error's sentence, which says whose weights they are.
+
+    Raises:
+        DivergedError: they have values that are NaN or infinite, or so large that their norm is infinite.
+    """
+    norm = nn.utils.get_total_norm([parameter.detach() for parameter in parameters])
+    if not bool(norm.isfinite()):
+        raise DivergedError(f"{of} weights are not finite any more (norm {float(norm)}). Try a lower learning rate.")
+
+
 def moments_of(optimizer: torch.optim.AdamW, parameters: Sequence[nn.Parameter]) -> dict[str, Tensor]:
     """Copies of AdamW's moments as ``"exp_avg.3"``, ... by the parameter's index; empty before the first step."""
     return {

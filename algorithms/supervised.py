@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from waltz_env.algorithms.batches import microbatches
-from waltz_env.algorithms.optimizer import check_betas, check_gradient, schedule_factor
+from waltz_env.algorithms.optimizer import check_betas, check_gradient, check_weights, schedule_factor
 from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import Policy
 from waltz_env.checks import check_integer, check_number, check_settings
@@ -129,6 +129,7 @@ def fit(
         losses.append(sum(processes.gather([loss])))
         if on_step is not None:
             on_step(step + 1, losses[-1])
+    check_weights(parameters)
     return losses
 
 

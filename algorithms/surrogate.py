@@ -30,6 +30,7 @@ from waltz_env.algorithms.optimizer import (
     Schedule,
     check_betas,
     check_gradient,
+    check_weights,
     load_moments,
     moments_of,
     schedule_factor,
@@ -172,6 +173,7 @@ class Surrogate:
             check_gradient(norm)
             norms.append(float(norm))
             self._optimizer.step()
+        check_weights(self._parameters)
         self.updates += 1
         self.policy.version += 1
         everyone = self._processes.gather(tallies)

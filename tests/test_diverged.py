@@ -15,6 +15,9 @@ from tests.games import WordJudge
 from tests.tiny import tiny_model
 from tests.tiny_preset import tiny_pair
 from waltz_env.algorithms import LoopConfig, SampleConfig, Stage, algorithm, train
+from waltz_env.algorithms.critic import Critic, CriticConfig
+from waltz_env.algorithms.probes.conformance import toy_policy
+from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.registry import ALGORITHMS
 from waltz_env.algorithms.supervised import SupervisedConfig, fit
 from waltz_env.algorithms.training import checkpoint
@@ -28,9 +31,11 @@ PROMPTS = PromptSet([Prompt(f"prompt {kind}", kind, id=str(kind)) for kind in Ki
 LOOP = LoopConfig(games=4, branches=(2, 1, 1), samples=SampleConfig(turns="all"), save_every=1)
 
 
-def run(folder: Path, agents: Any, name: str, trained: tuple[AgentID, ...] = AGENTS) -> None:
-    learner = algorithm(name, learning_rate=1e-2, min_reward_std=0.0)
-    stage = Stage("both", 4, dict.fromkeys(trained, learner))
+def run(
+    folder: Path, agents: Any, name: str, trained: tuple[AgentID, ...] = AGENTS, *, rate: float = 1e-2, steps: int = 4
+) -> None:
+    learner = algorithm(name, learning_rate=rate, min_reward_std=0.0)
+    stage = Stage("both", steps, dict.fromkeys(trained, learner))
     train(agents, [stage], judge=WordJudge(), prompts=PROMPTS, folder=folder, config=LOOP)
 
 
@@ -61,6 +66,21 @@ def test_agent_step_and_checkpoint_are_named_and_the_games_are_there(name: str, 
         assert all(bool(parameter.isfinite().all()) for parameter in policy.parameters())
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_weights_that_overflow_in_the_last_update_are_no_result(name: str, tmp_path: Path) -> None:
+    # No gradient is left to tell: the run has a single step.
+    with pytest.raises(DivergedError, match=r"Step 1: The update of feedback_0 failed\. The weights are not finite"):
+        run(tmp_path, tiny_pair(0), name, (FEEDBACK,), rate=1e38, steps=1)
+    assert not list((tmp_path / "checkpoints").glob("*"))
+
+
+def test_a_critic_s_weights_are_checked_too() -> None:
+    settings = CriticConfig(learning_rate=1e38, epochs=1)
+    critic = Critic(toy_policy(), settings, processes=Processes(None))
+    with pytest.raises(DivergedError, match="The critic's weights are not finite"):
+        critic.fit(torch.ones(3, toy_policy().feature_size), targets=torch.ones(3))
+
+
 @pytest.mark.parametrize("agent", AGENTS)
 def test_the_agent_that_failed_is_the_one_that_is_named(agent: AgentID, tmp_path: Path) -> None:
     agents = tiny_pair(0)
@@ -87,8 +107,6 @@ def test_a_checkpoint_that_holds_nan_or_is_damaged_is_not_called_good(tmp_path: 
 
 
 def test_a_critic_s_gradient_is_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from waltz_env.algorithms.critic import Critic
-
     original = Critic.fit
 
     def fit_to_infinity(self: Critic, inputs: Tensor, *, targets: Tensor) -> Any:
@@ -107,3 +125,9 @@ def test_a_warm_start_ends_with_its_step(value: float) -> None:
     with pytest.raises(DivergedError, match="Step 1: the gradient is not finite"):
         fit(model, [([1, 2], [3, 4])], config=SupervisedConfig(steps=3, batch_size=1))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_warm_start_whose_last_step_overflows_is_no_model() -> None:
+    settings = SupervisedConfig(steps=1, batch_size=1, learning_rate=1e38)
+    with pytest.raises(DivergedError, match="The weights are not finite"):
+        fit(tiny_model(), [([1, 2], [3, 4])], config=settings)
