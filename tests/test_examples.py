@@ -70,5 +70,6 @@ def test_supersuit_trains_both_roles_with_one_policy() -> None:
 def test_every_example_has_a_test_and_stays_short() -> None:
     tested = "".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
     for path in EXAMPLES.glob("*.py"):
-        assert f'load("{path.stem}")' in tested
+        loaded_by_a_command = f'"{path.stem.replace("_", "-")}"'
+        assert f'load("{path.stem}")' in tested or loaded_by_a_command in tested
         assert len(path.read_text().splitlines()) <= 110

@@ -316,7 +316,8 @@ def test_a_model_that_the_service_lacks_is_told(folder: Path) -> None:
     [
         (preset("nano").recipe, "makes its own"),
         (RECIPE, "makes its own"),
-        (preset("llama-3.1-8b").recipe, "leave out --all-weights"),
+        (preset("llama-3.1-8b").recipe, "no --shard"),
+        (replace(preset("llama-3.1-8b").recipe, shard=False), "leave out --all-weights"),
         (preset("llama-3.1-8b-lora").recipe, "leave out --dtype"),
         (preset("smollm2").recipe, "leave out --warm-start"),
         (replace(CHAT, options=ChatOptions(model="x", temperature=0.7)), "leave out --temperature"),
