@@ -32,9 +32,9 @@ def test_two_stages_and_a_resumed_run_on_a_server_that_was_started_again(skyrl: 
     folder = RunFolder(tmp_path / "run")
     flags = (
         f"--model {skyrl.model} --engine tinker@{skyrl.url} --prompts builtin:train:8 --test builtin:test:2 "
-        "--judge rules --stage-1.steps 2 --stage-2.steps 2 --no-test-each-stage --loop.games 4 --loop.save-every 1 "
-        f"--max-new-tokens 8 --adapter-rank {RANK} --system-prompts short --learner.min-reward-std 0 "
-        "--learner.learning-rate 1e-2"
+        "--judge tests.outside:AN_EVEN_JUDGE --stage-1.steps 2 --stage-2.steps 2 --no-test-each-stage --loop.games 4 "
+        f"--loop.save-every 1 --max-new-tokens 8 --adapter-rank {RANK} --system-prompts short "
+        "--learner.min-reward-std 0 --learner.learning-rate 1e-2"
     )
     recipe = parse(flags.split()).recipe
     asked = iter(range(1, 9))
@@ -50,7 +50,8 @@ def test_two_stages_and_a_resumed_run_on_a_server_that_was_started_again(skyrl: 
     for first, name in ((metrics[0], FEEDBACK), (metrics[2], CONVERSATION)):
         assert float(first[f"{name}/kl_k3"]) == pytest.approx(0, abs=1e-5)  # it begins at the base model
         assert float(first[f"{name}/ratio_mean"]) == pytest.approx(1, abs=1e-4)
-    assert float(metrics[3][f"{FEEDBACK}/kl_k3"]) > 1e-6
+    # Random feedback is malformed and earns nothing; drafts earn 0 or 1.
+    assert float(metrics[3][f"{CONVERSATION}/kl_k3"]) > 1e-3
     for name in (CONVERSATION, FEEDBACK):
         told = json.loads((folder.weights / name / "tinker.json").read_text())
         assert skyrl.adapter(told["sampler"], tmp_path / name)
