@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.chat_server import running, serving
@@ -161,6 +161,7 @@ def test_nothing_of_a_stop_string_goes_out(stop: Any, text: str, pieces: int, up
 
 
 @given(st.text("ab"), st.lists(st.text("ab", min_size=1, max_size=3), max_size=2))
+@example("baa", ["a", "baa"])
 def test_what_is_certain_only_grows_and_is_the_text_that_a_stop_string_leaves(text: str, stops: list[str]) -> None:
     certainties = [certain(text[:end], tuple(stops)) for end in range(len(text) + 1)]
     assert all(later.startswith(earlier) for earlier, later in pairwise(certainties))

@@ -57,9 +57,10 @@ def certain(text: str, stops: tuple[str, ...]) -> str:
     'One. Two. '
     >>> certain("One. Two. Three. Four", ("Three",))
     'One. Two. '
+    >>> certain("One. Two", ("Two", "One. Two. Three"))
+    ''
     """
-    ends = [position for stop in stops if (position := text.find(stop)) >= 0]
-    if ends:
-        return text[: min(ends)]
-    held = (size for stop in stops for size in range(len(stop) - 1, 0, -1) if text.endswith(stop[:size]))
-    return text[: len(text) - max(held, default=0)]
+    found = (position for stop in stops if (position := text.find(stop)) >= 0)
+    # A longer stop string may still begin earlier than one that is complete.
+    begun = (len(text) - size for stop in stops for size in range(len(stop) - 1, 0, -1) if text.endswith(stop[:size]))
+    return text[: min([len(text), *found, *begun])]
