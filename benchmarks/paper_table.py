@@ -7,7 +7,8 @@ python benchmarks/paper_table.py --out runs/paper-table --only table          # 
 
 Each run has a folder; finished runs are skipped and unfinished ones continued. The warm-started model and stage 1,
 which runs share, are made once per seed. The table goes to ``table.md`` and ``table.json``, the picture to
-``plane.png``.
+``plane.png``. A run's rates are those of the judge that it was trained with, without its noise; ``waltz rejudge`` gives
+those of ``refusals_judge`` under the judge ``task``.
 """
 
 from __future__ import annotations
@@ -61,6 +62,11 @@ def under(name: str) -> Callable[[Recipe], Recipe]:
 def with_responses(recipe: Recipe, responses: Responses) -> Recipe:
     """The recipe whose conversation agent learns from these responses alone."""
     return replace(recipe, loop=replace(recipe.loop, samples=replace(recipe.loop.samples, responses=responses)))
+
+
+def with_judge(name: str) -> Callable[[Recipe], Recipe]:
+    """The recipe that trains with another judge; without its noise, that judge also tests."""
+    return lambda recipe: replace(recipe, judge=name)
 
 
 def without_stage(number: int) -> Callable[[Recipe], Recipe]:
@@ -119,6 +125,8 @@ RUNS: dict[str, Callable[[Recipe], Recipe]] = {
     "shared_policy": with_shared_policy,
     "rounds_2": lambda recipe: with_stages(recipe, rules=Rules(max_rounds=2)),
     "rounds_3": lambda recipe: with_stages(recipe, rules=Rules(max_rounds=3)),
+    "noisy_judge": with_judge("noisy:0.1:task"),
+    "refusals_judge": with_judge("refusals"),
     **{f"price_{price}": with_price(price) for price in PRICES},
 }
 # These start from the weights of ``without_stage_2``, so each seed's stage 1 (set-up A, T_max 1) is trained once.
