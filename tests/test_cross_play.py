@@ -14,8 +14,9 @@ import pytest
 from tests.tiny_preset import INSISTENT, SWITCH
 from waltz_env import Trajectory, read_games
 from waltz_env.cli import main
+from waltz_env.cli.cross_tables import show_cross_play
 from waltz_env.evaluation import Proportion, added
-from waltz_env.experiments.cross_matrix import Player, crossed, matrix, system_of
+from waltz_env.experiments.cross_matrix import RATES, Player, crossed, matrix, system_of
 from waltz_env.presets import Recipe, with_method, with_stages
 from waltz_env.report.matrix import heat_map
 from waltz_env.results_file import Rate
@@ -242,6 +243,20 @@ def test_the_means_are_of_partners_that_were_never_met_in_training() -> None:
     figure = heat_map(found, "mine")
     numbers = [text.get_text() for text in figure.axes[0].texts]
     assert numbers == ["60", "20", "40", "50", "70", "20", "10", "50", "100", "50", "80", "90"]
+
+
+def test_the_matrix_of_ten_runs_fits_into_eighty_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [f"seed-{number}-trained_pair" for number in range(10)]
+    sums = {one: {"none": rate(0.5)} | {other: rate(i / 10) for i, other in enumerate(names)} for one in names}
+    cells = {one: {other: dict.fromkeys(RATES, sums[one][other]) for other in sums[one]} for one in names}
+    kinds = dict.fromkeys(names, "trained pair")
+    show_cross_play({"topics": {"conversation": kinds, "feedback": kinds, "cells": cells, "summary": {}}})
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines() if "trained_pair" in line and "±" not in line]
+    assert ["10", names[9], "50", *(str(10 * i) for i in range(10))] in rows
 
 
 def test_the_sum_of_two_shares_has_an_interval_of_both() -> None:

@@ -43,16 +43,18 @@ def _show_pairs(name: str, content: Mapping[str, Any]) -> None:
 
 
 def _show_matrix(name: str, content: Mapping[str, Any]) -> None:
-    table = _table(f"{name}: ASR + ORR, %, of each conversation agent (row) with each feedback agent (column)")
+    """Print the matrix with numbers for column names, which are too long to stand side by side."""
+    numbers = {each: str(i) for i, each in enumerate({**content["conversation"], **content["feedback"]}, start=1)}
+    table = _table(f"{name}: ASR + ORR, whole %, of each row's conversation agent with each feedback agent")
+    table.padding = (0, 1, 0, 0)  # ten runs fit into 80 columns
     table.add_column("", no_wrap=True)
-    feedback = ["none", *content["feedback"]]
-    for label in feedback:
-        table.add_column(label, justify="right", overflow="fold")
-    for conversation, row in content["cells"].items():
-        table.add_row(
-            conversation,
-            *(_percent(row[other]["asr_plus_orr"]["value"]) if other in row else "-" for other in feedback),
-        )
+    feedback = {"none": "none"} | {each: numbers[each] for each in content["feedback"]}
+    for label in feedback.values():
+        table.add_column(label, justify="right", no_wrap=True)
+    for each, number in numbers.items():
+        row = content["cells"].get(each, {})
+        sums = [_whole_percent(row[other]["asr_plus_orr"]["value"]) if other in row else "-" for other in feedback]
+        table.add_row(f"{number:>2} {each}", *sums)
     console().print(table)
 
 
@@ -71,8 +73,8 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+def _whole_percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f}"
 
 
 def _mean(interval: Mapping[str, float | None], *, signed: bool) -> str:
