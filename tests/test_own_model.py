@@ -23,6 +23,7 @@ from waltz_env.cli import main, parse
 from waltz_env.cli.serve import Serve
 from waltz_env.errors import UsageError
 from waltz_env.experiments import execute, read_recipe
+from waltz_env.experiments.dry_run import too_malformed
 from waltz_env.experiments.memory import at_once, needs
 from waltz_env.game import Game
 from waltz_env.presets import Workbench, preset, with_steps, workbench
@@ -33,6 +34,7 @@ from waltz_env.presets.chat.templates import ANSWER_TEMPLATES
 from waltz_env.presets.chat.warm_start import encoded
 from waltz_env.prompts import PromptSet
 from waltz_env.run_folder import RunFolder
+from waltz_env.settings import encode
 from waltz_env.types import AGENTS, CONVERSATION, Kind, Message, NoVerdict, Prompt
 
 SMALL = ("--system-prompts", "short", "--max-new-tokens", "8", "--adapter-rank", "4")
@@ -136,6 +138,24 @@ class Silent:
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[NoVerdict]:
         return [NoVerdict("asleep")] * len(responses)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (ChatOptions(), "--warm-start 300, and for a model of less than a billion parameters --system-prompts short"),
+        (ChatOptions(system_prompts="short"), "Teach the format first: --warm-start 300."),
+        (ChatOptions(warm_start=200), "A longer warm start teaches more of the format: --warm-start 400."),
+        (None, "2 of 50 critiques are well-formed: too few to learn from."),
+    ],
+)
+def test_what_to_do_about_malformed_feedback_depends_on_the_settings(
+    options: ChatOptions | None, expected: str
+) -> None:
+    told = too_malformed(0.04, 50, options)
+    assert told is not None
+    assert expected in told
+    assert too_malformed(0.2, 50, options) is None
 
 
 def base_model(folder: Path) -> Path:
@@ -319,14 +339,70 @@ def test_a_dry_run_tells_how_long_the_run_will_take(
 PAGE = Path(__file__).parents[1] / "docs" / "own-model.md"
 
 
+def blocks(language: str = "") -> list[str]:
+    """The page's blocks of code in one language; those without one are commands that are followed."""
+    found = re.findall(r'^```(\w*)(?: title="[^"]+")?\n(.*?)^```', PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for each, text in found if each == language]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    """The settings for small models that the page gives, as a file."""
+    (settings,) = blocks("toml")
+    (tmp_path / "small.toml").write_text(settings)
+    return str(tmp_path / "small.toml")
+
+
+def settings_in(encoded: object, name: str = "") -> dict[str, object]:
+    """Every single setting, by its place in the recipe."""
+    if not isinstance(encoded, dict | list):
+        return {name: encoded}
+    inner = encoded.items() if isinstance(encoded, dict) else enumerate(encoded)
+    return {place: value for key, each in inner for place, value in settings_in(each, f"{name}.{key}").items()}
+
+
+def test_settings_of_the_page_for_small_models_are_those_of_smollm2(model: str, small: str) -> None:
+    """In every setting but the name of the preset and the model."""
+    own = parse(["train", "--config", small, "--model", model, "--prompts", "builtin:train", "--test", "builtin:test"])
+    recipes = [preset("smollm2").recipe, own.recipe]  # type: ignore[attr-defined]
+    theirs, ours = (settings_in(encode(recipe)) for recipe in recipes)
+    assert theirs.keys() == ours.keys()
+    differing = {name.removeprefix("."): (theirs[name], ours[name]) for name in ours if ours[name] != theirs[name]}
+    assert differing == {"preset": ("smollm2", "chat"), "options.model": ("smollm2", model)}
+
+
+def made_by(folder: RunFolder) -> dict[str, object]:
+    """What a run computed: its base, weights, games and rates. Seconds, and tokens per second, are left out."""
+    suffixes = {".safetensors", ".jsonl"}
+    made: dict[str, object] = {
+        str(path.relative_to(folder.path)): path.read_bytes()
+        for path in sorted(folder.path.rglob("*"))
+        if path.suffix in suffixes and path != folder.metrics
+    }
+    lines = ({name: value for name, value in line.items() if "second" not in name} for line in folder.read_metrics())
+    return made | {"metrics": list(lines), "sets": json.loads(folder.results.read_text())["sets"]}
+
+
+def test_a_small_model_and_the_smollm2_preset_make_the_same_run(
+    talking: str, sets: tuple[str, ...], small: str, tmp_path: Path
+) -> None:
+    few = ("--model", talking, *sets, "--warm-start", "1", *STEPS)
+    runs = {}
+    for name, chosen in (("preset", ("--preset", "smollm2")), ("model", ("--config", small))):
+        assert main(["train", *chosen, *few, "--out", str(tmp_path / name)]) == 0
+        runs[name] = made_by(RunFolder(tmp_path / name))
+    assert {"base/model.safetensors", "games/training/step-00002.jsonl"} < runs["model"].keys()
+    assert len([name for name in runs["model"] if name.startswith("weights/")]) == 2
+    assert runs["model"] == runs["preset"]
+
+
 def test_the_page_can_be_followed(talking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command of the page in its order, with small settings. The last two start processes of their own."""
     monkeypatch.chdir(tmp_path)
     Path("my-model").symlink_to(talking)
     prompts_file(Path("mine.jsonl"))
     prompts_file(Path("held-out.jsonl"), count=4, start=38)
-    blocks = re.findall(r"^```\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    commands = [shlex.split(line)[1:] for line in "".join(blocks).splitlines()]
+    commands = [shlex.split(line)[1:] for line in "".join(blocks()).splitlines()]
     assert [words[0] for words in commands[-2:]] == ["benchmark", "serve"]
     small = ["--warm-start", "1", *SMALL, "--max-new-tokens", "40", *STEPS]
     for words in commands[:-2]:

@@ -180,3 +180,21 @@ def test_early_and_late_rewards_add_up_to_the_whole(
     late = late_reward(rewards.improvement[0], rewards.label[0], weights)
     assert rewards.feedback[0] == pytest.approx(early + late)
     assert rewards.improvement[0] == (conversation_reward(after) - conversation_reward(before) if revised else 0)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "weights"),
+    [
+        ("0.65,0.25,0.1,ungated", RewardWeights(gated=False)),
+        ("0.65,0.1,0.1,0.002,ungated", RewardWeights(0.65, 0.1, 0.1, gated=False, length=0.002)),
+        ("0.65,0,0.1,ungated", SETUP_C),
+    ],
+)
+def test_numbers_may_be_ungated(spelled: str, weights: RewardWeights) -> None:
+    assert setup(spelled) == weights
+
+
+@pytest.mark.parametrize("spelled", ["ungated", "A,ungated", "0.65,0.25,ungated", "0.65,ungated,0.25,0.1"])
+def test_a_set_up_is_not_ungated_otherwise(spelled: str) -> None:
+    with pytest.raises(UsageError):
+        setup(spelled)

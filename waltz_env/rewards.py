@@ -61,7 +61,8 @@ def setup(weights: RewardWeights | str) -> RewardWeights:
     RewardWeights(improvement=0.65, label=0.1, format=0.1, gated=True, length=0.0)
 
     Args:
-        weights: A, B, C, dir-off, ``alpha,lambda,gamma`` or ``alpha,lambda,gamma,length``.
+        weights: A, B, C, dir-off, ``alpha,lambda,gamma`` or ``alpha,lambda,gamma,length``. After the numbers may stand
+            ``,ungated``: improvement is then paid whether or not the flags are correct.
 
     Raises:
         UsageError: ``weights`` is neither a name nor three or four numbers.
@@ -70,7 +71,8 @@ def setup(weights: RewardWeights | str) -> RewardWeights:
         return weights
     if weights in SETUPS:
         return SETUPS[weights]
-    numbers = weights.split(",")
+    spelled = weights.removesuffix(",ungated")
+    numbers = spelled.split(",")
     if len(numbers) == 1:
         raise unknown_name("reward set-up", weights, SETUPS)
     try:
@@ -78,9 +80,10 @@ def setup(weights: RewardWeights | str) -> RewardWeights:
     except ValueError:
         raise UsageError(
             f"Reward weights are the name of a set-up ({', '.join(SETUPS)}) or alpha,lambda,gamma such as "
-            f"0.65,0.1,0.1, with the price of a token as a fourth number if there is one; got {weights!r}."
+            "0.65,0.1,0.1, with the price of a token as a fourth number if there is one, and `,ungated` at the end if "
+            f"improvement needs no correct flags; got {weights!r}."
         ) from None
-    return RewardWeights(improvement, label, format, length=length)
+    return RewardWeights(improvement, label, format, gated=spelled == weights, length=length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,12 +153,12 @@ def _path(words: Sequence[str]) -> Path:
 
 @REGISTRY.primitive_rule
 def reward_weights(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[RewardWeights] | None:
-    """``A``, ``B``, ``C``, ``dir-off`` or ``alpha,lambda,gamma[,length]`` for ``RewardWeights``."""
+    """``A``, ``B``, ``C``, ``dir-off`` or ``alpha,lambda,gamma[,length][,ungated]`` for ``RewardWeights``."""
     if info.type is not RewardWeights:
         return None
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar="|".join([*SETUPS, "ALPHA,LAMBDA,GAMMA[,LENGTH]"]),
+        metavar="|".join([*SETUPS, "ALPHA,LAMBDA,GAMMA[,LENGTH][,ungated]"]),
         instance_from_str=lambda words: setup(words[0]),
         is_instance=lambda value: isinstance(value, RewardWeights),
         str_from_instance=lambda weights: [_word(weights)],
@@ -168,4 +168,5 @@ def reward_weights(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[RewardWe
 def _word(weights: Any) -> str:
     names = [name for name, each in SETUPS.items() if each == weights]
     numbers = [weights.improvement, weights.label, weights.format, *([weights.length] if weights.length else [])]
-    return names[0] if names else ",".join(f"{number:g}" for number in numbers)
+    words = [f"{number:g}" for number in numbers] + ["ungated"] * (not weights.gated)
+    return names[0] if names else ",".join(words)

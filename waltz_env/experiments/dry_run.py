@@ -134,7 +134,13 @@ def too_malformed(rate: float | None, critiques: int, options: object) -> str | 
         return (
             f"{told} A longer warm start teaches more of the format: --warm-start {max(300, 2 * options.warm_start)}."
         )
-    return f"{told} Teach the format first: --warm-start 300."
+    told = f"{told} Teach the format first: --warm-start 300"
+    if options.system_prompts == "short":
+        return f"{told}."
+    return (
+        f"{told}, and for a model of less than a billion parameters --system-prompts short; docs/own-model.md has all "
+        "settings for small models."
+    )
 
 
 def _memory(
