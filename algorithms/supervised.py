@@ -11,10 +11,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from waltz_env.algorithms.batches import microbatches
+from waltz_env.algorithms.batches import microbatches, token_logprobs
 from waltz_env.algorithms.optimizer import check_betas, check_gradient, check_weights, schedule_factor
 from waltz_env.algorithms.processes import Processes
-from waltz_env.algorithms.protocols import Policy
+from waltz_env.algorithms.protocols import Policy, SeparablePolicy
+from waltz_env.algorithms.token_scores import scores_in_parts
 from waltz_env.checks import check_integer, check_number, check_settings
 from waltz_env.errors import UsageError
 from waltz_env.sharding import check_whole
@@ -40,6 +41,8 @@ class SupervisedConfig:
         max_grad_norm: global norm that gradients are clipped to.
         tokens_per_microbatch: largest number of padded tokens per forward pass (a longer example goes alone); limits
             memory, does not change the result.
+        logits_at_once: largest number of logits, positions times vocabulary, that a policy's forward and backward pass
+            hold at once; limits memory, changes the result by rounding alone. A bare model holds all of them.
         bf16: whether the forward pass runs under bfloat16 autocast.
         seed: seed of the order of the examples.
 
@@ -56,6 +59,7 @@ class SupervisedConfig:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     tokens_per_microbatch: int = 16_384
+    logits_at_once: int = 2**25
     bf16: bool = False
     seed: int = 0
 
@@ -63,7 +67,7 @@ class SupervisedConfig:
         check_settings(self)
         for name in ("steps", "warmup_steps", "seed"):
             check_integer(name, getattr(self, name), at_least=0)
-        for name in ("batch_size", "tokens_per_microbatch"):
+        for name in ("batch_size", "tokens_per_microbatch", "logits_at_once"):
             check_integer(name, getattr(self, name), at_least=1)
         for name in ("learning_rate", "prompt_weight", "weight_decay"):
             check_number(name, getattr(self, name), low=0)
@@ -117,9 +121,7 @@ def fit(
         for rows in microbatches(lengths, config.tokens_per_microbatch):
             ids, weights = _collate([share[i] for i in rows], config.prompt_weight, device)
             first = 0 if config.prompt_weight else min(len(share[i][0]) for i in rows) - 1  # predicts what is learned
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-                logits = forward(ids, ids.shape[1] - first)
-            part = _weighted_loss(logits, ids[:, first:], weights[:, first:]) / total
+            part = _weighted_loss(policy, forward, ids, weights, keep=ids.shape[1] - first, config=config) / total
             part.backward()
             loss += part.item()
         processes.sum_gradients(parameters)
@@ -201,7 +203,31 @@ def _collate(rows: list[Example], prompt_weight: float, device: torch.device) ->
     return torch.from_numpy(ids).to(device), torch.from_numpy(weights).to(device)
 
 
-def _weighted_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Sum over tokens of weight times negative log-likelihood, float32."""
-    nll = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-    return (nll * weights[:, 1:].flatten()).sum()
+def _weighted_loss(
+    policy: Policy | nn.Module,
+    forward: Callable[[Tensor, int], Tensor],
+    ids: Tensor,
+    weights: Tensor,
+    *,
+    keep: int,
+    config: SupervisedConfig,
+) -> Tensor:
+    """Sum over the last ``keep - 1`` tokens of weight times negative log-likelihood, float32."""
+    targets, weights = ids[:, 1 - keep :], weights[:, 1 - keep :]
+    learned = weights > 0
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=config.bf16):
+        if isinstance(policy, SeparablePolicy) and len(ids) * keep * policy.vocabulary_size > config.logits_at_once:
+            columns = scores_in_parts(
+                policy,
+                (ids, *_layout(ids)),
+                reads=F.pad(learned, (0, 1)),  # the last position predicts nothing
+                targets=targets[learned],
+                scores=[token_logprobs],
+                logits_at_once=config.logits_at_once,
+                temperature=1.0,
+            )
+            if columns is not None:
+                return -(columns[0] * weights[learned]).sum()
+        logits = forward(ids, keep)
+    nll = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), reduction="none")
+    return (nll * weights.flatten()).sum()

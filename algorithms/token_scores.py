@@ -37,37 +37,57 @@ def token_scores(
     targets = batch.targets[batch.mask]  # (M,), row by row; the logits of `batch.reads` are in the same order
     columns = None
     if isinstance(policy, SeparablePolicy) and batch.reads.numel() * policy.vocabulary_size > logits_at_once:
-        columns = _in_parts(policy, batch, targets, scores, logits_at_once=logits_at_once, reference=reference)
+        columns = scores_in_parts(
+            policy,
+            (batch.input_ids, batch.attention_mask, batch.position_ids),
+            reads=batch.reads,
+            targets=targets,
+            scores=scores,
+            logits_at_once=logits_at_once,
+            temperature=policy.temperature,
+            reference=reference,
+        )
     if columns is None:
         logits = completion_logits(policy, batch, reference=reference)
         columns = [score(logits, targets) for score in scores]
     return tuple(column.new_zeros(batch.mask.shape).masked_scatter(batch.mask, column) for column in columns)
 
 
-def _in_parts(
+def scores_in_parts(
     policy: SeparablePolicy,
-    batch: MicroBatch,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    *,
+    reads: Tensor,
     targets: Tensor,
     scores: Sequence[Score],
-    *,
     logits_at_once: int,
-    reference: bool,
+    temperature: float,
+    reference: bool = False,
 ) -> list[Tensor] | None:
-    """Each of ``scores``, (M,) float32, from a few logits at a time; None if the head cannot be applied by itself."""
-    separate = policy.hidden_states(
-        batch.input_ids, batch.attention_mask, batch.position_ids, keep=batch.reads.shape[1], reference=reference
-    )
+    """Each of ``scores``, (M,) float32, from a few logits at a time; None if the head cannot be applied by itself.
+
+    Args:
+        policy: the policy.
+        inputs: token ids, attention mask and position ids of a forward pass, (B, L) int64 each.
+        reads: true on the positions whose logits predict ``targets``, (B, K) bool, of the last K positions.
+        targets: the tokens, (M,) int64, in the order of ``reads``.
+        scores: functions of the logits. Those with gradient come first: the second computation stops after them.
+        logits_at_once: largest number of logits that exist at once.
+        temperature: number that logits are divided by.
+        reference: whether to ask the frozen reference instead, without gradient.
+    """
+    separate = policy.hidden_states(*inputs, keep=reads.shape[1], reference=reference)
     if separate is None:
         return None
     hidden, head = separate
 
     def part(hidden: Tensor, targets: Tensor) -> list[Tensor]:
-        logits = at_temperature(head(hidden.unsqueeze(0)).squeeze(0), policy.temperature)
+        logits = at_temperature(head(hidden.unsqueeze(0)).squeeze(0), temperature)
         return [score(logits, targets) for score in scores]
 
     size = max(1, logits_at_once // policy.vocabulary_size)
     parts = [
         checkpoint(part, *several, use_reentrant=False, preserve_rng_state=False)
-        for several in zip(hidden[batch.reads].split(size), targets.split(size), strict=True)
+        for several in zip(hidden[reads].split(size), targets.split(size), strict=True)
     ]
     return [torch.cat(column) for column in zip(*parts, strict=True)]

@@ -8,6 +8,7 @@ makes TRL score only completion tokens, as it does by itself where Triton is ava
 
 `--vocabulary N` takes a random Llama of 4 layers and 256 dimensions with N entries instead: nearly all memory and work
 is then in the output head. `learner-whole` holds all logits at once, `learner-blocks` uses gradient checkpointing.
+`supervised` is one step of the warm start on the same rows, `supervised-whole` the same with all logits at once.
 
 The sides take turns, so a busy machine slows all of them. Ratios are medians over rounds, in wall-clock and in
 processor time. Each side's peak memory is measured in a separate process.
@@ -26,7 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,11 +40,13 @@ from tests.tiny import tiny_tokenizer
 from waltz_env.agents import LanguageModelPolicy, load_smollm2, lora_policies
 from waltz_env.algorithms import algorithm, with_settings
 from waltz_env.algorithms.protocols import Sample
+from waltz_env.algorithms.supervised import SupervisedConfig, fit
 
 PROMPT, COMPLETION = 104, 64
 TRL = ("grpo", "grpo-patched", "rloo", "rloo-patched")
 LEARNERS = ("learner", "learner-whole", "learner-blocks")
-SIDES = (*LEARNERS, "bare", *TRL)
+SUPERVISED = ("supervised", "supervised-whole")
+SIDES = (*LEARNERS, "bare", *SUPERVISED, *TRL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,8 @@ def side(name: str, job: Job) -> Callable[[], object]:
     samples = rows(policy, job.rows)
     if name == "bare":
         return bare(policy, samples, job)
+    if name in SUPERVISED:
+        return supervised(policy, samples, job, whole=name == "supervised-whole")
     return learner(policy, samples, job, whole=name == "learner-whole")
 
 
@@ -167,6 +172,20 @@ def learner(
         config = with_settings(config, logits_at_once=2**62)
     built = config.build(policy, Accelerator(cpu=True, mixed_precision=job.precision))
     return lambda: built.update(samples)
+
+
+def supervised(
+    policy: LanguageModelPolicy, samples: Sequence[Sample], job: Job, *, whole: bool = False
+) -> Callable[[], object]:
+    """One step of the warm start; ``whole``: with all logits of a forward pass at once."""
+    config = SupervisedConfig(
+        steps=1,
+        batch_size=job.rows,
+        tokens_per_microbatch=job.microbatch * (PROMPT + COMPLETION),
+        bf16=job.precision == "bf16",
+    )
+    config = replace(config, logits_at_once=2**62) if whole else config
+    return lambda: fit(policy, [(sample.prompt_ids, sample.token_ids) for sample in samples], config=config)
 
 
 def bare(policy: LanguageModelPolicy, samples: Sequence[Sample], job: Job) -> Callable[[], object]:

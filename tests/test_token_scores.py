@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -29,6 +30,7 @@ from waltz_env.algorithms import ReinforcePPConfig, SurrogateConfig
 from waltz_env.algorithms.batches import MicroBatch, collate, token_entropy, token_logprobs
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import Sample
+from waltz_env.algorithms.supervised import SupervisedConfig, fit
 from waltz_env.algorithms.token_scores import token_scores
 from waltz_env.errors import UsageError
 from waltz_env.types import CONVERSATION, FEEDBACK
@@ -269,6 +271,38 @@ def test_an_update_in_parts_is_the_same_update(old_logprobs: Literal["sampler", 
     assert metrics[0] == pytest.approx(metrics[1], rel=1e-3)
     for one, other in zip(*weights, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+
+ONE_STEP = SupervisedConfig(steps=1, batch_size=3)
+
+
+@pytest.mark.parametrize("prompt_weight", [0.0, 0.5])
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_supervised_step_in_parts_is_the_same_step(name: str, kind: str, prompt_weight: float) -> None:
+    """At a temperature that supervised learning leaves alone."""
+    examples = [(sample.prompt_ids, sample.token_ids) for sample in samples()]
+    losses, gradients = [], []
+    for limit in (10**9, 5 * VOCABULARY):
+        policy = KINDS[kind](model_of(name))
+        losses += fit(policy, examples, config=replace(ONE_STEP, prompt_weight=prompt_weight, logits_at_once=limit))
+        kept = [parameter.grad for parameter in policy.parameters()]
+        gradients.append([gradient for gradient in kept if gradient is not None])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert max(gradient.abs().max() for gradient in gradients[0]) > 0.01
+    assert_same(*gradients)
+
+
+@pytest.mark.parametrize(("prompt_weight", "sizes"), [(0.0, [5, 5, 5, 3]), (0.5, [5] * 7)])
+def test_supervised_steps_never_hold_more_logits_than_allowed(prompt_weight: float, sizes: list[int]) -> None:
+    """18 tokens of targets, or with them the 17 of the prompts that anything precedes, five at a time."""
+    policy = with_adapter(model_of("llama"))
+    made: list[int] = []
+    policy.model.get_output_embeddings().register_forward_hook(lambda module, given, out: made.append(out.numel()))
+    config = replace(ONE_STEP, prompt_weight=prompt_weight, logits_at_once=5 * VOCABULARY)
+    fit(policy, [(sample.prompt_ids, sample.token_ids) for sample in samples()], config=config)
+    computed = [size // VOCABULARY for size in made]
+    assert computed[:2] == [4, 4]  # the check of the head, of four tokens
+    assert computed[2:] == sizes + sizes[::-1]  # forward, and again backward
 
 
 def test_a_model_without_blocks_refuses_gradient_checkpointing() -> None:
