@@ -10,9 +10,10 @@ from waltz_env.lazy import lazy_attributes
 from waltz_env.scripted import AlwaysFlag, FollowAdvice, NeverFlag, OracleFeedback
 
 if TYPE_CHECKING:
+    from waltz_env.agents.layouts import full_policy, lora_policies
     from waltz_env.agents.models import fast_dtype, load_model, load_outline
     from waltz_env.agents.openai_agent import OpenAIAgent
-    from waltz_env.agents.policy import LanguageModelPolicy, full_policy, lora_policies
+    from waltz_env.agents.policy import LanguageModelPolicy
     from waltz_env.agents.smollm2 import load_smollm2
     from waltz_env.agents.tinker_agent import TinkerAgent
     from waltz_env.agents.tinker_policy import TinkerPolicy
@@ -33,11 +34,11 @@ else:
             "VLLMEngine": "vllm_engine",
             "VLLMServers": "vllm_servers",
             "fast_dtype": "models",
-            "full_policy": "policy",
+            "full_policy": "layouts",
             "load_model": "models",
             "load_outline": "models",
             "load_smollm2": "smollm2",
-            "lora_policies": "policy",
+            "lora_policies": "layouts",
         },
         renamed={"Policy": "waltz_env.agents.LanguageModelPolicy"},
     )

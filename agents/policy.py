@@ -1,10 +1,7 @@
 """The weights of an agent: what a learner trains, what an agent samples from, and the reference that both started from.
 
-There are two layouts. ``lora_policies`` keeps one base model in memory with one LoRA adapter per role; the reference is
-the base alone, or a frozen copy of the adapter that training started from. ``full_policy`` trains all weights of a
-model; the reference is a frozen copy of it. Roles may share a base or have models of different families.
-
-Either layout can be split over several processes (``LanguageModelPolicy.shard``).
+``agents.layouts`` makes policies: adapters on a shared base, or whole models. Either can be split over several
+processes (``LanguageModelPolicy.shard``).
 """
 
 from __future__ import annotations
@@ -12,27 +9,25 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.pytorch_utils import Conv1D
 
 from waltz_env.agents import lora
 from waltz_env.agents.output_head import head_logits, why_inseparable
 from waltz_env.agents.recomputation import blocks_of, recomputed
 from waltz_env.agents.sampling import cache_argument
-from waltz_env.agents.sharded_model import another, shard_model
-from waltz_env.errors import CheckpointError, UsageError
+from waltz_env.agents.sharded_model import another, is_sharded, shard_model
+from waltz_env.agents.weights import copy_into, merger
+from waltz_env.errors import UsageError
 from waltz_env.files import usual_permissions
 from waltz_env.lock_step import in_step
-from waltz_env.sharding import check_whole, fitted, is_shard, whole
-from waltz_env.types import AGENTS, AgentID
+from waltz_env.sharding import check_whole, whole
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +70,7 @@ class LanguageModelPolicy:
     ) -> None:
         if not temperature > 0:
             raise UsageError(f"A policy's temperature must be above 0; got {temperature}.")
-        _check_unwrapped(model)
+        check_unwrapped(model)
         needed = (*FORWARD_ARGUMENTS, cache_argument(model))
         missing = [name for name in needed if name not in inspect.signature(model.forward).parameters]
         if missing:
@@ -245,7 +240,7 @@ class LanguageModelPolicy:
             CheckpointError: a name or a shape differs from this policy's.
             UsageError: the model is sharded.
         """
-        _copy_into(self._trainable(), state)
+        copy_into(self._trainable(), state)
 
     def reset_reference(self, state: Mapping[str, Tensor] | None) -> None:
         """Takes other weights as the reference.
@@ -263,13 +258,13 @@ class LanguageModelPolicy:
             # Other policies may share the first one. FSDP has no copies of a sharded model.
             reference = another(self.model, bf16=self._bf16) if self.sharded else copy.deepcopy(self.model)
             reference.eval().requires_grad_(False)
-            _copy_into(dict(reference.named_parameters()), state)
+            copy_into(dict(reference.named_parameters()), state)
             self._reference = reference
         else:
             name = f"{self._adapter}_at_reset"
             if name not in self.model.peft_config:
                 lora.add(self.model, name, copy.deepcopy(self.model.peft_config[self._adapter]))
-            _copy_into(lora.adapter_parameters(self.model, name), state)
+            copy_into(lora.adapter_parameters(self.model, name), state)
             self._reference = name
 
     @contextmanager
@@ -301,16 +296,13 @@ class LanguageModelPolicy:
             return
         base = [parameter for name, parameter in self.model.named_parameters() if ".lora_" not in name]
         originals = [parameter.data for parameter in base]
-        layers = [layer for layer in self._layers if adapter and self._adapter in layer.scaling]
-        adapted = {id(layer.get_base_layer().weight): layer for layer in layers}
+        merged = merger(self._layers, self._adapter if adapter else None)
         # Assigning to `parameter.data` swaps tensors without copying. `originals` keeps the trainer's tensors alive
         # meanwhile, and the adapters' own parameters are never touched.
         try:
             with torch.no_grad():
                 for parameter, original in zip(base, originals, strict=True):
-                    layer = adapted.get(id(parameter))
-                    weight = original if layer is None else original + layer.get_delta_weight(self._adapter)
-                    parameter.data = weight.to(dtype or original.dtype)
+                    parameter.data = merged(parameter).to(dtype or original.dtype)
             lora.switch(self._layers, None)
             yield self.model
         finally:
@@ -336,17 +328,14 @@ class LanguageModelPolicy:
                 "was before it was quantized."
             )
         check_whole(self.model.parameters(), task="Reading a plain model", or_shards=True)
-        layers = [layer for layer in self._layers if adapter and self._adapter in layer.scaling]
-        adapted = {id(layer.get_base_layer().weight): layer for layer in layers}
+        merged = merger(self._layers, self._adapter if adapter else None)
         seen: set[int] = set()
         for name, tensor in self.model.state_dict(keep_vars=True).items():
             if ".lora_" in name or id(tensor) in seen:
                 continue
             seen.add(id(tensor))
             with torch.no_grad():
-                weight = tensor.detach()
-                if id(tensor) in adapted:
-                    weight = weight + adapted[id(tensor)].get_delta_weight(self._adapter)
+                weight = merged(tensor)
                 if dtype is not None and isinstance(tensor, nn.Parameter):
                     weight = weight.to(dtype)
                 weight = whole(weight)
@@ -440,116 +429,6 @@ class LanguageModelPolicy:
         return lora.adapter_parameters(self.model, self._adapter)
 
 
-def lora_policies(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    names: Sequence[AgentID] = AGENTS,
-    adapters: Mapping[AgentID, str | Path] | None = None,
-    rank: int = 16,
-    alpha: int = 32,
-    target_modules: str | Sequence[str] = "all-linear",
-    temperature: float = 1.0,
-    seed: int = 0,
-    gradient_checkpointing: bool = False,
-) -> dict[AgentID, LanguageModelPolicy]:
-    """One policy per name, all on one frozen base (arXiv:2106.09685): W + (alpha / rank) B A, with B = 0 at the start.
-
-    Args:
-        model: the base. LoRA layers are added to it; its own weights never change.
-        tokenizer: the base's tokenizer.
-        names: names of the policies; each gets an adapter.
-        adapters: folders of trained adapters to start from, by name. The reference of such a policy is a frozen copy of
-            its adapter, and rank, alpha and targets are the folder's. The reference of any other policy is the base.
-        rank: rank of the adapters that start from zero.
-        alpha: scale of those adapters, times ``rank``.
-        target_modules: ``"all-linear"`` (every linear layer but the output head) or names of modules, as in PEFT.
-        temperature: temperature of the distribution that is sampled and trained.
-        seed: seeds the random factor A.
-        gradient_checkpointing: see ``LanguageModelPolicy``.
-
-    Raises:
-        UsageError: ``adapters`` has a name that ``names`` lacks, a folder holds no adapter or one that is more than
-            plain LoRA, a target's weight is shared with another module, or the model is sharded or wrapped, or does not
-            support gradient checkpointing.
-        CheckpointError: a folder's weights do not fit the model.
-    """
-    _check_model(model)
-    adapters = adapters or {}
-    unknown = set(adapters) - set(names)
-    if unknown or not names:
-        raise UsageError(f"`adapters` may hold {sorted(names)} only; got {sorted(adapters)}.")
-    fresh = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=0.0,
-        target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # as GPT-2 stores its weights
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=lora.base_name(model),
-    )
-    configs: dict[str, PeftConfig] = {
-        name: lora.read_config(adapters[name]) if name in adapters else copy.deepcopy(fresh) for name in names
-    }
-    for config in configs.values():
-        config.base_model_name_or_path = fresh.base_model_name_or_path or config.base_model_name_or_path
-    references = {name: f"{name}_reference" for name in adapters}
-    configs |= {references[name]: copy.deepcopy(configs[name]) for name in adapters}
-    states = {name: lora.read_weights(folder) for name, folder in adapters.items()}
-    lora.inject(model, configs, seed=seed)
-    for name, state in states.items():
-        _copy_into(lora.adapter_parameters(model, name), state)
-        _copy_into(lora.adapter_parameters(model, references[name]), state)
-    for name in names:
-        for parameter in lora.adapter_parameters(model, name).values():
-            parameter.requires_grad_(True)
-    return {
-        name: LanguageModelPolicy(
-            model,
-            tokenizer,
-            adapter=name,
-            reference=references.get(name),
-            temperature=temperature,
-            gradient_checkpointing=gradient_checkpointing,
-        )
-        for name in names
-    }
-
-
-def full_policy(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    reference: PreTrainedModel | None = None,
-    temperature: float = 1.0,
-    gradient_checkpointing: bool = False,
-) -> LanguageModelPolicy:
-    """A policy that trains all weights of ``model``.
-
-    Args:
-        model: the causal LM.
-        tokenizer: the model's tokenizer.
-        reference: the reference, which is frozen; several policies that start from equal weights may share one. None
-            copies the model as it is now.
-        temperature: temperature of the distribution that is sampled and trained.
-        gradient_checkpointing: see ``LanguageModelPolicy``.
-
-    Raises:
-        UsageError: the model is sharded or wrapped, or does not support gradient checkpointing.
-    """
-    _check_model(model)
-    reference = (copy.deepcopy(model) if reference is None else reference).eval().requires_grad_(False)
-    model.requires_grad_(True)
-    return LanguageModelPolicy(
-        model,
-        tokenizer,
-        adapter=None,
-        reference=reference,
-        temperature=temperature,
-        gradient_checkpointing=gradient_checkpointing,
-    )
-
-
 def _needed(attention_mask: Tensor) -> Tensor:
     """The mask that a causal model needs: ones where all padding is on the right, as no real token sees that.
 
@@ -559,36 +438,14 @@ def _needed(attention_mask: Tensor) -> Tensor:
     return torch.ones_like(attention_mask) if padded_right else attention_mask
 
 
-def _check_model(model: nn.Module) -> None:
-    _check_unwrapped(model)
-    check_whole(model.parameters(), task="A new policy")
+def check_unwrapped(model: nn.Module) -> None:
+    """Check that the model is one of transformers', and not something around it.
 
-
-def _check_unwrapped(model: nn.Module) -> None:
+    Raises:
+        UsageError: it is something else.
+    """
     if not isinstance(model, PreTrainedModel):
         raise UsageError(
             f"A policy needs a transformers model (PreTrainedModel); got a {type(model).__name__}. If that wraps the "
             "model, give the model itself: a learner adds up the gradients of all processes without a wrapper."
         )
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether ``LanguageModelPolicy.shard`` has split the weights of the model over processes."""
-    return any(map(is_shard, model.parameters()))
-
-
-def _copy_into(parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:
-    """Sets the parameters to ``state``, all of them or, if a name or a shape differs, none."""
-    check_whole(parameters.values(), task="Loading weights", or_shards=True)
-    expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if expected != given:
-        wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
-        raise CheckpointError(
-            f"The weights do not fit the policy: {len(wrong)} of {len(expected)} differ, first {wrong[0]!r} (expected "
-            f"shape {expected.get(wrong[0])}, got {given.get(wrong[0])}). Use the model, rank and targets that they "
-            "were made with."
-        )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(fitted(state[name], like=parameter))

@@ -21,7 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from waltz_env.errors import UsageError
 from waltz_env.lock_step import Joint
-from waltz_env.sharding import MESH
+from waltz_env.sharding import MESH, is_shard
 
 
 def shard_model(model: PreTrainedModel, *, bf16: bool) -> None:
@@ -46,6 +46,11 @@ def shard_model(model: PreTrainedModel, *, bf16: bool) -> None:
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
     _announce_passes(model)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether ``LanguageModelPolicy.shard`` has split the weights of the model over processes."""
+    return any(map(is_shard, model.parameters()))
 
 
 def another(model: PreTrainedModel, *, bf16: bool) -> PreTrainedModel:

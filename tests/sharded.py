@@ -17,7 +17,8 @@ from torch import Tensor
 
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_preset import LEARNER, RECIPE
-from waltz_env.agents.policy import LanguageModelPolicy, full_policy, lora_policies
+from waltz_env.agents.layouts import full_policy, lora_policies
+from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.algorithms import LoopConfig, SampleConfig, waltz_stages, with_settings
 from waltz_env.algorithms.critic import CriticConfig
 from waltz_env.algorithms.protocols import STATE, LearnerConfig, Metrics, Sample

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from tests.learners import toy_config
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents.policy import lora_policies
+from waltz_env.agents.layouts import lora_policies
 from waltz_env.algorithms.probes.conformance import toy_policy, toy_rows
 from waltz_env.algorithms.probes.games import final_reward, learn_to_waltz
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents.policy import LanguageModelPolicy, full_policy, lora_policies
+from waltz_env.agents.layouts import full_policy, lora_policies
+from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.errors import CheckpointError, UsageError
 from waltz_env.types import CONVERSATION, FEEDBACK
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tests.learners import random_table
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents.policy import full_policy
+from waltz_env.agents.layouts import full_policy
 from waltz_env.algorithms.advantages import generalized_advantages
 from waltz_env.algorithms.batches import deal, pad
 from waltz_env.algorithms.critic import Critic, CriticConfig

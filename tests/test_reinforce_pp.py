@@ -10,7 +10,7 @@ from accelerate.accelerator import Accelerator
 
 from tests.learners import random_table, row
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents.policy import full_policy, lora_policies
+from waltz_env.agents.layouts import full_policy, lora_policies
 from waltz_env.algorithms.batches import collate, completion_logits, token_logprobs
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.protocols import Learner, Policy, Sample

@@ -34,7 +34,7 @@ from tests.sharded import (
 )
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.vllm_stand_in import StandIn
-from waltz_env.agents.policy import lora_policies
+from waltz_env.agents.layouts import lora_policies
 from waltz_env.agents.sampling import RowSampling
 from waltz_env.agents.vllm_servers import VLLMServers
 from waltz_env.algorithms.training import checkpoint

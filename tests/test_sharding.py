@@ -18,7 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import LlamaForCausalLM
 
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents.policy import LanguageModelPolicy, full_policy, lora_policies
+from waltz_env.agents.layouts import full_policy, lora_policies
+from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.weight_probe import base_logprobs, fingerprint
 from waltz_env.algorithms.processes import check_accelerator
 from waltz_env.algorithms.registry import ALGORITHMS, algorithm

@@ -15,7 +15,8 @@ from torch import Tensor
 from tests.games import WordJudge
 from tests.learners import toy_config
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents.policy import LanguageModelPolicy, lora_policies
+from waltz_env.agents.layouts import lora_policies
+from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.algorithms.probes.games import PROMPTS, KeywordJudge, token_agents
 from waltz_env.algorithms.protocols import Metrics, Sample
 from waltz_env.algorithms.registry import with_settings

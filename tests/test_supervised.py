@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.learners import random_table
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents.policy import full_policy, lora_policies
+from waltz_env.agents.layouts import full_policy, lora_policies
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy
 from waltz_env.algorithms.supervised import SupervisedConfig, fit
 from waltz_env.errors import UsageError

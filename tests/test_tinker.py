@@ -17,7 +17,8 @@ from tests.tinker_service import MODEL, PROMPTS, RANK, SERVICE, Service, pair, r
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_preset import LEARNER, RECIPE, Outside, tiny_pair
 from waltz_env.agents.engines import check_engine, on_engine, server_urls, service_url, trains_elsewhere
-from waltz_env.agents.policy import LanguageModelPolicy, lora_policies
+from waltz_env.agents.layouts import lora_policies
+from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.tinker_agent import TinkerAgent
 from waltz_env.agents.tinker_policy import Reduction, TinkerPolicy, connect, reduction_of
 from waltz_env.algorithms import LoopConfig, SampleConfig, train, waltz_stages

@@ -25,7 +25,8 @@ from transformers import (
 )
 
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents.policy import LanguageModelPolicy, full_policy, lora_policies
+from waltz_env.agents.layouts import full_policy, lora_policies
+from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.algorithms import ReinforcePPConfig, SurrogateConfig
 from waltz_env.algorithms.batches import MicroBatch, collate, token_entropy, token_logprobs
 from waltz_env.algorithms.probes.toy_policy import ToyPolicy

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.tiny_preset import RECIPE
-from waltz_env.agents.policy import LanguageModelPolicy, lora_policies
+from waltz_env.agents.layouts import lora_policies
+from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.sampling import sample
 from waltz_env.agents.tinker_agent import TinkerAgent
 from waltz_env.agents.tinker_policy import TinkerPolicy

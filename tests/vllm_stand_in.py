@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from tests.tiny import tiny_model, tiny_tokenizer
-from waltz_env.agents.policy import LanguageModelPolicy, lora_policies
+from waltz_env.agents.layouts import lora_policies
+from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.sampling import sample
 from waltz_env.agents.weight_probe import base_logprobs, policy_logprobs
 from waltz_env.types import CONVERSATION
