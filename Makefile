@@ -41,8 +41,8 @@ test-report: $(DEV)  ## click through a report in headless Chromium, which chrom
 test-vllm: $(VLLM_VENV)/.installed  ## run the tests of agents on a real vLLM engine, in an environment of its own
 	HF_HUB_OFFLINE=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm_engine -o filterwarnings=
 
-test-interop: $(INTEROP_VENV)/.installed $(AGILERL_VENV)/.installed $(DEV)  ## run experiments on Ray, the game in verifiers, and the examples for RLlib, TorchRL, Tianshou, AgileRL and TRL, most in environments of their own
-	OMP_NUM_THREADS=1 $(INTEROP_VENV)/bin/python -m pytest tests/interop/test_libraries.py tests/interop/test_ray.py tests/interop/test_verifiers.py -o filterwarnings=
+test-interop: $(INTEROP_VENV)/.installed $(AGILERL_VENV)/.installed $(DEV)  ## run experiments on Ray, the game in verifiers, a quantized base, and the examples for RLlib, TorchRL, Tianshou, AgileRL and TRL, most in environments of their own
+	OMP_NUM_THREADS=1 $(INTEROP_VENV)/bin/python -m pytest tests/interop/test_libraries.py tests/interop/test_quantized.py tests/interop/test_ray.py tests/interop/test_verifiers.py -o filterwarnings=
 	OMP_NUM_THREADS=1 $(AGILERL_VENV)/bin/python -m pytest tests/interop/test_agilerl.py -o filterwarnings=
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/interop/test_trl.py -o filterwarnings=
 
@@ -107,7 +107,7 @@ $(VLLM_VENV)/.installed: setup.py
 $(INTEROP_VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(INTEROP_VENV)
 	$(INTEROP_VENV)/bin/python -m pip --disable-pip-version-check install --quiet $(TORCH)
-	$(INTEROP_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -e '.[ray,verifiers]' pytest hypothesis 'ray[rllib]==2.60.*' torchrl==0.14.1 tianshou==2.0.1
+	$(INTEROP_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -e '.[ray,verifiers,quantized]' pytest hypothesis 'ray[rllib]==2.60.*' torchrl==0.14.1 tianshou==2.0.1
 	touch $@
 
 # AgileRL asks for PettingZoo < 1.27 and works with 1.27, which has the registry; it imports peft and does not ask for it.

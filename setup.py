@@ -47,6 +47,7 @@ WANDB = ["wandb>=0.31"]
 CAPABILITIES = [*TRAIN, "lm-eval>=0.4.9"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 TINKER = [*TRAIN, "tinker>=0.25"]  # a server may want an older release than the latest: docs/scale.md
+QUANTIZED = [*TRAIN, "bitsandbytes>=0.50"]
 RAY = [*TRAIN, "ray>=2.60"]
 VERIFIERS = ["verifiers>=0.4,<0.5"]
 TRL = [*TRAIN, *DATA, "trl>=1.16"]
@@ -97,6 +98,7 @@ EXTRAS = {
     "capabilities": CAPABILITIES,
     "vllm": [*TRAIN, "vllm>=0.33"],
     "tinker": TINKER,
+    "quantized": QUANTIZED,
     "ray": RAY,
     "trl": TRL,
     "verifiers": VERIFIERS,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -177,12 +178,13 @@ def base_model(folder: Path) -> Path:
         (("--context", "60"), "prompts are too long: the longest has"),
         (("--prompts", "{tmp}/mine.jsonl:41"), "asks for 41 prompts; the set has 40"),
         (("--prompts", "{tmp}/mine.json"), "mine.json"),
+        (("--test", "{tmp}/mine.jsonl"), "No prompts to train on are left: all texts of"),
         (("--test", "builtin:test", "builtin:test:5"), "Two test sets would both be called builtin-test"),
         (("--model", "{tmp}/nothing"), "No causal LM could be loaded from"),
         (("--model", ""), "Name the model to train: --model"),
         (("--quantize", "4bit", "--all-weights"), "Quantized weights cannot be trained"),
         (("--dtype", "bfloat16", "--all-weights"), "Weights that are trained must be float32"),
-        (("--quantize", "8bit"), "--quantize needs bitsandbytes, which is not installed"),
+        (("--quantize", "8bit"), "A quantized base needs bitsandbytes, which is not installed"),
     ],
 )
 def test_a_dry_run_finds_mistakes(
@@ -195,6 +197,86 @@ def test_a_dry_run_finds_mistakes(
     code, _, error = dry_run(capsys, "--model", model, *SMALL, *given, *changed)
     assert code == 2
     assert expected in error
+
+
+def tokenizer_alone(folder: Path) -> None:
+    """All files of the model but its own."""
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        (folder / name).unlink()
+
+
+def gguf(folder: Path) -> None:
+    tokenizer_alone(folder)
+    (folder / "model-Q4_K_M.gguf").write_bytes(b"GGUF")
+
+
+def adapter(folder: Path) -> None:
+    tokenizer_alone(folder)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+
+
+def run(folder: Path) -> None:
+    tokenizer_alone(folder)
+    (folder / "config.json").write_text('{"schema": 2}')
+    (folder / "checkpoints").mkdir()
+
+
+def without_tokenizer(folder: Path) -> None:
+    for path in (*folder.glob("tokenizer*"), folder / "chat_template.jinja"):
+        path.unlink()
+
+
+def without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def pointer_for_weights(folder: Path) -> None:
+    """As a clone without Git LFS leaves it."""
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+
+def deeper(folder: Path) -> None:
+    """A configuration with more layers than there are weights."""
+    shape = json.loads((folder / "config.json").read_text())
+    more = {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3}
+    (folder / "config.json").write_text(json.dumps(shape | more))
+
+
+def classifier(folder: Path) -> None:
+    shape = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(shape | {"model_type": "t5"}))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (tokenizer_alone, "Unrecognized model"),
+        (gguf, "GGUF files are weights for other programs. Give the folder"),
+        (adapter, "It holds an adapter. Merge it into its base"),
+        (run, "It is the folder of a run. `waltz export RUN --merged --to FOLDER` writes its models."),
+        (without_tokenizer, "holds no tokenizer. Put the files of the model's tokenizer"),
+        (without_weights, "no file named model.safetensors"),
+        (pointer_for_weights, "Error while deserializing header"),
+        (deeper, "12 of its weights are not there, such as model.layers.2."),
+        (classifier, "Unrecognized configuration class"),
+    ],
+)
+def test_a_folder_that_is_not_a_whole_chat_model_is_refused(
+    change: Callable[[Path], object],
+    expected: str,
+    model: str,
+    sets: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "changed"))
+    change(folder)
+    code, told, error = dry_run(capsys, "--model", str(folder), *sets, *SMALL)
+    assert code == 2
+    assert "Sample game" not in told
+    assert f"{str(folder)!r}" in error
+    assert expected in error
+    assert len(error.strip().splitlines()[-1]) < 500
 
 
 def built(tmp_path: Path, **options: Any) -> Workbench:

@@ -21,6 +21,7 @@ _MODULES: Mapping[str, str] = {  # modules of the smallest extra that brings the
     "capabilities": "lm_eval",
     "vllm": "vllm",
     "tinker": "tinker",
+    "quantized": "bitsandbytes",
     "ray": "ray",
     "trl": "trl",
     "verifiers": "verifiers",

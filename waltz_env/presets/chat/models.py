@@ -19,7 +19,6 @@ from waltz_env.agents import (
     load_smollm2,
     lora_policies,
 )
-from waltz_env.errors import UsageError
 from waltz_env.presets.chat.options import ChatOptions
 from waltz_env.presets.chat.templates import TEMPLATES
 from waltz_env.presets.pair import agents_of
@@ -34,12 +33,10 @@ def load(source: str | Path, options: ChatOptions, accelerator: Accelerator) -> 
     """A model as ``options`` want it, on this process's device, and its tokenizer.
 
     Raises:
-        UsageError: no causal LM can be loaded from ``source``, or the device cannot train on weights of 4 bits.
+        UsageError: no causal LM can be loaded from ``source``.
     """
     device = accelerator.device
     dtype = base_dtype(options, device)
-    if options.quantize == "4bit" and device.type == "cpu":
-        raise UsageError("On a CPU, bitsandbytes cannot train on 4 bits. Take --quantize 8bit, or no quantized base.")
     if options.quantize != "none":
         return load_model(source, dtype=dtype, device_map=str(device), quantize=options.quantize)
     model, tokenizer = load_smollm2(dtype) if source == SMOLLM2 else load_model(source, dtype=dtype)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
+from waltz_env.agents.models import Quantize, check_quantization
 from waltz_env.checks import check_choice, check_integer, check_number, check_settings
 from waltz_env.errors import UsageError
 from waltz_env.types import CONVERSATION, FEEDBACK, AgentID
 
 Dtype = Literal["auto", "float32", "bfloat16"]
-Quantize = Literal["none", "8bit", "4bit"]
 SystemPrompts = Literal["full", "short"]
 
 
@@ -97,11 +96,7 @@ class ChatOptions:
                 "Weights that are trained must be float32, or small updates are rounded away. Leave out --dtype, and "
                 "set ACCELERATE_MIXED_PRECISION=bf16 to compute in bfloat16."
             )
-        if self.quantize != "none" and find_spec("bitsandbytes") is None:
-            raise UsageError(
-                "--quantize needs bitsandbytes, which is not installed. Install it with `pip install bitsandbytes`, or "
-                "leave out --quantize."
-            )
+        check_quantization(self.quantize)
 
     def check_service(self) -> None:
         """Check what can be told before a service that trains the models is asked for them.

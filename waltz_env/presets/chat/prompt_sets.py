@@ -95,6 +95,11 @@ def gather(prompts: Sequence[str], tests: Sequence[str], *, seed: int) -> Prompt
         taken.append(_with_other_ids(_take(clean, spec, seed), taken))
         sources.append(PromptSource(spec, taken[-1], len(loaded) - len(unique), len(unique) - len(clean)))
     together = PromptSet([prompt for each in taken for prompt in each], " ".join(prompts))
+    if not together:
+        raise UsageError(
+            f"No prompts to train on are left: all texts of {' '.join(prompts)} are in the test sets "
+            f"({' '.join(tests)})."
+        )
     if not together.harmful or not together.benign:
         kind, other = ("harmful", "benign") if together.harmful else ("benign", "harmful")
         raise UsageError(
