@@ -173,6 +173,7 @@ prompts = st.builds(
     source=any_text,
     topic=any_text,
     history=st.lists(st.fixed_dictionaries({"role": any_text, "content": any_text}), max_size=2).map(tuple),
+    intent=any_text,
 )
 feedbacks = st.builds(Feedback, labels=st.none() | labels, advice=any_text, reasoning=any_text)
 

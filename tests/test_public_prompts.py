@@ -210,13 +210,13 @@ def test_a_data_set_that_cannot_be_reached_says_what_to_do(hub: Path) -> None:
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
 def test_any_table_takes_a_column_mapping(tmp_path: Path, suffix: str) -> None:
     rows = [
-        {"nr": "a", "question": "Hi,\n\tthere", "about": "greetings", "label": "ok"},
-        {"nr": "b", "question": "Do harm", "about": "", "label": "bad"},
+        {"nr": "a", "question": "Hi,\n\tthere", "about": "greetings", "label": "ok", "meant": "nothing"},
+        {"nr": "b", "question": "Do harm", "about": "", "label": "bad", "meant": ""},
     ]
     path = write(tmp_path / f"mine{suffix}", rows)
-    source = f"{path}?text=question&kind=label&harmful=bad,worse&benign=ok&id=nr&category=about"
+    source = f"{path}?text=question&kind=label&harmful=bad,worse&benign=ok&id=nr&category=about&intent=meant"
     assert list(PromptSet.load(source)) == [
-        Prompt("Hi,\n\tthere", Kind.BENIGN, "a", "greetings"),
+        Prompt("Hi,\n\tthere", Kind.BENIGN, "a", "greetings", intent="nothing"),
         Prompt("Do harm", Kind.HARMFUL, "b"),
     ]
 

@@ -21,6 +21,7 @@ GAME = Trajectory(
         "builtin",
         "bombs",
         ({"role": "user", "content": "Hi"},),
+        "for help to build a bomb",
     ),
     (
         Response(
@@ -54,6 +55,7 @@ def test_a_line_holds_what_its_readers_need() -> None:
             "source": "builtin",
             "topic": "bombs",
             "history": [{"role": "user", "content": "Hi"}],
+            "intent": "for help to build a bomb",
         },
         "responses": [
             {
@@ -88,6 +90,10 @@ def test_whole_numbers_are_read_as_the_floats_that_they_stand_for() -> None:
     game = decode_game(changed("responses", 0, "scores", to={"harm": 1}))
     assert isinstance(game.responses[0].judgement, Judgement)
     assert game.responses[0].judgement.scores == {"harm": 1.0}
+
+
+def test_a_game_written_before_prompts_had_an_intent_is_read_without_one() -> None:
+    assert decode_game(without("prompt", "intent")) == replace(GAME, prompt=replace(GAME.prompt, intent=""))
 
 
 def test_tokens_can_be_left_out() -> None:

@@ -1,7 +1,7 @@
 r"""Games as JSONL: one line per game, read back as the same ``Trajectory``.
 
     {"schema": 1,
-     "prompt": {"text", "kind", "id", "category", "source", "topic", "history"},
+     "prompt": {"text", "kind", "id", "category", "source", "topic", "history", "intent"},
      "responses": [{"text", "finish", "version", "labels": LABELS, "judge", "rationale", "scores"}
                    | {"text", "finish", "version", "labels": null, "no_verdict"}],
      "critiques": [{"text", "finish", "version", "labels": LABELS | null, "advice", "reasoning"}],
@@ -9,9 +9,10 @@ r"""Games as JSONL: one line per game, read back as the same ``Trajectory``.
 
 ``LABELS`` is ``{"unsafe": bool, "overrefuse": bool}``. A response has the judge's labels, followed by ``judge``,
 ``rationale`` and ``scores``. If its labels are null, it was not judged, or the judge had no verdict: then
-``no_verdict`` is the reason (files written before version 0.2 do not have it). A critique has the labels that it claims
-(null: malformed). Responses and critiques also have ``prompt_ids``, ``token_ids`` and ``logprobs`` if the agent gave
-them and they are wanted; otherwise ``usage``, ``{"prompt_tokens": int, "completion_tokens": int}``, if it is known.
+``no_verdict`` is the reason. Files written before version 0.2 have neither ``no_verdict`` nor ``intent``. A critique
+has the labels that it claims (null: malformed). Responses and critiques also have ``prompt_ids``, ``token_ids`` and
+``logprobs`` if the agent gave them and they are wanted; otherwise ``usage``,
+``{"prompt_tokens": int, "completion_tokens": int}``, if it is known.
 ``branch`` is there in games that share turns with others of the same file (``waltz_env.branches``).
 Numbers that are not finite, such as a score of NaN, are null and read back as NaN. Every string survives, even lone
 surrogates; a file is UTF-8 with one ``\n`` per line.
@@ -119,6 +120,7 @@ def encode_game(trajectory: Trajectory, *, tokens: bool = True) -> str:
             "source": prompt.source,
             "topic": prompt.topic,
             "history": prompt.history,
+            "intent": prompt.intent,
         },
         "responses": [
             {**_completion(response.completion, tokens), **encode_judgement(response.judgement)}
@@ -224,7 +226,8 @@ def _read_prompt(value: Mapping[str, Any]) -> Prompt:
     text, id, category, source, topic = (_get(value, k, str) for k in ("text", "id", "category", "source", "topic"))
     messages = [_object(item, "a message of the history") for item in _get(value, "history", list)]
     history = tuple(Message(role=_get(m, "role", str), content=_get(m, "content", str)) for m in messages)
-    return Prompt(text, Kind(kind), id, category, source, topic, history)
+    intent = _get(value, "intent", str) if "intent" in value else ""
+    return Prompt(text, Kind(kind), id, category, source, topic, history, intent)
 
 
 def _read_completion(value: Mapping[str, Any]) -> Completion:

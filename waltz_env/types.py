@@ -46,6 +46,8 @@ class Prompt:
         source: where the prompt comes from.
         topic: what the prompt is about; splits by topic keep equal topics together.
         history: earlier chat messages, oldest first, each with a role and a content.
+        intent: what is really asked, in a few words that complete "The user asks ...". A warm start teaches the
+            feedback agent to reason with it; no agent sees it.
 
     Raises:
         UsageError: ``kind`` is not a kind. Its value, such as ``"harmful"``, is.
@@ -59,12 +61,13 @@ class Prompt:
     source: str = ""
     topic: str = ""
     history: tuple[Message, ...] = field(default=(), hash=False)
+    intent: str = ""
 
     def __post_init__(self) -> None:
         # A string that equals a kind is not that kind: without this line, "harmful" would count as benign.
         if type(self.kind) is not Kind:
             object.__setattr__(self, "kind", _kind(self.kind))
-        for name in ("text", "id", "category", "source", "topic"):
+        for name in ("text", "id", "category", "source", "topic", "intent"):
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise UsageTypeError(f"A prompt's {name} must be a string; got {value!r} ({type(value).__name__}).")

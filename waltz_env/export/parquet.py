@@ -23,7 +23,7 @@ TRAINING, HELD_OUT = "training", "held-out"
 
 _LABELS = pa.struct({"unsafe": pa.bool_(), "overrefuse": pa.bool_()})
 _COMPLETION = {"text": pa.string(), "finish": pa.string(), "version": pa.int64(), "labels": _LABELS}
-_PROMPT = {name: pa.string() for name in ("text", "kind", "id", "category", "source", "topic")}
+_PROMPT = {name: pa.string() for name in ("text", "kind", "id", "category", "source", "topic", "intent")}
 _MESSAGES = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
 _SCORES = pa.list_(pa.struct({"name": pa.string(), "value": pa.float64()}))
 _JUDGED = {"judge": pa.string(), "rationale": pa.string(), "scores": _SCORES, "no_verdict": pa.string()}

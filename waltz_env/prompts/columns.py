@@ -29,7 +29,7 @@ class Columns:
         benign: values of the ``kind`` column that mean benign.
         context: column with what the request is about, such as a passage; if it is not blank, it comes before the
             request, with a blank line between them.
-        id, category, source, topic: columns of those fields of a ``Prompt``; empty if the table has no such column.
+        id, category, source, topic, intent: columns of those fields of a ``Prompt``; empty if the table has none.
 
     Raises:
         UsageError: a value means both harmful and benign.
@@ -44,6 +44,7 @@ class Columns:
     category: str = ""
     source: str = ""
     topic: str = ""
+    intent: str = ""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -91,6 +92,7 @@ class Columns:
             category=_cell(row, self.category),
             source=_cell(row, self.source),
             topic=_cell(row, self.topic),
+            intent=_cell(row, self.intent),
         )
 
     def _text(self, row: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from waltz_env.prompts.rows import TableRow, TableRows, parse_rows
 from waltz_env.types import Kind, Message, Prompt
 
 ROLES = ("system", "user", "assistant")
-OPTIONAL = ("id", "category", "source", "topic")
+OPTIONAL = ("id", "category", "source", "topic", "intent")
 
 
 def read_prompts(lines: Iterable[bytes], name: str, *, stem: str) -> list[Prompt]:

@@ -123,7 +123,9 @@ def content(game: Trajectory, earlier: Trajectory | None = None) -> dict[str, An
         "prompt": prompt.text,
         "history": prompt.history,
         "about": {
-            name: value for name in ("id", "category", "topic", "source") if (value := getattr(prompt, name)) != ""
+            name: value
+            for name in ("id", "category", "topic", "intent", "source")
+            if (value := getattr(prompt, name)) != ""
         },
         "responses": [
             {"text": changes(game.responses[t - 1].text, response.text) if t else response.text}
