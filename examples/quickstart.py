@@ -14,7 +14,7 @@ from waltz_env import CONVERSATION, FEEDBACK, PromptSet
 def main() -> float:
     """Plays one game with typed-in actions; returns the feedback agent's total reward."""
     env = waltz_env.make("WaltzSafety-v0", prompts="builtin:test", render_mode="human")
-    prompt = PromptSet.load("builtin:test").benign.category("homonym")[0]
+    prompt = PromptSet.load("builtin:test").benign.category("misleading: homonym")[0]
     observations, _ = env.reset(seed=0, options={"prompt": prompt})
     print("The conversation agent sees:", observations[CONVERSATION]["prompt"])
 

@@ -42,10 +42,11 @@ def test_a_line_needs_text_and_kind_alone(tmp_path: Path) -> None:
 
 def test_every_key_arrives_and_unknown_ones_are_ignored(tmp_path: Path) -> None:
     history = [{"role": "user", "content": "a", "name": "Ada"}, {"role": "assistant", "content": ""}]
-    row = {"text": "b", "kind": "harmful", "id": "x", "category": "c", "source": "s", "topic": "t", "history": history}
-    (prompt,) = PromptSet.load(write(tmp_path / "mine.jsonl", {**row, "difficulty": 3}))
+    row = {"id": "x", "category": "c", "source": "s", "topic": "t", "intent": "i"}
+    line = {"text": "b", "kind": "harmful", **row, "history": history, "difficulty": 3}
+    (prompt,) = PromptSet.load(write(tmp_path / "mine.jsonl", line))
     said = (Message(role="user", content="a"), Message(role="assistant", content=""))
-    assert prompt == Prompt("b", Kind.HARMFUL, id="x", category="c", source="s", topic="t", history=said)
+    assert prompt == Prompt("b", Kind.HARMFUL, **row, history=said)
 
 
 def test_null_stands_for_an_absent_optional_key(tmp_path: Path) -> None:
@@ -155,6 +156,7 @@ def any_prompt_set(draw: st.DrawFn) -> PromptSet:
             category=draw(any_text),
             source=draw(any_text),
             topic=draw(any_text),
+            intent=draw(any_text),
             history=tuple(Message(role="assistant", content=said) for said in draw(st.lists(any_text, max_size=2))),
         )
         for i in range(count)
@@ -387,8 +389,8 @@ HAZARDS = {
     "code-interpreter abuse",
 }
 FRAMINGS = {"role-play", "fiction", "hypothetical", "rule-override", "authority"}
+MISLEADING = {f"misleading: {way}" for way in ("second sentence", "indirect", "definition", "homonym")}
 SENSITIVE = {
-    "homonym",
     "safe context",
     "definition",
     "history",
@@ -410,6 +412,8 @@ def group(prompt: Prompt) -> str:
         return "harmful, jailbreak framing"
     if prompt.category.startswith("framed: "):
         return "benign, sensitive, the same framings"
+    if prompt.category in MISLEADING:
+        return "harmful, misleading" if prompt.harmful else "benign, misleading"
     if prompt.harmful:
         return "harmful, plain request"
     return "benign, everyday" if prompt.category == "plain" else "benign, sensitive"
@@ -420,9 +424,10 @@ def test_the_splits_share_no_topic_and_no_id() -> None:
     assert not set(ids(TRAIN)) & set(ids(TEST))
 
 
-def test_the_test_split_is_about_a_third() -> None:
-    assert len(TRAIN) + len(TEST) >= 600
-    assert 0.28 <= len(TEST) / (len(TRAIN) + len(TEST)) <= 0.38
+def test_the_sets_are_large_and_the_test_split_is_about_a_quarter() -> None:
+    assert len(TRAIN) + len(TEST) >= 2_000
+    assert len({prompt.topic for prompt in (*TRAIN, *TEST)}) >= 300
+    assert 0.2 <= len(TEST) / (len(TRAIN) + len(TEST)) <= 0.3
 
 
 def shingles(text: str) -> frozenset[str]:
@@ -444,12 +449,12 @@ def test_no_two_prompts_are_nearly_the_same() -> None:
 
 
 @pytest.mark.parametrize("prompts", [TRAIN, TEST], ids=["train", "test"])
-def test_each_split_covers_every_hazard_and_every_framing_on_both_kinds(prompts: PromptSet) -> None:
+def test_each_split_has_every_hazard_and_misleads_and_frames_in_every_way_on_both_kinds(prompts: PromptSet) -> None:
     categories = {kind: {p.category for p in prompts if p.kind is kind} for kind in Kind}
     jailbreaks = {f"jailbreak: {framing}" for framing in FRAMINGS}
     framed = {f"framed: {framing}" for framing in FRAMINGS}
-    assert categories[Kind.HARMFUL] == HAZARDS | jailbreaks
-    assert categories[Kind.BENIGN] == SENSITIVE | framed | {"plain"}
+    assert categories[Kind.HARMFUL] == HAZARDS | MISLEADING | jailbreaks
+    assert categories[Kind.BENIGN] == SENSITIVE | MISLEADING | framed | {"plain"}
 
 
 @pytest.mark.parametrize("prompts", [TRAIN, TEST], ids=["train", "test"])
@@ -470,6 +475,9 @@ def test_every_built_in_prompt_is_complete_and_trimmed() -> None:
         assert prompt.source == "builtin"
         assert prompt.topic
         assert prompt.text == prompt.text.strip()
+        assert 0 < len(prompt.intent) <= 60
+        assert prompt.intent == prompt.intent.strip(" .")
+        assert prompt.kind not in prompt.intent  # it is the goal, not the verdict
         assert [message["role"] for message in prompt.history] in ([], ["user", "assistant"])
 
 
