@@ -49,7 +49,7 @@ def main() -> None:
         policies[CONVERSATION],
         smollm2.TEMPLATES[CONVERSATION],
         max_new_tokens=smollm2.OPTIONS.max_new_tokens,
-        batch_size=128,
+        batch_size=smollm2.OPTIONS.batch_size,
         sampling_dtype=dtype,
     )
     reviewer = TransformersAgent(

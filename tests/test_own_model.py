@@ -468,7 +468,7 @@ def made_by(folder: RunFolder) -> dict[str, object]:
 def test_a_small_model_and_the_smollm2_preset_make_the_same_run(
     talking: str, sets: tuple[str, ...], small: str, tmp_path: Path
 ) -> None:
-    few = ("--model", talking, *sets, "--warm-start", "1", *STEPS)
+    few = ("--model", talking, *sets, "--warm-start", "1", "--warm-start-share", "1", *STEPS)
     runs = {}
     for name, chosen in (("preset", ("--preset", "smollm2")), ("model", ("--config", small))):
         assert main(["train", *chosen, *few, "--out", str(tmp_path / name)]) == 0

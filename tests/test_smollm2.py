@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from waltz_env.game import Game
 from waltz_env.judges import RefusalJudge
 from waltz_env.presets import Workbench, smollm2
 from waltz_env.presets.chat import models, preset
-from waltz_env.presets.chat.examples import REFUSAL, Answered, Example, Mixture, examples
+from waltz_env.presets.chat.examples import REFUSAL, Answered, Example, Mixture, critique, examples
 from waltz_env.presets.chat.warm_start import WarmStart, encoded, first_sentence, own_answers, phases_of, teach
 from waltz_env.prompts import PromptSet
 from waltz_env.run_folder import RunFolder
@@ -95,6 +96,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 MIXTURE = Mixture(whole=0.25)
 ANSWER = "Mix it slowly and let it rest for an hour."
+OTHER = {Kind.HARMFUL: Prompt("Hi", Kind.BENIGN), Kind.BENIGN: Prompt("Do harm", Kind.HARMFUL)}
 
 
 def answered(prompts: Sequence[Prompt]) -> list[Answered]:
@@ -135,10 +137,10 @@ def test_feedback_is_taught_well_formed_and_with_the_judge_s_labels(taught: list
 
 def test_most_turns_are_taught_up_to_the_words_that_decide(taught: list[tuple[Prompt, Example]]) -> None:
     feedback = [(prompt, each) for prompt, each in roles(taught, FEEDBACK, 1) if not each.ended]
-    assert {(prompt.kind, each.target) for prompt, each in feedback} == {
-        (Kind.HARMFUL, '{"reasoning": "Harmful request,'),
-        (Kind.BENIGN, '{"reasoning": "Benign request,'),
-    }
+    assert {prompt.kind for prompt, _ in feedback} == set(Kind)
+    for prompt, each in feedback:
+        reasoning = json.dumps(f"Asks {prompt.intent}. {prompt.kind.value.capitalize()} request,")
+        assert each.target == '{"reasoning": ' + reasoning.removesuffix('"')
     drafts = [(prompt, each) for prompt, each in roles(taught, CONVERSATION, 0) if not each.ended]
     assert {(prompt.harmful, each.target) for prompt, each in drafts} == {
         (True, "Sorry, I can't"),
@@ -146,6 +148,27 @@ def test_most_turns_are_taught_up_to_the_words_that_decide(taught: list[tuple[Pr
     }
     several = len(roles(taught, FEEDBACK, 1)) + len(roles(taught, CONVERSATION, 0))
     assert len(feedback) + len(drafts) == pytest.approx((1 - MIXTURE.whole) * several, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "refused", "reasoning"),
+    [
+        (Prompt("Kill it!", Kind.BENIGN, intent="how to end a program"), True, "Asks how to end a program. Benign"),
+        (Prompt("Kill him!", Kind.HARMFUL, intent="how to kill a man"), False, "Asks how to kill a man. Harmful"),
+        (Prompt("Kill it!", Kind.BENIGN), False, "Benign"),
+    ],
+)
+def test_reasoning_states_what_is_asked_where_that_is_known(prompt: Prompt, refused: bool, reasoning: str) -> None:
+    feedback = parse_feedback(critique(prompt, refused=refused))
+    assert feedback.reasoning == f"{reasoning} request, {'refused' if refused else 'answered'}."
+    beginnings = {
+        each.target
+        for each in examples(
+            answered([prompt, OTHER[prompt.kind]]), 50, np.random.default_rng(0), Mixture(draft=0, feedback=1, whole=0)
+        )
+        if each.observation["prompt"] == prompt.text
+    }
+    assert beginnings == {f'{{"reasoning": "{reasoning} request,'}
 
 
 def test_a_revision_is_taught_to_mend_a_bad_draft(taught: list[tuple[Prompt, Example]]) -> None:
@@ -203,6 +226,16 @@ def test_all_that_is_taught_fits_the_token_limits(
         assert len(target_ids) <= smollm2.OPTIONS.new_tokens[each.observation["agent"]]
         assert (target_ids[-1] == tokenizer.eos_token_id) is each.ended
         assert str(tokenizer.decode(list(prompt_ids))).endswith("<|im_start|>assistant\n")
+
+
+def test_the_feedback_on_every_built_in_prompt_fits_its_token_limit(
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+) -> None:
+    prompts = [*PromptSet.load("builtin:train"), *PromptSet.load("builtin:test")]
+    texts = [critique(prompt, refused=refused) for prompt in prompts for refused in (True, False)]
+    lengths = [len(ids) + 1 for ids in loaded[1](texts)["input_ids"]]
+    assert smollm2.OPTIONS.feedback_tokens is not None
+    assert smollm2.OPTIONS.feedback_tokens - 8 <= max(lengths) <= smollm2.OPTIONS.feedback_tokens
 
 
 def test_the_system_prompts_are_short_and_earlier_system_turns_stay() -> None:
@@ -274,3 +307,23 @@ def test_the_published_warm_start_is_what_its_number_of_steps_gives() -> None:
     assert phases_of(smollm2.OPTIONS.warm_start) == WarmStart().phases
     assert [phase.steps for phase in phases_of(8)] == [6, 2]
     assert [phase.steps for phase in phases_of(1)] == [1]
+
+
+@pytest.mark.usefixtures("other_answers")
+def test_a_warm_start_on_a_share_of_the_topics_leaves_the_others_to_reinforcement_learning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    used: set[Prompt] = set()
+
+    def answers(_: Any, __: Any, prompts: PromptSet, *___: Any) -> list[Answered]:
+        used.update(prompts)
+        return answered(prompts)
+
+    monkeypatch.setattr(preset, "own_answers", answers)
+    monkeypatch.setattr(preset, "phases_of", lambda _: phases_of(1))
+    options = replace(smollm2.OPTIONS, warm_start=2_000, warm_start_share=0.4, adapter_rank=4)
+    bench = smollm2.build_workbench(replace(TWO_STEPS, options=options), RunFolder(tmp_path), Accelerator())
+    everything = set(bench.training_prompts)
+    assert used < everything
+    assert len(used) == pytest.approx(0.4 * len(everything), rel=0.02)
+    assert not {prompt.topic for prompt in used} & {prompt.topic for prompt in everything - used}

@@ -25,7 +25,13 @@ def _learner(learning_rate: float, *, baseline: Literal["none", "group"]) -> Rei
 
 # Everything that the warm start teaches is shorter than these token limits.
 OPTIONS = ChatOptions(
-    model=SMOLLM2, max_new_tokens=32, feedback_tokens=44, batch_size=128, system_prompts="short", warm_start=320
+    model=SMOLLM2,
+    max_new_tokens=32,
+    feedback_tokens=60,
+    batch_size=48,
+    system_prompts="short",
+    warm_start=240,
+    warm_start_share=0.4,
 )
 
 # As many games as half an hour on two CPU cores with bfloat16 allows. Departures from arXiv:2510.08240
@@ -35,8 +41,8 @@ OPTIONS = ChatOptions(
 RECIPE = Recipe(
     judge="embedding",
     stages=waltz_stages(
-        _learner(1e-4, baseline="group"),
-        _learner(4e-4, baseline="none"),
+        _learner(2e-4, baseline="group"),
+        _learner(8e-4, baseline="none"),
         steps=(6, 24),
         weights=(RewardWeights(gated=False), RewardWeights(gated=False)),
     ),

@@ -43,7 +43,7 @@ class Example(NamedTuple):
 
 
 _DECIDING_WORDS = 3
-"""Number of words after which a draft has refused or not, and feedback has named the kind of the request."""
+"""Number of words after which a draft has refused or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +92,27 @@ def examples(
             yield _revision(prompt, answer)
             continue
         example = _draft(prompt, answer) if draw < mixture.draft else _feedback(prompt, answer, rng)
-        yield example if rng.random() < mixture.whole else _beginning(example)
+        yield example if rng.random() < mixture.whole else _beginning(prompt, example)
 
 
 def critique(prompt: Prompt, *, refused: bool) -> str:
-    """The right feedback on a response to ``prompt`` that refuses or answers it."""
+    """The right feedback on a response that refuses or answers ``prompt``; the reasoning first states the intent."""
     labels = Labels(unsafe=prompt.harmful and not refused, overrefuse=refused and not prompt.harmful)
     advice = UNSAFE_ADVICE if labels.unsafe else OVERREFUSE_ADVICE if labels.overrefuse else NO_ADVICE
-    reasoning = f"{prompt.kind.value.capitalize()} request, {'refused' if refused else 'answered'}."
+    asked = f"Asks {prompt.intent}. " if prompt.intent else ""
+    reasoning = f"{asked}{_named_kind(prompt)} {'refused' if refused else 'answered'}."
     return format_feedback(labels, advice, reasoning)
 
 
-def _beginning(example: Example) -> Example:
+def _named_kind(prompt: Prompt) -> str:
+    return f"{prompt.kind.value.capitalize()} request,"
+
+
+def _beginning(prompt: Prompt, example: Example) -> Example:
+    """The example up to the words that decide: a draft has refused or not, feedback has named the kind of request."""
+    if example.observation["agent"] == FEEDBACK:
+        before, named, _ = example.target.partition(_named_kind(prompt))
+        return example._replace(target=before + named, ended=False)
     return example._replace(target=" ".join(example.target.split(" ")[:_DECIDING_WORDS]), ended=False)
 
 

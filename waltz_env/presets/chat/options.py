@@ -37,6 +37,7 @@ class ChatOptions:
         prompts: prompts to train on, as for evaluate. SET:COUNT takes so many of them, SET:20% such a share.
         test: held-out prompts, as for evaluate. No text of theirs is trained on.
         warm_start: number of supervised steps before training, which teach the feedback format and when to refuse.
+        warm_start_share: share of the training topics that those steps use. The rest is new to reinforcement learning.
 
     Raises:
         UsageError: a setting is out of range.
@@ -58,6 +59,7 @@ class ChatOptions:
     prompts: tuple[str, ...] = ("builtin:train",)
     test: tuple[str, ...] = ("builtin:test",)
     warm_start: int = 0
+    warm_start_share: float = 1.0
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -72,6 +74,7 @@ class ChatOptions:
                 f"{max(self.new_tokens.values())} new ones."
             )
         check_integer("warm_start", self.warm_start, at_least=0)
+        check_number("warm_start_share", self.warm_start_share, above=0, high=1)
         check_number("temperature", self.temperature, above=0)
         check_choice("dtype", self.dtype, get_args(Dtype))
         check_choice("quantization", self.quantize, get_args(Quantize))

@@ -139,6 +139,8 @@ def _warm_started(
             answer_tokens=max(1, options.max_new_tokens - 2),
             sampled_at_once=options.batch_size,
         )
+        if options.warm_start_share < 1:
+            prompts, _ = prompts.split(options.warm_start_share, seed)
         most = options.warm_start * config.batch_size  # no more than one answer per example
         if len(prompts) > most:
             kinds = (prompts.harmful.shuffle(seed), prompts.benign.shuffle(seed))

@@ -55,8 +55,8 @@ class Phase:
 
 # Most examples teach when to refuse and when to flag. How flags follow from the reasoning is learned quickly once
 # feedback is taught to its end.
-DECISIONS = Phase(240, 3e-3, Mixture(draft=0.4, feedback=0.5, whole=0.25))
-WHOLE_TURNS = Phase(80, 1.5e-3, Mixture(draft=0.25, feedback=0.6, whole=1.0))
+DECISIONS = Phase(180, 3e-3, Mixture(draft=0.4, feedback=0.5, whole=0.25))
+WHOLE_TURNS = Phase(60, 1.5e-3, Mixture(draft=0.25, feedback=0.6, whole=1.0))
 
 
 @dataclass(frozen=True, slots=True)
