@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from waltz_env.agents.phrases import Phrases
+from waltz_env.agents.phrases import Phrases, quotes_of
 from waltz_env.agents.policy import LanguageModelPolicy
 from waltz_env.agents.prompt_encoder import PromptEncoder
 from waltz_env.agents.sampling import Sampled, check_acting, random_stream, row_sampling, sample
@@ -133,6 +133,7 @@ class TransformersAgent:
                         self.policy,
                         complete=options[row].complete,
                         phrases=self._phrases[options[row].series] if options[row].series else None,
+                        prompt=prompts[row],
                         limit=sampling[row].limit,
                         on_text=options[row].on_text,
                         thoughts_end=self.thoughts_end,
@@ -203,6 +204,7 @@ class _Writing:
         *,
         complete: Callable[[str], str | None] | None,
         phrases: Phrases | None,
+        prompt: Sequence[int],
         limit: int,
         on_text: Callable[[str], None] | None = None,
         thoughts_end: str | None = None,
@@ -211,13 +213,14 @@ class _Writing:
         self._policy = policy
         self._complete = complete
         self._phrases = phrases
+        self._quotes = quotes_of(prompt) if phrases is not None else {}
         self._limit = limit
         self._on_text = on_text
         self._thoughts_end = thoughts_end
         self._tokens: list[int] = []
 
     def guess(self, most: int) -> Sequence[int]:
-        return self._phrases.guess(self._tokens, most) if self._phrases is not None else ()
+        return self._phrases.guess(self._tokens, most, quotes=self._quotes) if self._phrases is not None else ()
 
     def take(self, tokens: Sequence[int]) -> bool:
         self._tokens += tokens

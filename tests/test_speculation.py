@@ -16,7 +16,7 @@ from tests.games import FINE, Speaker
 from tests.test_sampling import uniforms
 from tests.tiny import ARCHITECTURES, END, tiny_model, tiny_tokenizer
 from waltz_env.agents import TransformersAgent, full_policy
-from waltz_env.agents.phrases import REMEMBERED, Phrases
+from waltz_env.agents.phrases import REMEMBERED, Phrases, quotes_of
 from waltz_env.agents.sampling import Sampled, sample
 from waltz_env.agents.speculation import Follower, sample_ahead
 from waltz_env.agents.templates import feedback_messages
@@ -158,17 +158,38 @@ def test_nobody_waits_and_logits_that_are_not_finite_are_errors_here_too() -> No
     hook.remove()
 
 
+def guessed(phrases: Phrases, tokens: list[int], most: int = 5, *, prompt: Sequence[int] = ()) -> list[int]:
+    return phrases.guess(tokens, most, quotes=quotes_of(prompt))
+
+
 def test_what_usually_followed_is_guessed_as_far_as_it_is_likely() -> None:
     phrases = Phrases()
-    assert phrases.guess([], 5) == []
+    assert guessed(phrases, []) == []
     phrases.add([1, 2, 3, 4])
-    assert phrases.guess([], 5) == [1, 2, 3, 4]
-    assert phrases.guess([1, 2], 1) == [3]
-    assert phrases.guess([9, 2, 3], 5) == [4]  # the two tokens before are enough
-    assert phrases.guess([9, 3], 5) == []
+    assert guessed(phrases, []) == [1, 2, 3, 4]
+    assert guessed(phrases, [1, 2], 1) == [3]
+    assert guessed(phrases, [9, 2, 3]) == [4]  # the two tokens before are enough
+    assert guessed(phrases, [9, 3]) == []
     phrases.add([1, 2, 5, 6])
     phrases.add([1, 2, 5, 7])
-    assert phrases.guess([], 5) == [1, 2, 5]  # two thirds go on with 5, and only a third of all with 6
+    assert guessed(phrases, []) == [1, 2, 5]  # two thirds go on with 5, and only a third of all with 6
+
+
+def test_what_nobody_said_before_is_quoted_from_the_prompt() -> None:
+    phrases = Phrases()
+    prompt = [7, 1, 9, 7, 8, 2, 3, 4, 5, 6]
+    assert guessed(phrases, [7], prompt=prompt) == [8, 2, 3, 4]  # where 7 stands last; five quotes are not likely
+    assert guessed(phrases, [6], prompt=prompt) == []  # nothing follows the end of the prompt
+    for follower in (1, 1, 1, 1, 2):
+        phrases.add([5, 7, follower])
+    assert guessed(phrases, [5, 7], prompt=prompt) == [
+        1,
+        9,
+        7,
+        8,
+    ]  # 1 followed four times of five: as likely as a quote
+    phrases.add([5, 7, 2])
+    assert guessed(phrases, [5, 7], 1, prompt=prompt) == [8]
 
 
 def test_old_texts_are_forgotten() -> None:
@@ -176,8 +197,8 @@ def test_old_texts_are_forgotten() -> None:
     phrases.add([1, 2])
     for _ in range(REMEMBERED):
         phrases.add([3, 4])
-    assert phrases.guess([1], 5) == []
-    assert phrases.guess([], 5) == [3, 4]
+    assert guessed(phrases, [1]) == []
+    assert guessed(phrases, []) == [3, 4]
 
 
 def reviewed() -> Observation:
