@@ -27,7 +27,7 @@ from waltz_env.agents.weights import copy_into, merger
 from waltz_env.errors import UsageError
 from waltz_env.files import usual_permissions
 from waltz_env.lock_step import in_step
-from waltz_env.sharding import check_whole, whole
+from waltz_env.sharding import check_whole, is_shard, whole
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +112,18 @@ class LanguageModelPolicy:
         """Whether the weights are split over processes."""
         return is_sharded(self.model)
 
+    def _all_parameters(self, *, task: str) -> tuple[dict[str, nn.Parameter], bool]:
+        """The parameters of the model by name, and whether ``shard`` has split them.
+
+        This walks through the model once. A walk takes as long as a forward pass of the laboratory's model.
+
+        Raises:
+            UsageError: something else than ``shard`` has sharded the model, and ``task`` needs it whole.
+        """
+        parameters = dict(self.model.named_parameters())
+        check_whole(parameters.values(), task=task, or_shards=True)
+        return parameters, any(map(is_shard, parameters.values()))
+
     @property
     def device(self) -> torch.device:
         return self.model.device
@@ -183,8 +195,8 @@ class LanguageModelPolicy:
             UsageError: something else than ``shard`` has sharded the model.
         """
         # What is computed without the model's own forward pass would not bring the shards together.
-        check_whole(self.model.parameters(), task="The model without its output head", or_shards=True)
-        if self.sharded or self._inseparable:
+        _, sharded = self._all_parameters(task="The model without its output head")
+        if sharded or self._inseparable:
             return None
         with self._forward_pass(reference=reference) as (model, prepare):
             trunk = model.base_model(
@@ -288,13 +300,13 @@ class LanguageModelPolicy:
             UsageError: something else than ``shard`` has sharded the model.
         """
         # A sharded model computes with storage of its own, and not with what `parameter.data` is set to.
-        check_whole(self.model.parameters(), task="Generating", or_shards=True)
-        if self.quantized or self.sharded:
+        parameters, sharded = self._all_parameters(task="Generating")
+        if self.quantized or sharded:
             lora.switch(self._layers, self._adapter if adapter else None)
             with in_step():
                 yield self.model
             return
-        base = [parameter for name, parameter in self.model.named_parameters() if ".lora_" not in name]
+        base = [parameter for name, parameter in parameters.items() if ".lora_" not in name]
         originals = [parameter.data for parameter in base]
         merged = merger(self._layers, self._adapter if adapter else None)
         # Assigning to `parameter.data` swaps tensors without copying. `originals` keeps the trainer's tensors alive
