@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -47,7 +47,7 @@ def load_model(
     """
     check_quantization(quantize)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, as asked for; its annotation has the model alone
             source,
             dtype=dtype,
             device_map=device_map,
@@ -57,7 +57,8 @@ def load_model(
         tokenizer = _tokenizer(source)
     except _LOADING as error:
         raise _not_loaded(source, error) from error
-    absent = sorted(found["missing_keys"])
+    model: PreTrainedModel = loaded[0]
+    absent = sorted(loaded[1]["missing_keys"])
     if absent:  # transformers would draw them at random
         raise UsageError(
             f"No {type(model).__name__} could be loaded from {str(source)!r}: {len(absent)} of its weights are not "
@@ -67,7 +68,7 @@ def load_model(
         # On some CPUs, bitsandbytes rearranges weights of 4 bits in the first pass without gradients, and no gradient
         # flows through them from then on.
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     return model.eval(), tokenizer
 
 

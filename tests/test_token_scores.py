@@ -282,7 +282,8 @@ ONE_STEP = SupervisedConfig(steps=1, batch_size=3)
 def test_a_supervised_step_in_parts_is_the_same_step(name: str, kind: str, prompt_weight: float) -> None:
     """At a temperature that supervised learning leaves alone."""
     examples = [(sample.prompt_ids, sample.token_ids) for sample in samples()]
-    losses, gradients = [], []
+    losses: list[float] = []
+    gradients: list[list[Tensor]] = []
     for limit in (10**9, 5 * VOCABULARY):
         policy = KINDS[kind](model_of(name))
         losses += fit(policy, examples, config=replace(ONE_STEP, prompt_weight=prompt_weight, logits_at_once=limit))
