@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -379,12 +379,22 @@ def test_memory_is_worked_out_from_the_shapes(model: str) -> None:
     assert parts["KV cache"] == 2 * 2 * 2 * 8 * 4 * 8 * 400
     # 2,048 tokens hold five rows. A layer reads 32 numbers six times and 64 once, and keeps as many again.
     assert parts["activations"] == 5 * 400 * 2 * (6 * 32 + 64) * 2 * 4
-    assert parts["logits"] == 3 * 5 * 100 * 261 * 4
+    assert parts["logits"] == 6 * 5 * 100 * 261 * 4
+    # 8 prompts of 300 tokens, and three tensors as wide as the widest layer.
+    assert parts["reading prompts"] == 3 * 8 * 300 * 64 * 4
+    assert parts["drawing tokens"] == 8 * 261 * (4 + 4 + 4 + 8)
     quantized = needs(outlined_agents(recipe, accelerator=Accelerator()), recipe, quantize="8bit")
     assert quantized[0].size == (35_424 - 18_432) * 4 + 18_432
     held = ("base weights", "adapters", "gradients and optimizer", "activations", "logits")
     together = sum(parts[name] for name in held)
     assert at_once(needs(outlined_agents(recipe, accelerator=Accelerator()), recipe)) == together
+
+
+def test_the_outline_of_smollm2_has_the_dtype_of_the_run() -> None:
+    options = ChatOptions(model="smollm2", dtype="bfloat16")
+    recipe = replace(preset("chat").recipe, options=options)
+    base = needs(outlined_agents(recipe, accelerator=Accelerator()), recipe)[0]
+    assert (base.what, base.size) == ("base weights", 134_515_008 * 2)
 
 
 def test_a_run_that_cannot_fit_is_refused_before_its_weights_are_loaded(
@@ -439,7 +449,7 @@ def settings_in(encoded: object, name: str = "") -> dict[str, object]:
     """Every single setting, by its place in the recipe."""
     if not isinstance(encoded, dict | list):
         return {name: encoded}
-    inner = encoded.items() if isinstance(encoded, dict) else enumerate(encoded)
+    inner: Iterable[tuple[object, object]] = encoded.items() if isinstance(encoded, dict) else enumerate(encoded)
     return {place: value for key, each in inner for place, value in settings_in(each, f"{name}.{key}").items()}
 
 

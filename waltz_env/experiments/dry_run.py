@@ -45,6 +45,8 @@ REMEDIES = {
     "gradients and optimizer": "Train adapters instead of all weights, or a smaller --adapter-rank.",
     "merged weights": "Choose a smaller model or --dtype bfloat16.",
     "KV cache": "Choose a smaller --batch-size or --context.",
+    "reading prompts": "Choose a smaller --batch-size or --context.",
+    "drawing tokens": "Choose a smaller --batch-size.",
     "activations": "Choose --gradient-checkpointing, or a smaller --learner.tokens-per-microbatch or --context.",
     "logits": "Choose a smaller --learner.logits-at-once.",
 }

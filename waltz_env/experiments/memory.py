@@ -73,6 +73,8 @@ def needs(agents: Mapping[AgentID, Agent], recipe: Recipe, *, quantize: str = "n
         *([Need("weights of a pass", max(map(_together, models.values()), default=0))] if shards > 1 else []),
         Need("merged weights", max(merged, default=0), "sampling"),
         Need("KV cache", max(map(_cache, acting.values()), default=0), "sampling"),
+        Need("reading prompts", max(map(_reading, acting.values()), default=0), "sampling"),
+        Need("drawing tokens", max(map(_drawing, acting.values()), default=0), "sampling"),
         Need("activations", max((each[0] for each in update), default=0), "update"),
         Need("logits", max((each[1] for each in update), default=0), "update"),
     ]
@@ -141,6 +143,19 @@ def _cache(agent: TransformersAgent) -> int:
     return numbers * (agent.sampling_dtype or agent.policy.model.dtype).itemsize
 
 
+def _reading(agent: TransformersAgent) -> int:
+    """What the widest layers of a block hold of a batch of prompts: a gated one has three tensors at once."""
+    layers = _linear(agent.policy.model).values()
+    widest = max((layer.nf if isinstance(layer, Conv1D) else layer.out_features for layer in layers), default=0)
+    tokens = agent.batch_size * min(agent.encoder.max_tokens, PROMPT)
+    return 3 * tokens * widest * (agent.sampling_dtype or agent.policy.model.dtype).itemsize
+
+
+def _drawing(agent: TransformersAgent) -> int:
+    """Logits of the next tokens, their log-probabilities and probabilities, and the sums of these in float64."""
+    return agent.batch_size * agent.policy.model.config.get_text_config().vocab_size * (3 * FLOAT32 + 2 * FLOAT32)
+
+
 def _update(agent: TransformersAgent, learner: LearnerConfig) -> tuple[int, int]:
     """Bytes of activations, and of logits, in the update on one micro-batch."""
     surrogate = getattr(learner, "surrogate", SurrogateConfig())
@@ -154,6 +169,6 @@ def _update(agent: TransformersAgent, learner: LearnerConfig) -> tuple[int, int]
         layers = model.config.get_text_config().num_hidden_layers
         read = read // layers + layers * model.config.get_text_config().hidden_size // 2
     logits = rows * agent.max_new_tokens * model.config.get_text_config().vocab_size
-    # The logits, the logarithm of their softmax, and the gradient.
-    at_once = 3 * min(logits, surrogate.logits_at_once) * FLOAT32
+    # The logits, what is computed from them, and the gradients of both: six, as measured (docs/tables/speed.md).
+    at_once = 6 * min(logits, surrogate.logits_at_once) * FLOAT32
     return rows * length * read * (2 * model.dtype.itemsize + copies), at_once

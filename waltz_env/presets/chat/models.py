@@ -49,9 +49,10 @@ def outline(source: str | Path, options: ChatOptions, accelerator: Accelerator) 
     Raises:
         UsageError: no causal LM can be loaded from ``source``.
     """
+    dtype = base_dtype(options, accelerator.device)
     if source == SMOLLM2:  # it comes from a package, and is small
-        return load_smollm2()
-    return load_outline(source, dtype=base_dtype(options, accelerator.device))
+        return load_smollm2(dtype)
+    return load_outline(source, dtype=dtype)
 
 
 def base_dtype(options: ChatOptions, device: torch.device) -> torch.dtype:
