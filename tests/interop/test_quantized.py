@@ -26,7 +26,18 @@ def test_a_pair_on_a_quantized_base_is_tried_trained_continued_and_evaluated(
     bits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = str(save_tiny_model("qwen", tmp_path / "model"))
-    given = ("--model", model, "--prompts", "builtin:train:40", "--test", "builtin:test:4", "--quantize", bits)
+    given = (
+        "--model",
+        model,
+        "--prompts",
+        "builtin:train:40",
+        "--test",
+        "builtin:test:4",
+        "--quantize",
+        bits,
+        "--judge",
+        "rules",
+    )
     arguments = ["train", *given, *SMALL, *STEPS]
     assert main([*arguments, "--dry-run"]) == 0
     told = capsys.readouterr().out
