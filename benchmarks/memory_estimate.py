@@ -28,9 +28,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.tiny import tiny_tokenizer
+from benchmarks.update_speed import random_model
 from waltz_env.agents import TransformersAgent
 from waltz_env.algorithms.protocols import Sample
 from waltz_env.algorithms.registry import with_settings
@@ -108,7 +107,8 @@ def recipe_of(case: str, arguments: argparse.Namespace, *, folder: Path) -> Reci
     model = arguments.model
     if case == LARGE_VOCABULARY:
         model = str(folder)
-        save_large_vocabulary(folder)
+        for part in random_model(131_072):
+            part.save_pretrained(folder)
     given: dict[str, Any] = {
         "model": model,
         "dtype": "auto" if torch.cuda.is_available() else "float32",
@@ -126,23 +126,6 @@ def recipe_of(case: str, arguments: argparse.Namespace, *, folder: Path) -> Reci
     if options.all_weights and options.dtype == "auto":
         options = replace(options, dtype="float32")
     return replace(recipe, options=options, shared_policy=options.all_weights)
-
-
-def save_large_vocabulary(folder: Path) -> None:
-    """Save a small model with a large vocabulary, most of which its tokenizer does not use."""
-    tokenizer = tiny_tokenizer()
-    config = LlamaConfig(
-        vocab_size=131_072,
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def measure(recipe: Recipe, accelerator: Accelerator) -> Phases:

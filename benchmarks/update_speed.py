@@ -137,7 +137,8 @@ def side(name: str, job: Job) -> Callable[[], object]:
 
 
 def random_model(vocabulary: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A small model with a large vocabulary, and a tokenizer that no side uses."""
+    """A small model with a large vocabulary, and a tokenizer that uses little of it."""
+    tokenizer = tiny_tokenizer()
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=256,
@@ -145,8 +146,10 @@ def random_model(vocabulary: int) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         num_hidden_layers=4,
         num_attention_heads=4,
         tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
     )
-    return LlamaForCausalLM(config), tiny_tokenizer()
+    return LlamaForCausalLM(config), tokenizer
 
 
 def token_ids(count: int) -> list[list[int]]:
