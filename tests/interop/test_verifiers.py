@@ -49,7 +49,7 @@ def server() -> Iterator[Upstream]:
 
 @pytest.fixture
 def evaluate(server: Upstream, tmp_path: Path) -> Evaluate:
-    """The episodes that ``vf-eval waltz-verifiers`` leaves."""
+    """The episodes that ``vf-eval waltz-verifiers`` leaves, in order of their tasks: it writes them as they finish."""
 
     def run(*words: str) -> list[Json]:
         command = [str(Path(sys.executable).with_name("vf-eval")), "waltz-verifiers", "--model", "m", "--no-push"]
@@ -57,7 +57,8 @@ def evaluate(server: Upstream, tmp_path: Path) -> Evaluate:
         path = os.pathsep.join([str(ROOT / "examples"), str(ROOT)])
         subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, cwd=tmp_path, check=True)
         (found,) = tmp_path.rglob("traces.jsonl")
-        return [json.loads(line) for line in found.read_text().splitlines()]
+        episodes = [json.loads(line) for line in found.read_text().splitlines()]
+        return sorted(episodes, key=lambda episode: episode["task"]["data"]["idx"])
 
     return run
 
