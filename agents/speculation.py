@@ -52,8 +52,14 @@ def sample_ahead(
     Models whose caches cannot be read with gaps (sliding windows, states) get no guesses.
 
     Args:
-        model, prompts, uniforms, stop_ids, temperature, top_p, should_stop: as in ``sample``.
+        model: as in ``sample``.
+        prompts: as in ``sample``.
         followers: one per row. A row that its follower ends has ``stopped`` False.
+        uniforms: as in ``sample``.
+        stop_ids: as in ``sample``.
+        temperature: as in ``sample``.
+        top_p: as in ``sample``.
+        should_stop: as in ``sample``.
 
     Raises:
         AgentError: as in ``sample``.

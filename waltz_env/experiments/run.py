@@ -68,7 +68,8 @@ def execute(
         base_from: folder of a base model that several runs share; the default is ``folder``.
         accelerator: device, precision and processes; the default is a new one.
         loggers: where metrics and games go; the default is ``folder`` and the recipe's trackers.
-        should_stop, progress: hooks of ``train``.
+        should_stop: hook of ``train``.
+        progress: hook of ``train``.
         evaluating: told in the main process what has been done of the evaluations before and after training.
         tell: called in the main process with the results so far, before training and after a stage.
 
