@@ -4,8 +4,8 @@
     python -m benchmarks.garbage --sample answers.jsonl    # SmolLM2's own answers: some minutes on an idle core
     python -m benchmarks.garbage rules embedding --answers answers.jsonl
 
-Thresholds were chosen with ``--split development``. The figures in docs/judges.md are of the test split: other prompts,
-words, sentences and good answers, and further kinds of garbage, ``HELD_OUT``.
+Thresholds were chosen with ``--split development``. The figures in docs/tables/judges.md are of the test split: other
+prompts, words, sentences and good answers, and further kinds of garbage, ``HELD_OUT``.
 """
 
 from __future__ import annotations
