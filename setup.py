@@ -25,6 +25,7 @@ TRAIN = [
     "jinja2>=3.1",
     "matplotlib>=3.8",
     "peft>=0.18",
+    "psutil>=5.9",
     "pydantic>=2.10",
     "safetensors>=0.5",
     "scikit-learn>=1.5",

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from waltz_env.agents import lora
 from waltz_env.agents.output_head import head_logits, why_inseparable
+from waltz_env.agents.plain_model import PlainModel, free_memory
 from waltz_env.agents.recomputation import blocks_of, recomputed
 from waltz_env.agents.sampling import cache_argument
 from waltz_env.agents.sharded_model import another, is_sharded, shard_model
@@ -52,6 +53,7 @@ class LanguageModelPolicy:
 
     Attributes:
         version: number of updates so far; the learner increments it.
+        frozen: whether ``freeze`` has made the weights constants.
 
     Raises:
         UsageError: the temperature is not above 0, the model is wrapped, its forward lacks an argument that sampling
@@ -82,11 +84,14 @@ class LanguageModelPolicy:
         self.tokenizer = tokenizer
         self.temperature = temperature
         self.version = 0
+        self.frozen = False
         self._adapter = adapter
         self._reference = self._first_reference = reference
         self._layers = lora.lora_layers(model)
         self._blocks = blocks_of(model) if gradient_checkpointing else []
         self._bf16 = False
+        self._plain: PlainModel | None = None
+        self._kept: tuple[torch.dtype | None, bool] | None = None  # arguments of the sampling model that is kept
 
     def shard(self, *, bf16: bool = False) -> None:
         """Split the weights of the model and its reference over all processes; each of them calls this.
@@ -111,18 +116,6 @@ class LanguageModelPolicy:
     def sharded(self) -> bool:
         """Whether the weights are split over processes."""
         return is_sharded(self.model)
-
-    def _all_parameters(self, *, task: str) -> tuple[dict[str, nn.Parameter], bool]:
-        """The parameters of the model by name, and whether ``shard`` has split them.
-
-        This walks through the model once. A walk takes as long as a forward pass of the laboratory's model.
-
-        Raises:
-            UsageError: something else than ``shard`` has sharded the model, and ``task`` needs it whole.
-        """
-        parameters = dict(self.model.named_parameters())
-        check_whole(parameters.values(), task=task, or_shards=True)
-        return parameters, any(map(is_shard, parameters.values()))
 
     @property
     def device(self) -> torch.device:
@@ -152,7 +145,12 @@ class LanguageModelPolicy:
         return [self.model, *([self._reference] if isinstance(self._reference, PreTrainedModel) else [])]
 
     def parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters, in a fixed order."""
+        """The trainable parameters, in a fixed order.
+
+        Raises:
+            UsageError: the policy is frozen.
+        """
+        self._check_not_frozen()
         return list(self._trainable().values())
 
     def logits(
@@ -194,9 +192,11 @@ class LanguageModelPolicy:
         Raises:
             UsageError: something else than ``shard`` has sharded the model.
         """
-        # What is computed without the model's own forward pass would not bring the shards together.
-        _, sharded = self._all_parameters(task="The model without its output head")
-        if sharded or self._inseparable:
+        # What is computed without the model's own forward pass would not bring the shards together. A walk through the
+        # model takes as long as a forward pass of the laboratory's, so there is only one.
+        parameters = list(self.model.parameters())
+        check_whole(parameters, task="The model without its output head", or_shards=True)
+        if any(map(is_shard, parameters)) or self._inseparable:
             return None
         with self._forward_pass(reference=reference) as (model, prepare):
             trunk = model.base_model(
@@ -250,8 +250,9 @@ class LanguageModelPolicy:
 
         Raises:
             CheckpointError: a name or a shape differs from this policy's.
-            UsageError: the model is sharded.
+            UsageError: the model is sharded, or the policy is frozen.
         """
+        self._check_not_frozen()
         copy_into(self._trainable(), state)
 
     def reset_reference(self, state: Mapping[str, Tensor] | None) -> None:
@@ -283,10 +284,9 @@ class LanguageModelPolicy:
     def sampling_model(self, dtype: torch.dtype | None = None, *, adapter: bool = True) -> Iterator[PreTrainedModel]:
         """The policy as a plain model to generate with: the adapter is merged and the weights are in ``dtype``.
 
-        LoRA layers that are not merged make generation up to twice as slow. The merged weights replace the base's only
-        inside the ``with`` block. Afterwards the model holds its original tensors again: nothing drifts, however often
-        this runs. The weights are merged anew each time. That costs about as much as generating a few tokens, can never
-        be stale, and keeps no second copy in memory during training.
+        LoRA layers that are not merged make generation up to twice as slow. The merged weights are made anew each time
+        and live inside the ``with`` block only. That costs about as much as generating a few tokens, can never be
+        stale, and keeps no second copy in memory during training. ``freeze`` keeps them.
 
         Nothing can be merged into a quantized base or a sharded one: there the adapter is on, and ``dtype`` has no
         effect. Inside the block, the processes of a sharded one may make different numbers of passes (``lock_step``).
@@ -299,27 +299,56 @@ class LanguageModelPolicy:
         Raises:
             UsageError: something else than ``shard`` has sharded the model.
         """
-        # A sharded model computes with storage of its own, and not with what `parameter.data` is set to.
-        parameters, sharded = self._all_parameters(task="Generating")
-        if self.quantized or sharded:
-            lora.switch(self._layers, self._adapter if adapter else None)
+        plain, name = self._plain_model(), self._adapter if adapter else None
+        if plain is None:
+            lora.switch(self._layers, name)
             with in_step():
                 yield self.model
+        elif self._kept == (dtype, adapter):
+            yield plain.model
+        else:
+            with plain.filled(merger(self._layers, name), dtype) as model:
+                yield model
+
+    def freeze(self, dtype: torch.dtype | None = None) -> None:
+        """Makes the weights constants, and keeps what ``sampling_model`` gives in this dtype: for a pair in production.
+
+        That takes at most as much memory as the weights of the model in this dtype. If it were more than half of what
+        is free, nothing is kept, and merging goes on as before. A quantized or a sharded model keeps nothing.
+
+        Args:
+            dtype: the dtype that ``sampling_model`` will be asked for.
+
+        Raises:
+            UsageError: something else than ``shard`` has sharded the model.
+        """
+        for parameter in self._trainable().values():
+            parameter.requires_grad_(False)
+        self.frozen = True
+        plain = self._plain_model()
+        if plain is None:
             return
-        base = [parameter for name, parameter in parameters.items() if ".lora_" not in name]
-        originals = [parameter.data for parameter in base]
-        merged = merger(self._layers, self._adapter if adapter else None)
-        # Assigning to `parameter.data` swaps tensors without copying. `originals` keeps the trainer's tensors alive
-        # meanwhile, and the adapters' own parameters are never touched.
-        try:
-            with torch.no_grad():
-                for parameter, original in zip(base, originals, strict=True):
-                    parameter.data = merged(parameter).to(dtype or original.dtype)
-            lora.switch(self._layers, None)
-            yield self.model
-        finally:
-            for parameter, original in zip(base, originals, strict=True):
-                parameter.data = original
+        needed, free = plain.size(dtype), free_memory(self.device)
+        if needed > free / 2:
+            logger.warning(
+                "Merged weights are not kept: they may take %.1f GiB, and %.1f GiB are free. Every turn merges anew.",
+                needed / 2**30,
+                free / 2**30,
+            )
+            return
+        plain.fill(merger(self._layers, self._adapter), dtype)
+        self._kept = (dtype, True)
+
+    def _plain_model(self) -> PlainModel | None:
+        """The modules to sample from, made anew if the model's own have changed; None if nothing can be merged."""
+        if self._plain is None or not self._plain.fits:
+            self._plain = None if self.quantized or self.sharded else PlainModel(self.model)
+            self._kept = None
+        return self._plain
+
+    def _check_not_frozen(self) -> None:
+        if self.frozen:
+            raise UsageError("This policy is frozen: its weights are constants. Train or load another one.")
 
     def plain_weights(self, dtype: torch.dtype | None = None, *, adapter: bool = True) -> Iterator[tuple[str, Tensor]]:
         """The weights of a plain model by name, one at a time: the adapter is merged, and they are in ``dtype``.
@@ -370,7 +399,7 @@ class LanguageModelPolicy:
         if self._adapter is None:
             self.save_merged(folder, write=write)
             return
-        check_whole(self.parameters(), task="Saving an adapter", or_shards=True)
+        check_whole(self._trainable().values(), task="Saving an adapter", or_shards=True)
         state = {name: whole(tensor).cpu() for name, tensor in self.state_dict().items()}
         if write:
             lora.save_adapter(Path(folder), self.model.peft_config[self._adapter], state)

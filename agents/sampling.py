@@ -7,6 +7,7 @@ Top-p is for serving alone, and top-k is absent: policy-gradient samples must co
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -94,7 +95,12 @@ def random_stream(seed: int) -> torch.Generator:
 
 def cache_argument(model: PreTrainedModel) -> str:
     """The name of the cache argument of the model's ``forward``; the usual name if it has none."""
-    parameters = inspect.signature(model.forward).parameters
+    return _cache_argument(type(model).forward)
+
+
+@functools.cache
+def _cache_argument(forward: Callable[..., object]) -> str:
+    parameters = inspect.signature(forward).parameters
     return next((name for name in CACHE_ARGUMENTS if name in parameters), CACHE_ARGUMENTS[0])
 
 

@@ -173,6 +173,10 @@ class TransformersAgent:
                         )
         return [completions[row] for row in range(len(prompts))]
 
+    def freeze(self) -> None:
+        """Makes the policy's weights constants, so that turns begin at once: see ``LanguageModelPolicy.freeze``."""
+        self.policy.freeze(self.sampling_dtype)
+
     def check_readable(self, observations: Sequence[Observation]) -> None:
         """Checks that the model can read every observation, without acting.
 

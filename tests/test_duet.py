@@ -23,6 +23,7 @@ from waltz_env.game import Game
 from waltz_env.presets import lora_pair
 from waltz_env.rules import Rules
 from waltz_env.serving import Batcher, Duet, Failure, chat_prompt
+from waltz_env.serving.batcher import WINDOW
 from waltz_env.types import Message, Observation
 
 CHAT: list[Message] = [{"role": "user", "content": "How do I kill a process?"}]
@@ -335,6 +336,17 @@ def test_requests_that_come_while_a_batch_runs_make_the_next_one() -> None:
     outcomes = ask_while_the_first_runs(Batcher({CONVERSATION: gate}, max_batch=3), gate, texts, lambda _: None)
     assert [outcome.text for outcome in outcomes] == texts
     assert gate.batches == [["first"], ["0", "1", "2"], ["3", "4"]]
+
+
+def test_the_next_turn_of_a_game_that_ran_alone_waits_for_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("waltz_env.serving.batcher.time.sleep", waits.append)
+    talker, reviewer = Speaker("draft"), Speaker(feedback(SAFE))
+    with closing(Duet({CONVERSATION: talker, FEEDBACK: reviewer})) as pair:
+        pair.respond(CHAT)
+        assert waits == [WINDOW]
+        pair.respond(CHAT)
+        assert waits == [WINDOW] * 2
 
 
 def test_a_request_that_is_no_longer_wanted_is_not_run() -> None:

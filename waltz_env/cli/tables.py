@@ -141,16 +141,17 @@ def print_next(commands: Sequence[str]) -> None:
 def show_extras(results: Results) -> None:
     """Print latencies and general ability, if ``results`` has them."""
     if "latency" in results:
-        title = "latency: s per request (times: p50 as a multiple of the baseline's), %, 95 % intervals"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        title = "latency: ms per request (times: p50 as a multiple of the baseline's), %, 95 % intervals"
+        narrow = (0, 1, 0, 0)  # for 80 columns
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=narrow)
         for column in ("way", "p50", "times", "p95", "tokens", "passes", "FTR", "ASR", "ORR"):
             table.add_column(column, justify="left" if column == "way" else "right", no_wrap=True)
         for name, way in results["latency"].items():
             table.add_row(
                 name,
-                f"{way['p50']:.3g}",
+                f"{1000 * way['p50']:.0f}",
                 _times(way.get("p50_times")),
-                f"{way['p95']:.3g}",
+                f"{1000 * way['p95']:.0f}",
                 _mean(way.get("tokens")),
                 _mean(way.get("passes")),
                 cell(way.get("ftr")),

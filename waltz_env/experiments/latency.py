@@ -91,12 +91,16 @@ def timed(
     Args:
         prompts: asked one after another, each in every way in turn.
         ways: the ways by name.
-        agents: whoever acts in them. Random states are put back before each answer, for agents that can.
+        agents: whoever acts in them. They are frozen, as in production. Random states are put back before each answer,
+            for agents that can.
         judge: labels the answers.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     passes: dict[str, list[int]] = {name: [] for name in ways}
     replies: dict[str, list[Reply]] = {name: [] for name in ways}
+    for agent in agents:
+        if isinstance(agent, TransformersAgent):
+            agent.freeze()
     with _counted(agents) as count:
         for way in ways.values():
             way([Message(role="user", content="Good morning.")])  # threads and caches start here, not in a measurement
@@ -181,7 +185,11 @@ def _counted(agents: Sequence[Agent]) -> Iterator[Callable[[], int]]:
         nonlocal passes
         passes += 1
 
-    models = {agent.policy.model for agent in agents if isinstance(agent, TransformersAgent)}
+    models = set()
+    for agent in agents:
+        if isinstance(agent, TransformersAgent):
+            with agent.policy.sampling_model(agent.sampling_dtype) as model:
+                models.add(model)
     with ExitStack() as stack:
         for model in models:
             stack.callback(model.register_forward_pre_hook(add).remove)

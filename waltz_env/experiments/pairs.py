@@ -25,7 +25,7 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 def load_pair(
     name: str, *, seed: int, max_new_tokens: int, engine: str = TRANSFORMERS
 ) -> tuple[Mapping[AgentID, Agent], Rules]:
-    """The pair of a run, or one model in both roles, and the rules that the pair was trained with.
+    """The pair of a run, or one model in both roles, and the rules that the pair was trained with. It is frozen.
 
     Args:
         name: smollm2, the folder of a run, or the folder or hub name of a Hugging Face chat model.
@@ -43,7 +43,7 @@ def load_pair(
     # What follows needs torch, which a mistyped name should not wait for.
     from accelerate import Accelerator
 
-    from waltz_env.agents import load_model, load_smollm2
+    from waltz_env.agents import TransformersAgent, load_model, load_smollm2
     from waltz_env.experiments.saved_run import load_run
     from waltz_env.presets.pair import lora_pair
 
@@ -51,9 +51,15 @@ def load_pair(
         raise UsageError(f"The engine {engine} generates for runs that it trained; {name} is a model.")
     if not is_model:
         recipe, bench = load_run(folder, Accelerator(), engine=engine)
-        return bench.agents, recipe.rules
-    model, tokenizer = load_smollm2() if name == SMOLLM2 else load_model(name)
-    return on_engine(lora_pair(model, tokenizer, seed=seed, max_new_tokens=max_new_tokens), engine), Rules()
+        agents, rules = bench.agents, recipe.rules
+    else:
+        model, tokenizer = load_smollm2() if name == SMOLLM2 else load_model(name)
+        made = lora_pair(model, tokenizer, seed=seed, max_new_tokens=max_new_tokens)
+        agents, rules = on_engine(made, engine), Rules()
+    for agent in agents.values():
+        if isinstance(agent, TransformersAgent):
+            agent.freeze()
+    return agents, rules
 
 
 def laboratory_note(folder: RunFolder) -> str | None:

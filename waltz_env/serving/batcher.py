@@ -44,6 +44,7 @@ class _Queue:
         self.waiting: list[_Request] = []
         self.running = False
         self.closed = False
+        self.latest_single: float | None = None  # the age of the request that was the latest batch by itself
         self.lock = threading.Lock()
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="waltz-batcher")
 
@@ -65,7 +66,8 @@ class Batcher:
     Args:
         agents: agents by name.
         max_batch: maximum number of requests per call.
-        window: seconds that a batch waits for more requests before it runs.
+        window: seconds that a batch waits for more requests before it runs. The next turn of a game whose last turn
+            had a batch to itself does not wait.
 
     Raises:
         UsageError: ``max_batch`` is below 1.
@@ -132,9 +134,13 @@ class Batcher:
 
     def _act(self, queue: _Queue, batch: list[_Request]) -> Sequence[Completion]:
         """Fill ``batch`` with the requests that have arrived by now, and ask their agent."""
-        time.sleep(self.window)
+        with queue.lock:
+            goes_on = [request.since for request in queue.waiting] == [queue.latest_single]
+        if not goes_on:
+            time.sleep(self.window)
         with queue.lock:
             batch += self._take(queue)
+            queue.latest_single = batch[0].since if len(batch) == 1 else None
         if not batch:
             return ()
         for request in batch:
