@@ -51,7 +51,8 @@ class PromptEncoder:
             raise UnreadablePromptError(
                 f"{len(lengths)} of {len(prompts)} prompts are too long: the longest has {max(lengths.values()):,} "
                 f"tokens, and {self.max_tokens:,} fit. Use shorter prompts, a model with a longer context or fewer new "
-                "tokens, or leave such prompts out (exclude_unreadable).",
+                "tokens, or leave such prompts out (waltz train --loop.exclude-unreadable, waltz evaluate "
+                "--exclude-unreadable, in Python exclude_unreadable=True).",
                 kind="too_long",
                 rows=lengths,
             )

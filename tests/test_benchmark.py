@@ -22,7 +22,7 @@ from waltz_env.records import training_games
 from waltz_env.run_folder import RunFolder
 
 PRESET = "tests.tiny_preset:PRESET"
-OUTSIDE, BROKEN = "tests.tiny_preset:Outside", "tests.tiny_preset:Broken"
+OUTSIDE, BROKEN, MORTAL = (f"tests.tiny_preset:{name}" for name in ("Outside", "Broken", "Mortal"))
 
 
 def benchmark(out: Path, *arguments: object) -> int:
@@ -133,6 +133,19 @@ def test_the_bar_counts_the_steps_of_all_runs(tmp_path: Path) -> None:
     assert seen[-1] == 3
     assert seen == sorted(seen)
     assert runs[0].steps_done() == 2
+
+
+def test_a_killed_process_fails_its_own_run_and_the_same_command_continues_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MORTAL", str(tmp_path / "grave"))
+    assert benchmark(tmp_path / "out", "--algorithms", MORTAL, OUTSIDE, "--seeds", 1) == 1
+    assert "Mortal, seed 0 failed" in capsys.readouterr().out
+    assert [row["algorithm"] for row in read_rows(tmp_path / "out" / "benchmark.json")] == [OUTSIDE]
+    assert benchmark(tmp_path / "out", "--algorithms", MORTAL, OUTSIDE, "--seeds", 1) == 0
+    mortal, outside = read_rows(tmp_path / "out" / "benchmark.json")
+    assert mortal["curve"] == outside["curve"]
+    assert mortal["sets"] == outside["sets"]
 
 
 def test_games_to_the_threshold_are_counted_to_the_end_of_the_first_five_steps_that_reach_it() -> None:

@@ -354,6 +354,16 @@ def test_other_presets_take_the_options_too(model: str) -> None:
         workbench(llama, RunFolder(Path("unused")), accelerator=Accelerator())
 
 
+@pytest.mark.parametrize("source", [["--preset", "nano"], ["--config", "nano.toml"]], ids=["flag", "file"])
+def test_a_preset_with_its_own_model_takes_no_other(
+    source: list[str], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("nano.toml").write_text('preset = "nano"\n')
+    with pytest.raises(UsageError, match="The preset nano has a model of its own.*leave out --preset"):
+        parse(["train", *source, "--model", model])
+
+
 def test_a_warm_start_teaches_each_model_its_own_role(talking: str, tmp_path: Path) -> None:
     other = save_tiny_model("mistral", tmp_path / "other")
     bench = built(tmp_path, model=talking, feedback_model=str(other), warm_start=2, max_new_tokens=48)

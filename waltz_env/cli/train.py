@@ -131,10 +131,14 @@ def train_command(arguments: Sequence[str]) -> tuple[Any, list[str]]:
     if path is not None:
         recipe, from_file = _read_settings(Path(path))
     arguments = [*from_file, *arguments]
-    name = _value(arguments, "--preset")
+    name, model = _value(arguments, "--preset"), _value(arguments, "--model")
     if recipe is None or name is not None:
-        own_model = _value(arguments, "--model") is not None
-        recipe = preset(name or (OWN_MODEL_PRESET if own_model else DEFAULT_PRESET)).recipe
+        recipe = preset(name or (DEFAULT_PRESET if model is None else OWN_MODEL_PRESET)).recipe
+    if model is not None and not hasattr(recipe.options, "model"):
+        raise UsageError(
+            f"The preset {recipe.preset} has a model of its own, so it takes no --model. To train {model}, leave out "
+            f"--preset: the preset is then {OWN_MODEL_PRESET}."
+        )
     recipe = with_method(recipe, _value(arguments, "--method") or "waltz")
     algorithm = _value(arguments, "--algorithm")
     if algorithm is not None:

@@ -10,11 +10,13 @@ import platform
 import secrets
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from waltz_env.errors import UsageError
@@ -55,27 +57,48 @@ def executor(
 def in_processes(workers: int, *, threads: int) -> Iterator[Execute]:
     """Jobs in processes of their own on this machine.
 
-    After Ctrl-C, which the terminal also sends to the processes, running jobs end their step and can be continued.
+    A process that is killed, for its memory say, fails its own job and no other. After Ctrl-C, which the terminal also
+    sends to the processes, running jobs end their step and can be continued.
 
     Args:
         workers: number of jobs at a time.
         threads: number of CPU threads of each.
     """
+    idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
+    for _ in range(workers):
+        idle.put(_process())
+
+    def attempt(job: Job) -> bool:
+        process = idle.get()
+        try:
+            return process.submit(job, threads).result()
+        except BrokenProcessPool:
+            process.shutdown()
+            process = _process()
+            raise
+        finally:
+            idle.put(process)
 
     def execute(jobs: Sequence[Job], tick: Callable[[], object]) -> Iterator[tuple[Job, bool]]:
-        running = {pool.submit(job, threads): job for job in jobs}
+        running = {pool.submit(attempt, job): job for job in jobs}
         left = set(running)
         while left:
             ended, left = wait(left, timeout=1.0, return_when=FIRST_COMPLETED)
             yield from ((running[future], _outcome(running[future], future)) for future in ended)
             tick()
 
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         try:
             yield execute
-        except KeyboardInterrupt:
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise
+            while not idle.empty():
+                idle.get().shutdown()
+
+
+def _process() -> ProcessPoolExecutor:
+    """A process that starts with its first job."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
 def _outcome(job: Job, future: Future[bool]) -> bool:
