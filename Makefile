@@ -23,8 +23,9 @@ CLIENTS := $(addprefix $(CLIENTS_VENV)/,garak/.installed lm-eval/.installed insp
 help:  ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile | awk -F': ' '{ printf "make %-12s %s\n", $$1, $$2 }'
 
-train: $(TRAIN)  ## train both agents on the nano preset, then print the results and the run folder
-	$(BIN)/waltz train --preset nano
+# Two processes share every batch and all games. Two threads would wait for each other in every operation.
+train: $(TRAIN)  ## train both agents on the nano preset in two processes, then print the results and the run folder
+	ACCELERATE_USE_CPU=true OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc-per-node 2 --no-python $(BIN)/waltz train --preset nano
 
 test: $(DEV)  ## run the default test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
