@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from waltz_env.algorithms.processes import Processes
 from waltz_env.algorithms.protocols import Policy, Sample
 
 _POSITIONS = 512  # positions whose probabilities exist at a time where entropy is computed
+_IN_CACHE = 2**20  # probabilities that stay in the cache of a processor
 _PASS = 400  # padded tokens that take about as long as one forward pass more
 
 
@@ -192,11 +194,31 @@ def at_temperature(logits: Tensor, temperature: float) -> Tensor:
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-probabilities (M,) of ``targets`` (M,) under ``logits`` (M, V), without an (M, V) copy of them."""
-    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+    logprobs: Tensor = _TokenLogprobs.apply(logits, targets)  # type: ignore[no-untyped-call]
+    return logprobs
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """The gradient of the logits is the only (M, V) tensor that the backward pass makes; autograd would make three."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        normalizer = logits.logsumexp(-1)
+        ctx.save_for_backward(logits, targets, normalizer)
+        return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normalizer
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, targets, normalizer = ctx.saved_tensors
+        column = gradient.unsqueeze(-1)
+        of_logits = (logits - normalizer.unsqueeze(-1)).exp_().mul_(-column)
+        return of_logits.scatter_add_(-1, targets.unsqueeze(-1), column), None
 
 
 @torch.no_grad()
 def token_entropy(logits: Tensor) -> Tensor:
     """Entropy (M,) in nats of ``logits`` (M, V); the probabilities of a few positions exist at a time."""
-    entropy = [part.logsumexp(-1) - (part.softmax(-1) * part).sum(-1) for part in logits.detach().split(_POSITIONS)]
+    on_processor = logits.device.type == "cpu"
+    positions = max(1, min(_POSITIONS, _IN_CACHE // logits.shape[-1])) if on_processor else _POSITIONS
+    entropy = [part.logsumexp(-1) - (part.softmax(-1) * part).sum(-1) for part in logits.detach().split(positions)]
     return torch.cat(entropy)

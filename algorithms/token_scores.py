@@ -2,9 +2,9 @@
 
 With a large vocabulary the logits (B, T, V) are by far the largest tensors of an update: for 16 completions of 256
 tokens and a vocabulary of 128,000 they take 2 GB in float32, and several copies are alive at once. Where there are more
-than ``logits_at_once``, the output head reads as many positions as this allows at a time, sampled tokens alone, and
-once more in the backward pass (arXiv:1604.06174). The results are the same up to rounding. Fewer logits are computed in
-one piece.
+than a few, the output head reads the positions before sampled tokens alone, at most ``logits_at_once`` logits at a time
+and, if that takes several times, once more in the backward pass (arXiv:1604.06174). The results are the same up to
+rounding.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch.utils.checkpoint import checkpoint
 
 from waltz_env.algorithms.batches import MicroBatch, at_temperature, completion_logits
 from waltz_env.algorithms.protocols import Policy, SeparablePolicy
+
+_FEW = 2**22  # logits that are not worth a call of the output head by itself
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """From logits (M, V) float32 and the sampled tokens (M,) to a number for each, (M,) float32."""
@@ -36,7 +38,8 @@ def token_scores(
     """
     targets = batch.targets[batch.mask]  # (M,), row by row; the logits of `batch.reads` are in the same order
     columns = None
-    if isinstance(policy, SeparablePolicy) and batch.reads.numel() * policy.vocabulary_size > logits_at_once:
+    whole = min(logits_at_once, _FEW)
+    if isinstance(policy, SeparablePolicy) and batch.reads.numel() * policy.vocabulary_size > whole:
         columns = scores_in_parts(
             policy,
             (batch.input_ids, batch.attention_mask, batch.position_ids),
@@ -86,8 +89,8 @@ def scores_in_parts(
         return [score(logits, targets) for score in scores]
 
     size = max(1, logits_at_once // policy.vocabulary_size)
-    parts = [
-        checkpoint(part, *several, use_reentrant=False, preserve_rng_state=False)
-        for several in zip(hidden[reads].split(size), targets.split(size), strict=True)
-    ]
+    several = list(zip(hidden[reads].split(size), targets.split(size), strict=True))
+    if len(several) == 1:
+        return part(*several[0])  # all logits fit, so none is computed twice
+    parts = [checkpoint(part, *each, use_reentrant=False, preserve_rng_state=False) for each in several]
     return [torch.cat(column) for column in zip(*parts, strict=True)]

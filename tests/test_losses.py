@@ -179,6 +179,16 @@ def test_logprobs_and_entropy_are_of_the_distribution_at_the_temperature() -> No
     torch.testing.assert_close(token_entropy(logits), torch.tensor([expected, math.log(3)]))
 
 
+def test_the_gradient_of_a_logprob_is_the_token_less_all_probabilities() -> None:
+    logits = torch.tensor([[0.64, 0.16, 0.2], [0.25, 0.25, 0.5]]).log().requires_grad_()
+    (token_logprobs(logits, torch.tensor([1, 2])) * torch.tensor([1.0, -2.0])).sum().backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([[-0.64, 0.84, -0.2], [0.5, 0.5, -1.0]]))
+
+
+def test_the_entropy_of_more_words_than_a_cache_holds() -> None:
+    torch.testing.assert_close(token_entropy(torch.zeros(3, 2**20 + 1)), torch.full((3,), math.log(2**20 + 1)))
+
+
 def test_the_learning_rate_warms_up_and_falls() -> None:
     factors = [schedule_factor(step, "linear", warmup_steps=1, total_steps=4) for step in range(6)]
     assert factors == [0.5, 0.75, 0.5, 0.25, 0.0, 0.0]

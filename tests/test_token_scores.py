@@ -143,6 +143,17 @@ def test_parts_give_the_models_own_scores_and_gradients(name: str, kind: str, ca
     assert [size // VOCABULARY for size in sizes] == [4, 4, 5, 5, 5, 3, 3, 5, 5, 5]
 
 
+def test_logits_of_sampled_tokens_that_fit_are_computed_once() -> None:
+    """Three rows of 11 positions, padding and prompts included, have 18 sampled tokens: only their logits count."""
+    policy = whole(model_of("llama"))
+    expected = learned(policy, 10**9)
+    sizes: list[int] = []
+    policy.model.get_output_embeddings().register_forward_hook(lambda module, given, made: sizes.append(made.numel()))
+    found = learned(policy, 18 * VOCABULARY)
+    assert_same(found[0] + found[1], expected[0] + expected[1])
+    assert [size // VOCABULARY for size in sizes] == [4, 4, 18]
+
+
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_the_reference_is_scored_in_parts_too(name: str, kind: str) -> None:
     policy = KINDS[kind](model_of(name))
