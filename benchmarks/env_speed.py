@@ -20,8 +20,11 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
+
+from pettingzoo import ParallelEnv
 
 import waltz_env
 from waltz_env.choice import ConversationAction, FeedbackAction, WaltzSafetyChoiceEnv
@@ -65,10 +68,10 @@ def new_texts(words: int) -> Iterator[str]:
         yield f"{text}{number}"
 
 
-def step_env(games: int, revisions: Iterable[str] = ()) -> int:
+def step_env(games: int, revisions: Iterable[str] = (), env: ParallelEnv[AgentID, Any, Any] | None = None) -> int:
     """Plays through the environment, with other revisions where given; returns the number of steps."""
     others = iter(revisions)
-    env = waltz_env.make("WaltzSafety-v0")
+    env = waltz_env.make("WaltzSafety-v0") if env is None else env
     env.reset(seed=0)
     steps = 0
     for _ in range(games):
@@ -81,6 +84,17 @@ def step_env(games: int, revisions: Iterable[str] = ()) -> int:
             acting = FEEDBACK if acting == CONVERSATION else CONVERSATION
             steps += 1
     return steps
+
+
+@cache
+def kept() -> ParallelEnv[AgentID, Any, Any]:
+    """An environment that this process keeps."""
+    return waltz_env.make("WaltzSafety-v0")
+
+
+def step_on(games: int, *, renewed: bool = False) -> int:
+    """Plays in the environment that this process keeps, ``renewed`` with new revisions; returns the number of steps."""
+    return step_env(games, new_texts(1) if renewed else (), env=kept())
 
 
 def step_game(games: int) -> int:

@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from transformers import GenerationConfig
 
-from waltz_env.agents import LanguageModelPolicy, TransformersAgent, VLLMAgent, VLLMEngine, load_smollm2, lora_policies
+from benchmarks.turns import Seconds, seconds, timed
+from benchmarks.update_speed import smollm2
+from waltz_env.agents import LanguageModelPolicy, TransformersAgent, VLLMAgent, VLLMEngine, lora_policies
 from waltz_env.feedback import format_feedback
 from waltz_env.judges import RefusalJudge
 from waltz_env.presets.chat.templates import conversation_messages, feedback_messages
@@ -73,10 +75,10 @@ def change(policies: Mapping[AgentID, LanguageModelPolicy], step: int) -> None:
 
 def with_transformers(
     policies: Mapping[AgentID, LanguageModelPolicy], new_tokens: int, dtype: torch.dtype
-) -> tuple[dict[AgentID, Agent], Callable[[Phase], float]]:
+) -> tuple[dict[AgentID, Agent], Callable[[Phase], Seconds]]:
     """The agents, and seconds of the bare engine on one phase."""
 
-    def bare(phase: Phase) -> float:
+    def bare(phase: Phase) -> Seconds:
         name, prompts, counts = phase
         policy = policies[name]
         batch = policy.tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
@@ -85,9 +87,7 @@ def with_transformers(
         )
         with policy.sampling_model(dtype) as model:
             generator: Any = model
-            start = time.perf_counter()
-            generator.generate(**batch, generation_config=settings)
-            return time.perf_counter() - start
+            return seconds(lambda: generator.generate(**batch, generation_config=settings))
 
     agents: dict[AgentID, Agent] = {
         name: TransformersAgent(policy, TEMPLATES[name], max_new_tokens=new_tokens, sampling_dtype=dtype)
@@ -98,21 +98,19 @@ def with_transformers(
 
 def with_vllm(
     policies: Mapping[AgentID, LanguageModelPolicy], new_tokens: int, dtype: torch.dtype
-) -> tuple[dict[AgentID, Agent], Callable[[Phase], float]]:
+) -> tuple[dict[AgentID, Agent], Callable[[Phase], Seconds]]:
     """The agents, and seconds of the bare engine on one phase."""
     from vllm import SamplingParams
 
     engine = VLLMEngine(list(policies.values()), dtype=dtype, max_model_len=1024)
 
-    def bare(phase: Phase) -> float:
+    def bare(phase: Phase) -> Seconds:
         name, prompts, counts = phase
         engine.sync(policies[name])
         engine._llm.reset_prefix_cache()
         inputs = [{"prompt_token_ids": prompt} for prompt in prompts]
         parameters = [SamplingParams(max_tokens=count, ignore_eos=True, detokenize=False) for count in counts]
-        start = time.perf_counter()
-        engine._llm.generate(inputs, parameters, use_tqdm=False)
-        return time.perf_counter() - start
+        return seconds(lambda: engine._llm.generate(inputs, parameters, use_tqdm=False))
 
     agents: dict[AgentID, Agent] = {
         name: VLLMAgent(engine, policy, template=TEMPLATES[name], max_new_tokens=new_tokens)
@@ -130,29 +128,52 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--float32", action="store_true", help="generate in float32 instead of bfloat16")
     arguments = parser.parse_args()
-    policies = lora_policies(*load_smollm2())
-    prompts = PromptSet.load("builtin:train").shuffle(0)[: arguments.games]
     dtype = torch.float32 if arguments.float32 else torch.bfloat16
-    make = {"transformers": with_transformers, "vllm": with_vllm}[arguments.engine]
-    agents, bare = make(policies, arguments.new_tokens, dtype)
-    agents[FEEDBACK] = Flagging(agents[FEEDBACK])
     print("| round | tokens | games tokens/s | bare tokens/s | ratio |")
     print("|---|---|---|---|---|")
     ratios = []
-    for number in range(arguments.rounds + 1):
-        change(policies, number)
-        start = time.perf_counter()
-        games = play(prompts, agents, judge=RefusalJudge())
-        seconds = time.perf_counter() - start
-        bare_seconds = sum(map(bare, phases(games)))
-        tokens = sum(sum(counts) for _, _, counts in phases(games))
-        if number:  # the first round warms up
-            ratios.append(bare_seconds / seconds)
-            print(
-                f"| {number} | {tokens} | {tokens / seconds:.0f} | {tokens / bare_seconds:.0f} | {ratios[-1]:.2f} |",
-                flush=True,
-            )
+    measured = compare(
+        arguments.engine, arguments.games, new_tokens=arguments.new_tokens, dtype=dtype, rounds=arguments.rounds
+    )
+    for number, (tokens, games, bare) in enumerate(measured, start=1):
+        ratios.append(bare.wall / games.wall)
+        print(
+            f"| {number} | {tokens} | {tokens / games.wall:.0f} | {tokens / bare.wall:.0f} | {ratios[-1]:.2f} |",
+            flush=True,
+        )
     print(f"median ratio {statistics.median(ratios):.2f}")
+
+
+def compare(
+    engine: Literal["transformers", "vllm"],
+    count: int,
+    *,
+    new_tokens: int,
+    dtype: torch.dtype,
+    rounds: int,
+    layers: int | None = None,
+) -> Iterator[tuple[int, Seconds, Seconds]]:
+    """Of each round, after one that warms up: tokens, seconds of ``count`` games, and of the bare engine on the same.
+
+    Args:
+        engine: transformers or vllm.
+        count: number of games.
+        new_tokens: maximum per turn.
+        dtype: dtype of the weights while they generate.
+        rounds: number of rounds.
+        layers: number of SmolLM2's layers; None takes all.
+    """
+    policies = lora_policies(*smollm2(layers))
+    prompts = PromptSet.load("builtin:train").shuffle(0)[:count]
+    agents, bare = {"transformers": with_transformers, "vllm": with_vllm}[engine](policies, new_tokens, dtype)
+    agents[FEEDBACK] = Flagging(agents[FEEDBACK])
+    for number in range(rounds + 1):
+        change(policies, number)
+        games, played = timed(partial(play, prompts, agents, judge=RefusalJudge()))
+        replayed = [bare(phase) for phase in phases(played)]
+        if number:
+            tokens = sum(sum(counts) for _, _, counts in phases(played))
+            yield tokens, games, Seconds(*map(sum, zip(*replayed, strict=True)))
 
 
 if __name__ == "__main__":

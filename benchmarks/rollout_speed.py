@@ -5,14 +5,13 @@ equal work: `generate` on the merged model; the agent; the agent with its adapte
 saves; and the agent in bfloat16, if the processor supports it. The last column is the median ratio to `generate` in the
 same repeat: on a shared machine, seconds drift but ratios hardly do.
 
-    python benchmarks/rollout_speed.py --rows 16 --new-tokens 48
+    python -m benchmarks.rollout_speed --rows 16 --new-tokens 48
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from benchmarks.turns import in_turn, seconds
 from waltz_env.agents import TEMPLATES, LanguageModelPolicy, fast_dtype, load_smollm2, lora_policies
 from waltz_env.agents.prompt_encoder import PromptEncoder
 from waltz_env.agents.sampling import sample
@@ -96,15 +96,13 @@ def main() -> None:
         ways: dict[str, Callable[..., None]] = {"generate": by_generate, "agent": by_agent, "unmerged": unmerged}
         if fast_dtype(policy.device) is torch.bfloat16:
             ways["bfloat16"] = partial(by_agent, dtype=torch.bfloat16)
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(args.repeats):
-            for name, way in ways.items():
-                start = time.perf_counter()
-                way(policy, prompts, args.new_tokens)
-                seconds[name].append(time.perf_counter() - start)
-        for name, measured in seconds.items():
-            speed = args.rows * args.new_tokens / statistics.median(measured)
-            ratio = statistics.median(ours / base for ours, base in zip(seconds["generate"], measured, strict=True))
+        calls = {name: partial(seconds, partial(way, policy, prompts, args.new_tokens)) for name, way in ways.items()}
+        measured = in_turn(calls, rounds=args.repeats)
+        for name, taken in measured.items():
+            speed = args.rows * args.new_tokens / statistics.median(each.wall for each in taken)
+            ratio = statistics.median(
+                ours.wall / base.wall for ours, base in zip(measured["generate"], taken, strict=True)
+            )
             print(f"{agent:<15} {name:<10} {speed:>9.1f} {ratio:>6.2f}")
 
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -30,11 +31,16 @@ from waltz_env.prompts import PromptSet
 MODES = ("off", "adaptive", "always-on")
 
 
-@contextmanager
-def server(options: Sequence[str], mode: str) -> Iterator[tuple[str, int]]:
+def server(options: Sequence[str], mode: str) -> AbstractContextManager[tuple[str, int]]:
     """Base URL and process id of `waltz serve`."""
     run = "import sys; from waltz_env.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", run, "serve", *options, "--port", "0", "--mode", mode, "--concurrent", "1024"]
+    return listening(["-c", run, "serve", *options, "--port", "0", "--mode", mode, "--concurrent", "1024"])
+
+
+@contextmanager
+def listening(program: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Base URL and process id of a Python program that prints its URL to stderr."""
+    command = [sys.executable, *program]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
@@ -71,6 +77,12 @@ def megabytes(process: int) -> float:
     """Resident memory of a process, as reported by Linux."""
     status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) / 1024
+
+
+def processor_seconds(process: int) -> float:
+    """Processor time of a process so far, as reported by Linux."""
+    after_name = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def trigger_rate(url: str) -> float:

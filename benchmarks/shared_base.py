@@ -12,13 +12,14 @@ import argparse
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from accelerate import Accelerator
 
-from benchmarks.update_speed import COMPLETION, PROMPT, gibibytes, rows
+from benchmarks.turns import gibibytes, in_turn, seconds
+from benchmarks.update_speed import COMPLETION, PROMPT, rows
 from waltz_env.agents import LanguageModelPolicy, full_policy, load_smollm2, lora_policies
 from waltz_env.algorithms import algorithm
 from waltz_env.types import AGENTS, AgentID
@@ -70,17 +71,10 @@ def main() -> None:
     if arguments.peak:
         print(*(f"{size:.2f}" for size in memory(arguments.peak, arguments.rows)))
         return
-    calls = {layout: updates(layout, arguments.rows) for layout in LAYOUTS}
-    seconds: dict[str, list[tuple[float, float]]] = {layout: [] for layout in LAYOUTS}
-    for number in range(arguments.rounds + 1):
-        for layout, update in calls.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            update()
-            if number:  # the first round warms up
-                seconds[layout].append((time.perf_counter() - wall, time.process_time() - cpu))
+    calls = {layout: partial(seconds, updates(layout, arguments.rows)) for layout in LAYOUTS}
     print("| layout | s for both roles | s of processor | GiB loaded | peak GiB |")
     print("|---|---|---|---|---|")
-    for layout, measured in seconds.items():
+    for layout, measured in in_turn(calls, rounds=arguments.rounds).items():
         wall, cpu = (statistics.median(each[i] for each in measured) for i in (0, 1))
         command = [sys.executable, "-m", "benchmarks.shared_base", "--peak", layout, "--rows", str(arguments.rows)]
         loaded, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]

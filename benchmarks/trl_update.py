@@ -11,35 +11,39 @@ from typing import Any
 import trl.trainer.utils
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
-
-from waltz_env.agents import load_smollm2
 
 TRAINERS = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
 GENERATIONS = 4
 
 
 def updates(
-    algorithm: str, ids: Sequence[Sequence[int]], prompt: int, *, microbatch: int, autocast: bool, patched: bool
+    algorithm: str,
+    base: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+    rows: Sequence[tuple[list[int], list[int]]],
+    *,
+    microbatch: int,
+    autocast: bool,
+    patched: bool,
 ) -> Callable[[], None]:
     """A function that makes the trainer, waiting in a thread, do its next step.
 
     Args:
         algorithm: grpo or rloo.
-        ids: token ids of every row, prompt and completion.
-        prompt: number of prompt tokens per row.
+        base: the model and its tokenizer.
+        rows: token ids of every row: prompt and completion.
         microbatch: rows per forward pass.
         autocast: whether to use bfloat16 autocast.
         patched: whether to score only the completion's positions, as TRL does where Triton is available.
     """
-    model, tokenizer = load_smollm2()
+    model, tokenizer = base
     trainer_class, config_class = TRAINERS[algorithm]
     settings: dict[str, Any] = {
         "per_device_train_batch_size": microbatch,
-        "gradient_accumulation_steps": len(ids) // microbatch,
+        "gradient_accumulation_steps": len(rows) // microbatch,
         "num_generations": GENERATIONS,
-        "max_completion_length": len(ids[0]) - prompt,
+        "max_completion_length": max(len(completion) for _, completion in rows),
         "beta": 0.01,
         "learning_rate": 5e-7,
         "adam_beta2": 0.95,
@@ -59,8 +63,8 @@ def updates(
         processing_class=tokenizer,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
-    prompts, completions = [list(row[:prompt]) for row in ids], [list(row[prompt:]) for row in ids]
-    texts = ["x"] * len(ids)
+    prompts, completions = map(list, zip(*rows, strict=True))
+    texts = ["x"] * len(rows)
     sampled: dict[str, Any] = {
         "grpo": (prompts, completions, None, texts, None, {}, None, None),
         "rloo": (prompts, completions, texts),
