@@ -44,7 +44,8 @@ class PlainModel:
     def __init__(self, original: PreTrainedModel) -> None:
         check_whole(original.parameters(), task="Generating")
         base = {id(weight): weight for name, weight in original.named_parameters() if ".lora_" not in name}
-        copies = {key: nn.Parameter(weight.detach(), requires_grad=False) for key, weight in base.items()}
+        # PyTorch rounds differently where a weight requires a gradient, even if none is computed.
+        copies = {key: nn.Parameter(weight.detach(), weight.requires_grad) for key, weight in base.items()}
         # What deepcopy finds here it takes over, and does not copy: weights, buffers and the configuration.
         known = {id(tensor): tensor for tensor in chain(original.parameters(), original.buffers())}
         self.model = copy.deepcopy(original, {**known, **copies, id(original.config): original.config})
