@@ -200,7 +200,7 @@ def updates(layers: int | None) -> Iterator[Row]:
             job = update_speed.Job(32, 8, precision, layers=layers, unequal=unequal)
             what = f"update, {name}, {'unequal' if unequal else 'equal'} lengths"
             sides = ["learner", *(side for side in peers if side == "bare" or find_spec("trl"))]
-            taken = update_speed.compare(sides, job, rounds=PAIRS)
+            taken = compared(sides, job)
             peaks = {side: update_speed.peak(side, job)[1] for side in sides}
             tokens = update_speed.tokens_of(job)
             for side, peer in peers.items():
@@ -209,6 +209,12 @@ def updates(layers: int | None) -> Iterator[Row]:
                     continue
                 pairs = paired({each: taken[each] for each in ("learner", side)}, units=(tokens, tokens))
                 yield Row(what, peer, "tokens", pairs, peaks=(peaks["learner"], peaks[side]))
+
+
+def compared(sides: Sequence[str], job: update_speed.Job) -> dict[str, list[Seconds]]:
+    """Seconds of an update on each side, in a process of its own: accelerate has one precision per process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(update_speed.compare, sides, job, rounds=PAIRS).result()
 
 
 def rollouts(layers: int | None) -> Iterator[Row]:

@@ -6,16 +6,19 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
-from benchmarks.performance import HEAD, Pair, Row, line, paired, ratio, write
+from benchmarks.performance import HEAD, Pair, Row, compared, line, paired, ratio, write
 from benchmarks.turns import Seconds, in_turn
 from benchmarks.update_speed import Job, bare, learner, rows, token_ids
 from tests.tiny import tiny_model, tiny_tokenizer
 from waltz_env.agents import LanguageModelPolicy, lora_policies
 from waltz_env.types import CONVERSATION
+
+PRECISIONS: tuple[Literal["no", "bf16"], ...] = ("no", "bf16")
 
 # Ours is at 1/2, 2 and 6 times the peer's speed by the clock on the wall; by processor time, at 1, 1 and 4.
 PAIRS = [
@@ -88,6 +91,12 @@ def test_the_bare_loop_makes_the_learners_update(unequal: bool) -> None:
     assert max(gradient.abs().max() for gradient in ours) > 0
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3)
+
+
+def test_updates_of_both_precisions_are_timed_one_after_the_other() -> None:
+    for precision in PRECISIONS:
+        taken = compared(["learner"], Job(rows=2, microbatch=2, precision=precision, vocabulary=49_152))
+        assert len(taken["learner"]) == 5
 
 
 def policy_of() -> LanguageModelPolicy:
