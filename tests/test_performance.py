@@ -93,7 +93,8 @@ def test_the_bare_loop_makes_the_learners_update(unequal: bool) -> None:
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-3)
 
 
-def test_updates_of_both_precisions_are_timed_one_after_the_other() -> None:
+def test_updates_of_both_precisions_are_timed_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for precision in PRECISIONS:
         taken = compared(["learner"], Job(rows=2, microbatch=2, precision=precision, vocabulary=49_152))
         assert len(taken["learner"]) == 5
