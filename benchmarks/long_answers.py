@@ -1,8 +1,8 @@
 """What a trained feedback agent adds to long answers: the original SmolLM2 answers, and the run's agent reviews.
 
 The answers of a trained smollm2 pair have about 25 tokens, so the original model takes the conversation agent's place:
-greedily, up to 160 tokens. The prompts are those of ``builtin:test`` whose category is ``plain`` and whose answer has
-at least 100 tokens.
+at temperature 0.7, up to 160 tokens. The prompts are those of ``builtin:test`` whose category is ``plain`` and whose
+answer has at least 100 tokens.
 
     OMP_NUM_THREADS=1 python -m benchmarks.long_answers RUN --prompts 40       # a run of the preset smollm2
 """
